@@ -1,0 +1,47 @@
+"""A transformer written by hand, in which one explicit boolean mask is the whole story.
+
+Read `models.py` first, then `layers.py`, then `attention.py`.
+"""
+
+from minitransformer.attention import (
+    MultiHeadAttention,
+    record_attention,
+    scaled_dot_product_attention,
+)
+from minitransformer.config import Config
+from minitransformer.data import (
+    completion_labels,
+    mask_tokens,
+    next_token_labels,
+    pack,
+    pack_pairs,
+    pad,
+    pad_pairs,
+)
+from minitransformer.generation import generate
+from minitransformer.loss import IGNORE_INDEX, cross_entropy
+from minitransformer.masks import causal_mask, padding_mask, token_positions
+from minitransformer.models import DecoderOnly, EncoderDecoder, EncoderOnly
+
+__all__ = [
+    "IGNORE_INDEX",
+    "Config",
+    "DecoderOnly",
+    "EncoderDecoder",
+    "EncoderOnly",
+    "MultiHeadAttention",
+    "causal_mask",
+    "completion_labels",
+    "cross_entropy",
+    "generate",
+    "mask_tokens",
+    "next_token_labels",
+    "pack",
+    "pack_pairs",
+    "pad",
+    "pad_pairs",
+    "padding_mask",
+    "record_attention",
+    "scaled_dot_product_attention",
+    "token_positions",
+]

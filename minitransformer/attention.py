@@ -1,0 +1,180 @@
+"""Attention: the formula, the heads around it, and a window to look inside.
+
+Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762, section 3.2.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from einops import einsum, rearrange, repeat
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minitransformer.config import check_heads
+
+
+def scaled_dot_product_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout_p: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """softmax(Q Kᵀ / √d) V over the keys that the mask allows (Vaswani et al. 2017, eq. 1).
+
+    The promise: a key that the mask forbids gets a weight of exactly 0, in every dtype, forward
+    and backward. A row of query, key or value that the mask never uses is never multiplied, so
+    NaN or Inf in padding reaches nothing. A query that may see no key gets weights and output of
+    exactly 0, with finite gradients. Every other query's weights sum to 1.
+
+    Shapes: query (B,H,Q,D), key (B,H,K,D), value (B,H,K,Dv), mask (B or 1, H or 1, Q, K) bool
+    with True = may attend -> output (B,H,Q,Dv) and weights (B,H,Q,K), in the dtype of value.
+    Half precision is computed in float32 up to the weights. `dropout_p` drops weights on their
+    way to the output; the weights returned are those before it.
+
+    Raises TypeError or ValueError for anything that would otherwise broadcast or cast silently.
+    """
+    _check_attention(query, key, value, mask)
+    alive = mask.any(dim=-1, keepdim=True)  # queries that see a key
+    used = rearrange(mask.any(dim=-2), "b h k -> b h k 1")  # keys that a query sees
+    query = query.masked_fill(~alive, 0.0)
+    key, value = key.masked_fill(~used, 0.0), value.masked_fill(~used, 0.0)
+
+    with torch.autocast(query.device.type, enabled=False):
+        precise = torch.promote_types(query.dtype, torch.float32)  # 65504, float16's end, is near
+        query, key = query.to(precise) / query.shape[-1] ** 0.5, key.to(precise)
+        scores = einsum(query, key, "b h q d, b h k d -> b h q k")
+        scores = scores.masked_fill(~mask & alive, float("-inf"))  # dead rows keep finite scores
+        weights = scores.softmax(dim=-1).masked_fill(~alive, 0.0).to(value.dtype)
+        kept = F.dropout(weights, dropout_p) if dropout_p > 0.0 else weights
+        return einsum(kept, value, "b h q k, b h k d -> b h q d"), weights
+
+
+class MultiHeadAttention(nn.Module):
+    """Several attentions side by side (Vaswani et al. 2017, section 3.2.2).
+
+    With fewer key/value heads than query heads, each serves a group of neighbouring query heads
+    (Ainslie et al. 2023, arXiv:2305.13245).
+
+    Raises ValueError where d_model, num_heads and num_kv_heads do not divide.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        num_kv_heads: int | None = None,
+        dropout: float = 0.0,
+        bias: bool = True,
+    ):
+        super().__init__()
+        self.num_heads = num_heads
+        self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        check_heads(d_model, self.num_heads, self.num_kv_heads)
+        self.dropout = dropout
+        d_kv = d_model // num_heads * self.num_kv_heads
+        self.query = nn.Linear(d_model, d_model, bias=bias)
+        self.key = nn.Linear(d_model, d_kv, bias=bias)
+        self.value = nn.Linear(d_model, d_kv, bias=bias)
+        self.output = nn.Linear(d_model, d_model, bias=bias)
+        self.weights = nn.Identity()  # a tap: `record_attention` reads what passes here
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor,
+        mask: Tensor,
+        rotation: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Let every position of `x` collect from the positions of `memory` that it may see.
+
+        Shapes: x (B,Q,d_model), memory (B,K,d_model), mask (B or 1, heads or 1, Q, K) bool
+        -> (B,Q,d_model). Self-attention is `memory = x`. `rotation`, only there, turns queries
+        and keys by their positions (see `layers.RotaryPositions`).
+        """
+        query = rearrange(self.query(x), "b q (h d) -> b h q d", h=self.num_heads)
+        key = rearrange(self.key(memory), "b k (h d) -> b h k d", h=self.num_kv_heads)
+        value = rearrange(self.value(memory), "b k (h d) -> b h k d", h=self.num_kv_heads)
+        if rotation is not None:
+            query, key = rotate(query, rotation), rotate(key, rotation)
+        group = self.num_heads // self.num_kv_heads
+        if group > 1:
+            key = repeat(key, "b h k d -> b (h group) k d", group=group)
+            value = repeat(value, "b h k d -> b (h group) k d", group=group)
+        dropout_p = self.dropout if self.training else 0.0
+        output, weights = scaled_dot_product_attention(query, key, value, mask, dropout_p)
+        self.weights(weights)
+        return self.output(rearrange(output, "b h q d -> b q (h d)"))
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn each pair (x[i], x[i + D/2]) by its position's angle (Su et al. 2021, eq. 34).
+
+    Shapes: x (B,H,T,D); rotation = (cos, sin) of the angles, each (B,1,T,D/2) -> (B,H,T,D).
+    """
+    cos, sin = rotation
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
+
+
+@contextmanager
+def record_attention(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Collect the attention weights of every layer while the block runs.
+
+    Yields {layer name: weights (B,H,Q,K)}, detached, of the last call of each layer.
+
+    >>> with record_attention(model) as maps:
+    ...     model(input_ids, attention_mask)
+    >>> maps["encoder.layers.0.attention"].shape
+    torch.Size([4, 2, 7, 7])
+    """
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, MultiHeadAttention)}
+    if not layers:
+        raise ValueError(f"{type(model).__name__} holds no MultiHeadAttention to record")
+    maps: dict[str, Tensor] = {}
+
+    def keep(name):
+        return lambda tap, inputs, weights: maps.update({name: weights.detach()})
+
+    hooks = [layer.weights.register_forward_hook(keep(name)) for name, layer in layers.items()]
+    try:
+        yield maps
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _check_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> None:
+    """Refuse misuse with what was expected, what came and what to do."""
+    for name, tensor in {"query": query, "key": key, "value": value, "mask": mask}.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+        if tensor.ndim != 4:
+            axes = "queries, keys" if name == "mask" else "length, width"
+            raise ValueError(
+                f"{name} must be (batch, heads, {axes}), got shape {tuple(tensor.shape)}"
+                + ("; for a (batch, length) mask call padding_mask()" if name == "mask" else "")
+            )
+    if mask.dtype != torch.bool:
+        raise TypeError(
+            f"mask must be bool (True = may attend), got {mask.dtype}; "
+            "for a 0/1 attention_mask call padding_mask()"
+        )
+    if not query.is_floating_point() or not query.dtype == key.dtype == value.dtype:
+        raise TypeError(
+            "query, key and value must share one floating dtype, "
+            f"got {query.dtype}, {key.dtype} and {value.dtype}"
+        )
+    batch, heads, queries, width = query.shape
+    keys = key.shape[2]
+    if key.shape != (batch, heads, keys, width) or value.shape[:3] != (batch, heads, keys):
+        raise ValueError(
+            "expected query (B,H,Q,D), key (B,H,K,D) and value (B,H,K,Dv), "
+            f"got {tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}"
+        )
+    if (
+        mask.shape[0] not in (1, batch)
+        or mask.shape[1] not in (1, heads)
+        or mask.shape[2:] != (queries, keys)
+    ):
+        raise ValueError(
+            f"mask must be ({batch} or 1, {heads} or 1, {queries} queries, {keys} keys), "
+            f"got {tuple(mask.shape)}"
+        )

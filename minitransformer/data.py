@@ -1,0 +1,347 @@
+"""From ragged lists of token ids to tensors, and the labels that go with them.
+
+`pad` and `pack` make the attention_mask from *lengths*, never from ids: where the padding id is
+also the end of sequence, ids cannot tell a real end from padding.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from minitransformer.loss import IGNORE_INDEX
+from minitransformer.masks import by_document
+
+Rows = Sequence[Sequence[int] | Tensor]  # one sequence of token ids each, of any lengths
+
+
+class _Tensors:
+    """Named tensors that move together; `batch["labels"]` and `model.loss(**batch)` work too."""
+
+    def keys(self) -> list[str]:
+        return [field.name for field in fields(self)]  # type: ignore[arg-type]
+
+    def __getitem__(self, name: str):
+        if name not in self.keys():
+            raise KeyError(f"{name!r}: a {type(self).__name__} has {', '.join(self.keys())}")
+        return getattr(self, name)
+
+    def to(self, device: torch.device | str):
+        tensors = {name: self[name] for name in self.keys()}
+        return type(self)(**{n: t if t is None else t.to(device) for n, t in tensors.items()})
+
+
+@dataclass(frozen=True)
+class Batch(_Tensors):
+    """Sequences as tensors, (batch, length) each."""
+
+    input_ids: Tensor  # int64
+    attention_mask: Tensor  # int64: 0 = padding, n = a token of the row's n-th document
+    labels: Tensor | None = None  # int64, -100 where there is nothing to predict
+
+
+@dataclass(frozen=True)
+class PairBatch(_Tensors):
+    """Sources (batch, S) and targets (batch, T); a pair has one document number on both sides."""
+
+    source_ids: Tensor
+    source_mask: Tensor
+    target_ids: Tensor  # what the decoder reads: <bos> a b c
+    target_mask: Tensor
+    labels: Tensor  # what it shall write: a b c <eos>
+
+
+# ---- one document a row, or several ----------------------------------------------------------
+
+
+def pad(
+    rows: Rows,
+    pad_id: int = 0,
+    side: str = "right",
+    max_length: int | None = None,
+    labels: Rows | None = None,
+) -> Batch:
+    """One sequence a row, filled up to `max_length` or else to the longest.
+
+    `labels` has a row for each of `rows`, as long as it: the class to predict at each token.
+    Raises ValueError for a row longer than `max_length` and for labels of other lengths.
+
+    >>> pad([[5, 6, 7], [8]]).attention_mask
+    tensor([[1, 1, 1],
+            [1, 0, 0]])
+    """
+    rows, labels = _as_lists(rows, "rows"), _as_label_lists(labels, rows)
+    lengths = [len(row) for row in rows]
+    length = max(lengths, default=0) if max_length is None else max_length
+    _check_fit(lengths, length, "rows", "max_length", "truncate it, or raise max_length")
+    return _lay_out(rows, labels, [[i] for i in range(len(rows))], length, pad_id, side)
+
+
+def pack(rows: Rows, length: int, pad_id: int = 0, labels: Rows | None = None) -> Batch:
+    """Several sequences a row, in as few rows of `length` as a greedy search finds.
+
+    attention_mask numbers the documents of each row from 1, so `padding_mask` keeps them apart
+    and `token_positions` starts anew at each. Empty sequences disappear.
+    Raises ValueError for a sequence longer than `length` and for labels of other lengths.
+
+    >>> pack([[5, 6, 7], [8], [9, 9]], length=4).attention_mask
+    tensor([[1, 1, 1, 2],
+            [1, 1, 0, 0]])
+    """
+    rows, labels = _as_lists(rows, "rows"), _as_label_lists(labels, rows)
+    lengths = [len(row) for row in rows]
+    _check_fit(lengths, length, "rows", "length", "split it, or raise length")
+    bins = _fill_bins([(n,) for n in lengths], (length,))
+    return _lay_out(rows, labels, bins, length, pad_id)
+
+
+def pad_pairs(
+    sources: Rows, targets: Rows, bos_id: int, eos_id: int, pad_id: int = 0, side: str = "right"
+) -> PairBatch:
+    """One pair a row. The decoder reads <bos> and the target, and writes the target and <eos>."""
+    inputs, labels = _teacher_forcing(sources, targets, bos_id, eos_id)
+    source, target = pad(sources, pad_id, side), pad(inputs, pad_id, side, labels=labels)
+    return _join(source, target)
+
+
+def pack_pairs(
+    sources: Rows,
+    targets: Rows,
+    length: int,
+    bos_id: int,
+    eos_id: int,
+    pad_id: int = 0,
+) -> PairBatch:
+    """Several pairs a row of `length` source tokens; target rows are as long as they need to be.
+
+    A pair lies in the same row on both sides under the same number, so that
+    `padding_mask(target_mask, source_mask)` shows each target its own source.
+    Raises ValueError for a source longer than `length`.
+    """
+    inputs, labels = _teacher_forcing(sources, targets, bos_id, eos_id)
+    sources = _as_lists(sources, "sources")
+    sizes = [(len(source), len(target)) for source, target in zip(sources, inputs, strict=True)]
+    _check_fit([s for s, _ in sizes], length, "sources", "length", "split it, or raise length")
+    # Rows of both sides fill up together if target rows are longer in the ratio of the totals.
+    source_total, target_total = map(sum, zip(*sizes, strict=True)) if sizes else (0, 0)
+    ratio = target_total / max(source_total, 1)
+    room = max([int(1.01 * ratio * length) + 1, *(t for _, t in sizes)])
+    bins = _fill_bins(sizes, (length, room))
+    longest = max((sum(sizes[i][1] for i in bin) for bin in bins), default=0)
+    source = _lay_out(sources, None, bins, length, pad_id)
+    return _join(source, _lay_out(inputs, labels, bins, longest, pad_id))
+
+
+def _teacher_forcing(
+    sources: Rows, targets: Rows, bos_id: int, eos_id: int
+) -> tuple[list[list[int]], list[list[int]]]:
+    if len(sources) != len(targets):
+        raise ValueError(f"got {len(sources)} sources and {len(targets)} targets")
+    targets = _as_lists(targets, "targets")
+    return [[bos_id, *target] for target in targets], [[*target, eos_id] for target in targets]
+
+
+def _join(source: Batch, target: Batch) -> PairBatch:
+    assert target.labels is not None
+    return PairBatch(
+        source.input_ids,
+        source.attention_mask,
+        target.input_ids,
+        target.attention_mask,
+        target.labels,
+    )
+
+
+def _lay_out(
+    rows: list[list[int]],
+    labels: list[list[int]] | None,
+    bins: list[list[int]],
+    length: int,
+    pad_id: int,
+    side: str = "right",
+) -> Batch:
+    """Put the rows of each bin end to end and fill up to `length`."""
+    if side not in ("left", "right"):
+        raise ValueError(f"side must be 'left' or 'right', got {side!r}")
+
+    def tensor(parts: list[list[list[int]]], filler: int) -> Tensor:
+        filled = []
+        for bin in parts:
+            tokens = [token for part in bin for token in part]
+            filler_tokens = [filler] * (length - len(tokens))
+            filled.append(filler_tokens + tokens if side == "left" else tokens + filler_tokens)
+        return torch.tensor(filled, dtype=torch.int64).reshape(len(bins), length)
+
+    return Batch(
+        tensor([[rows[i] for i in bin] for bin in bins], pad_id),
+        tensor([[[n] * len(rows[i]) for n, i in enumerate(bin, 1)] for bin in bins], 0),
+        labels if labels is None else tensor([[labels[i] for i in bin] for bin in bins], -100),
+    )
+
+
+def _fill_bins(sizes: list[tuple[int, ...]], capacity: tuple[int, ...]) -> list[list[int]]:
+    """Which documents share a row. One row after the other takes the largest that still fit.
+
+    A document has one size, or a source's and a target's; among the largest the one is taken that
+    leaves the sides of the row evenly full. Cost: documents · CANDIDATES.
+    """
+    bins = []
+    for start in range(0, len(sizes), WINDOW):
+        window = range(start, min(start + WINDOW, len(sizes)))
+        left = sorted((i for i in window if any(sizes[i])), key=lambda i: sizes[i])
+        firsts = [sizes[i][0] for i in left]
+        while left:
+            bin, room = [], capacity
+            while (choice := _next_for_bin(left, firsts, sizes, room, capacity)) is not None:
+                bin.append(left.pop(choice))
+                firsts.pop(choice)
+                room = tuple(r - s for r, s in zip(room, sizes[bin[-1]], strict=True))
+            bins.append(bin)
+    return bins
+
+
+WINDOW, CANDIDATES = 1_000, 32  # measured: larger ones fill rows no better and take longer
+
+
+def _next_for_bin(
+    left: list[int],
+    firsts: list[int],
+    sizes: list[tuple[int, ...]],
+    room: tuple[int, ...],
+    capacity: tuple[int, ...],
+) -> int | None:
+    """The index in `left` of the document to put into a bin with so much room, or None."""
+    end = bisect_right(firsts, room[0])
+    if len(capacity) == 1:
+        return end - 1 if end else None
+    best, best_score = None, float("inf")
+    for candidate in range(end - 1, max(end - CANDIDATES, 0) - 1, -1):
+        rest = [r - s for r, s in zip(room, sizes[left[candidate]], strict=True)]
+        shares = [r / c for r, c in zip(rest, capacity, strict=True)]
+        score = 1.5 * max(shares) - min(shares)
+        if min(rest) >= 0 and score < best_score:
+            best, best_score = candidate, score
+    return best
+
+
+# ---- labels ------------------------------------------------------------------------------------
+
+
+def next_token_labels(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """For each token the next real token of its own document, else -100.
+
+    So nothing is predicted at padding, at the last token of a document, or across documents; the
+    first token of a document is nobody's label, even where padding stands on its left.
+
+    Shapes: (B,T) ids and (B,T) attention_mask -> (B,T) int64.
+
+    >>> next_token_labels(torch.tensor([[0, 0, 5, 6, 7]]), torch.tensor([[0, 0, 1, 1, 1]]))
+    tensor([[-100, -100,    6,    7, -100]])
+    """
+    if input_ids.shape != attention_mask.shape:
+        raise ValueError(
+            "input_ids and attention_mask must have one shape, "
+            f"got {tuple(input_ids.shape)} and {tuple(attention_mask.shape)}"
+        )
+    order, documents = by_document(attention_mask)
+    following = torch.full_like(order, IGNORE_INDEX)
+    following[:, :-1] = input_ids.gather(1, order[:, 1:])
+    last = torch.ones_like(documents, dtype=torch.bool)
+    last[:, :-1] = documents[:, :-1] != documents[:, 1:]
+    following = following.masked_fill(last | (documents == 0), IGNORE_INDEX)
+    return torch.empty_like(order).scatter(1, order, following)
+
+
+def completion_labels(rows: Rows, prompt_lengths: Sequence[int]) -> list[list[int]]:
+    """Next-token labels for fine-tuning: only what follows the prompt is learned.
+
+    The last token of the prompt predicts the first of the completion. Give the result to `pad` or
+    `pack` as `labels`: made from the rows themselves, it knows nothing of padding.
+
+    >>> completion_labels([[5, 6, 7, 8]], prompt_lengths=[2])
+    [[-100, 7, 8, -100]]
+    """
+    rows = _as_lists(rows, "rows")
+    if len(rows) != len(prompt_lengths):
+        raise ValueError(f"got {len(rows)} rows and {len(prompt_lengths)} prompt_lengths")
+    labels = []
+    for i, (row, prompt) in enumerate(zip(rows, prompt_lengths, strict=True)):
+        if not 0 <= prompt <= len(row):
+            raise ValueError(f"prompt_lengths[{i}] must be from 0 to {len(row)}, got {prompt}")
+        ignored = max(prompt - 1, 0)
+        labels.append(([IGNORE_INDEX] * ignored + [*row[ignored + 1 :], IGNORE_INDEX])[: len(row)])
+    return labels
+
+
+def mask_tokens(
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    mask_id: int,
+    vocab_size: int,
+    special_ids: Sequence[int] = (),
+    probability: float = 0.15,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Hide tokens for a masked language model to find (Devlin et al. 2018, section 3.1).
+
+    Each real token that is not special is chosen with `probability`; of the chosen, 80 % become
+    `mask_id`, 10 % a random ordinary token, and 10 % stay. Padding is never chosen.
+
+    Shapes: (B,T) ids and (B,T) attention_mask -> what the model reads (B,T), and labels (B,T):
+    the true token where one was chosen, else -100.
+    """
+    if not 0.0 <= probability <= 1.0:
+        raise ValueError(f"probability must be in [0, 1], got {probability}")
+    special = torch.tensor([*special_ids, mask_id], device=input_ids.device)
+    ordinary = torch.arange(vocab_size, device=input_ids.device)
+    ordinary = ordinary[~torch.isin(ordinary, special)]
+    if len(ordinary) == 0:
+        raise ValueError(f"all {vocab_size} tokens of the vocabulary are special")
+
+    def draw() -> Tensor:
+        return torch.rand(input_ids.shape, generator=generator, device=input_ids.device)
+
+    chosen = (draw() < probability) & (attention_mask != 0) & ~torch.isin(input_ids, special)
+    labels = input_ids.masked_fill(~chosen, IGNORE_INDEX)
+    fate = draw()
+    others = ordinary[(draw() * len(ordinary)).long()]
+    hidden = input_ids.masked_fill(chosen & (fate < 0.8), mask_id)
+    return torch.where(chosen & (fate >= 0.9), others, hidden), labels
+
+
+# ---- what comes in -----------------------------------------------------------------------------
+
+
+def _as_lists(rows: Rows, name: str) -> list[list[int]]:
+    lists = [row.tolist() if isinstance(row, Tensor) else list(row) for row in rows]
+    for i, row in enumerate(lists):
+        for token in row:
+            if type(token) is not int:
+                raise TypeError(f"{name}[{i}] must hold integer token ids, got {token!r}")
+    return lists
+
+
+def _as_label_lists(labels: Rows | None, rows: list[list[int]]) -> list[list[int]] | None:
+    if labels is None:
+        return None
+    lists = _as_lists(labels, "labels")
+    got, wanted = [len(row) for row in lists], [len(row) for row in rows]
+    if got != wanted:
+        raise ValueError(f"labels must have the lengths of rows, {wanted}, got {got}")
+    return lists
+
+
+def _check_fit(lengths: Sequence[int], limit: int, name: str, option: str, remedy: str) -> None:
+    for i, length in enumerate(lengths):
+        if length > limit:
+            raise ValueError(
+                f"{name}[{i}] has {length} tokens, more than {option} = {limit}: {remedy}"
+            )
+
+
+def row_chunks(items: Sequence, size: int) -> Iterator[Sequence]:
+    """Consecutive pieces of at most `size` items."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,242 @@
+"""What a transformer is stacked from: embeddings with positions, blocks, and the stack itself.
+
+A style (see `config.py`) names its parts by the keys of NORMS, RESIDUALS, FEED_FORWARDS and
+POSITIONS, so the code below has no branch on any architecture.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minitransformer.attention import MultiHeadAttention
+from minitransformer.config import Config
+from minitransformer.masks import token_positions, zero_padding
+
+
+class FeedForward(nn.Module):
+    """Each position thinks for itself: widen, bend, narrow (Vaswani et al. 2017, eq. 2)."""
+
+    def __init__(self, config: Config, activation: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.activation = activation
+        self.widen = nn.Linear(config.d_model, config.d_ff, bias=config.parts.bias)
+        self.narrow = nn.Linear(config.d_ff, config.d_model, bias=config.parts.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.narrow(self.activation(self.widen(x)))
+
+
+class GatedFeedForward(FeedForward):
+    """The bent half opens and closes a straight one (Shazeer 2020, arXiv:2002.05202, eq. 6)."""
+
+    def __init__(self, config: Config, activation: Callable[[Tensor], Tensor]):
+        super().__init__(config, activation)
+        self.gate = nn.Linear(config.d_model, config.d_ff, bias=config.parts.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.narrow(self.activation(self.gate(x)) * self.widen(x))
+
+
+class PostNorm(nn.Module):
+    """norm(x + f(x)), as in 2017."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.norm = make_norm(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        return self.norm(x + self.dropout(sublayer(x)))
+
+
+class PreNorm(PostNorm):
+    """x + f(norm(x)): the sum itself is never normalised (Xiong et al. 2020, arXiv:2002.04745)."""
+
+    def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        return x + self.dropout(sublayer(self.norm(x)))
+
+
+class SinusoidalPositions(nn.Module):
+    """Adds sines and cosines of geometric wavelengths (Vaswani et al. 2017, section 3.5)."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        angles = position_angles(torch.arange(config.max_length), config.d_model, 10_000.0)
+        table = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)[:, : config.d_model]
+        self.register_buffer("table", table.float(), persistent=False)
+
+    def forward(self, x: Tensor, positions: Tensor) -> tuple[Tensor, None]:
+        return x + self.table[positions], None
+
+
+class LearnedPositions(nn.Module):
+    """Adds a learned vector for each position (Gehring et al. 2017, arXiv:1705.03122)."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.table = nn.Embedding(config.max_length, config.d_model)
+
+    def forward(self, x: Tensor, positions: Tensor) -> tuple[Tensor, None]:
+        return x + self.table(positions), None
+
+
+class RotaryPositions(nn.Module):
+    """Adds nothing; has every layer turn its queries and keys (Su et al. 2021, arXiv:2104.09864).
+
+    The score of a query and a key then depends on their distance alone.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.width, self.theta = config.d_model // config.num_heads, config.rope_theta
+
+    def forward(self, x: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        angles = position_angles(rearrange(positions, "b t -> b 1 t"), self.width, self.theta)
+        precise = torch.promote_types(x.dtype, torch.float32)
+        return x, (angles.cos().to(precise), angles.sin().to(precise))
+
+
+def position_angles(positions: Tensor, width: int, theta: float) -> Tensor:
+    """positions · theta^(-2i/width) in float64: (...) int64 -> (..., ⌈width/2⌉)."""
+    even = torch.arange(0, width, 2, device=positions.device, dtype=torch.float64)
+    return positions.unsqueeze(-1) * theta ** (-even / width)
+
+
+NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}  # torch's: fused, and no mask concerns them
+RESIDUALS = {"post": PostNorm, "pre": PreNorm}
+FEED_FORWARDS = {
+    "relu": partial(FeedForward, activation=F.relu),
+    "gelu": partial(FeedForward, activation=F.gelu),
+    "gelu_tanh": partial(FeedForward, activation=partial(F.gelu, approximate="tanh")),
+    "swiglu": partial(GatedFeedForward, activation=F.silu),
+}
+POSITIONS = {
+    "sinusoidal": SinusoidalPositions,
+    "learned": LearnedPositions,
+    "rotary": RotaryPositions,
+}
+
+
+def make_norm(config: Config) -> nn.Module:
+    return NORMS[config.parts.norm](config.d_model, eps=config.norm_eps)
+
+
+class Embedding(nn.Module):
+    """Token ids to vectors that know their positions; padding to exact zeros.
+
+    What stands at padding never matters: not its id, even one outside the vocabulary, and not
+    its embedding, even NaN.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.vocab_size, self.max_length = config.vocab_size, config.max_length
+        self.tokens = nn.Embedding(config.vocab_size, config.d_model)
+        self.scale = config.d_model**0.5 if config.parts.scale_embedding else 1.0
+        self.positions = POSITIONS[config.parts.positions](config)
+        self.norm = make_norm(config) if config.parts.norm_embedding else nn.Identity()
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """(B,T) ids and (B,T) attention_mask -> (B,T,d_model), and the rotation for every layer.
+
+        Raises TypeError or ValueError for wrong types, unequal shapes, ids outside the vocabulary
+        and sequences longer than max_length.
+        """
+        positions = token_positions(attention_mask)
+        self.check(input_ids, attention_mask, positions)
+        x = self.tokens(input_ids.masked_fill(attention_mask == 0, 0)) * self.scale
+        x, rotation = self.positions(x, positions)
+        x = zero_padding(x, attention_mask)  # before the norm: it would spread NaN to its gain
+        return self.dropout(self.norm(x)), rotation
+
+    def check(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor) -> None:
+        if input_ids.dtype not in (torch.int64, torch.int32):
+            raise TypeError(f"token ids must be int64 or int32, got {input_ids.dtype}")
+        if input_ids.shape != attention_mask.shape:
+            raise ValueError(
+                "token ids and attention_mask must both be (batch, length), "
+                f"got {tuple(input_ids.shape)} and {tuple(attention_mask.shape)}"
+            )
+        # Padding does not count, so only a row that could be too long is worth counting.
+        if input_ids.shape[1] > self.max_length and positions.max() >= self.max_length:
+            raise ValueError(
+                f"a sequence has {positions.max() + 1} tokens, more than max_length = "
+                f"{self.max_length}: truncate it, or build the model with a larger max_length"
+            )
+        if input_ids.is_cuda:  # reading values back would stall the GPU, whose lookup checks them
+            return
+        outside = (attention_mask != 0) & ((input_ids < 0) | (input_ids >= self.vocab_size))
+        if outside.any():
+            row, column = outside.nonzero()[0].tolist()
+            raise ValueError(
+                f"token ids must be in [0, {self.vocab_size}), got {input_ids[row, column]} "
+                f"at row {row}, position {column}"
+            )
+
+
+class EncoderLayer(nn.Module):
+    """Collect from the positions the mask allows, then think it over."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        residual = RESIDUALS[config.parts.residual]
+        self.attention = make_attention(config)
+        self.attention_residual = residual(config)
+        self.feed_forward = FEED_FORWARDS[config.parts.feed_forward](config)
+        self.feed_forward_residual = residual(config)
+
+    def forward(self, x: Tensor, mask: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
+        x = self.attention_residual(x, lambda x: self.attention(x, x, mask, rotation))
+        return self.feed_forward_residual(x, self.feed_forward)
+
+
+class DecoderLayer(EncoderLayer):
+    """The same with a look at the source in between."""
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.cross_attention = make_attention(config)
+        self.cross_attention_residual = RESIDUALS[config.parts.residual](config)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        rotation: tuple[Tensor, Tensor] | None,
+        memory: Tensor,
+        memory_mask: Tensor,
+    ) -> Tensor:
+        x = self.attention_residual(x, lambda x: self.attention(x, x, mask, rotation))
+        x = self.cross_attention_residual(x, lambda x: self.cross_attention(x, memory, memory_mask))
+        return self.feed_forward_residual(x, self.feed_forward)
+
+
+class Stack(nn.Module):
+    """`num_layers` layers, each given the same masks, then the final norm that pre-norm needs.
+
+    Called as its layers are: an encoder's (x, mask, rotation) or a decoder's
+    (x, mask, rotation, memory, memory_mask). Shapes: x (B,T,d_model) -> (B,T,d_model).
+    """
+
+    def __init__(self, config: Config, layer: type[EncoderLayer]):
+        super().__init__()
+        self.layers = nn.ModuleList(layer(config) for _ in range(config.num_layers))
+        self.norm = make_norm(config) if config.parts.residual == "pre" else nn.Identity()
+
+    def forward(self, x: Tensor, *masks: Tensor | tuple[Tensor, Tensor] | None) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, *masks)
+        return self.norm(x)
+
+
+def make_attention(config: Config) -> MultiHeadAttention:
+    return MultiHeadAttention(
+        config.d_model, config.num_heads, config.num_kv_heads, bias=config.parts.bias
+    )

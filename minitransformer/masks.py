@@ -1,0 +1,114 @@
+"""Who may look at whom: every mask of the project is made of the functions on this page.
+
+Two values, two names:
+
+- `attention_mask`, (batch, length), int or bool, says what each token *is*: 0 = padding,
+  1 = a real token; in rows that hold several documents, n = a token of document n.
+- `mask`, (batch or 1, heads or 1, queries, keys), bool, says what each query *may do*:
+  True = this query may attend to this key. Masks combine with `&`.
+"""
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+
+def padding_mask(attention_mask: Tensor, key_attention_mask: Tensor | None = None) -> Tensor:
+    """True where the query and the key are both real and belong to the same document.
+
+    One line serves padding (documents 0 and 1), packing (documents 0, 1, 2, ...) and, with the
+    source's mask as `key_attention_mask`, cross-attention.
+
+    Shapes: (batch, queries) and (batch, keys), int or bool -> (batch, 1, queries, keys) bool.
+    Without `key_attention_mask` the keys are the queries.
+
+    >>> padding_mask(torch.tensor([[1, 1, 0]])).int()
+    tensor([[[[1, 1, 0],
+              [1, 1, 0],
+              [0, 0, 0]]]], dtype=torch.int32)
+    """
+    check_attention_mask(attention_mask)
+    if key_attention_mask is None:
+        key_attention_mask = attention_mask
+    check_attention_mask(key_attention_mask, "key_attention_mask")
+    if len(attention_mask) != len(key_attention_mask):
+        raise ValueError(
+            "attention_mask and key_attention_mask must have the same batch size, "
+            f"got {len(attention_mask)} and {len(key_attention_mask)}"
+        )
+    queries = rearrange(attention_mask, "b q -> b 1 q 1")
+    keys = rearrange(key_attention_mask, "b k -> b 1 1 k")
+    return (queries == keys) & (queries != 0)
+
+
+def causal_mask(
+    num_queries: int, num_keys: int | None = None, device: torch.device | str | None = None
+) -> Tensor:
+    """True where the key is not in the query's future. The last query is the last key's.
+
+    Aligning the *ends* makes one definition serve training (as many queries as keys) and
+    decoding with a cache (the last few queries against all keys).
+
+    Shape: (1, 1, num_queries, num_keys) bool; `num_keys` defaults to `num_queries`.
+
+    >>> causal_mask(2, 3).int()
+    tensor([[[[1, 1, 0],
+              [1, 1, 1]]]], dtype=torch.int32)
+    """
+    if num_keys is None:
+        num_keys = num_queries
+    if num_queries < 0 or num_keys < num_queries:
+        raise ValueError(
+            f"causal_mask needs 0 <= num_queries <= num_keys, got {num_queries} and {num_keys}: "
+            "every query must have a key of its own"
+        )
+    ones = torch.ones(1, 1, num_queries, num_keys, dtype=torch.bool, device=device)
+    return ones.tril(num_keys - num_queries)
+
+
+def token_positions(attention_mask: Tensor) -> Tensor:
+    """Each token's index among the real tokens of its own document; 0 at padding.
+
+    Left padding, right padding, holes and packed documents then need no second argument.
+
+    Shapes: (batch, length) int or bool -> (batch, length) int64.
+
+    >>> token_positions(torch.tensor([[0, 0, 1, 1, 0, 1], [1, 1, 1, 2, 2, 0]]))
+    tensor([[0, 0, 0, 1, 0, 2],
+            [0, 1, 2, 0, 1, 0]])
+    """
+    order, documents = by_document(attention_mask)
+    index = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    starts = torch.ones_like(documents, dtype=torch.bool)
+    starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    first = index.masked_fill(~starts, 0).cummax(dim=1).values
+    positions = torch.zeros_like(order).scatter(1, order, index - first)
+    return positions.masked_fill(attention_mask == 0, 0)
+
+
+def by_document(attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The order that puts the tokens of one document side by side, and the documents so ordered.
+
+    Shapes: (batch, length) int or bool -> two of (batch, length) int64. Padding comes first.
+    """
+    check_attention_mask(attention_mask)
+    documents, order = attention_mask.long().sort(dim=1, stable=True)
+    return order, documents
+
+
+def zero_padding(x: Tensor, attention_mask: Tensor) -> Tensor:
+    """`x`, (batch, length, width), with exact zeros at padding, whatever stood there, NaN too."""
+    return x.masked_fill(rearrange(attention_mask == 0, "b t -> b t 1"), 0.0)
+
+
+def check_attention_mask(attention_mask: Tensor, name: str = "attention_mask") -> None:
+    """Refuse what is not (batch, length) of int or bool."""
+    if not isinstance(attention_mask, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(attention_mask).__name__}")
+    if attention_mask.is_floating_point() or attention_mask.is_complex():
+        raise TypeError(
+            f"{name} must be int or bool (0 = padding, 1 = real token), "
+            f"got {attention_mask.dtype}; an additive mask becomes one by `mask == 0`"
+        )
+    if attention_mask.ndim != 2:
+        raise ValueError(f"{name} must be (batch, length), got {tuple(attention_mask.shape)}")

@@ -1,0 +1,297 @@
+"""Pictures of attention and of training: tensors in, matplotlib figures out.
+
+The subject of a map is the mask. A cell is coloured by its weight; a cell that the mask forbids is
+hatched, in one way for padding and in another for the future, so that an allowed weight of 0 never
+looks like a forbidden one. A weight that leaks through the mask keeps its colour under the hatch,
+and NaN is red.
+
+    figure = attention_figure(weights, mask, queries, keys)  # (H, Q, K), (1, Q, K), Q and K tokens
+    save(figure, "attention.png")
+
+Needs `pip install "minitransformer[plot]"`. No pyplot: nothing here opens a window or keeps state.
+"""
+
+import os
+import unicodedata
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.util import find_spec
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+import torch
+
+try:
+    from matplotlib import colormaps, font_manager
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import PowerNorm, to_rgba
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch, PathPatch
+    from matplotlib.path import Path as Outline
+    from matplotlib.ticker import PercentFormatter
+except ImportError as error:
+    raise ImportError('drawing needs matplotlib: pip install "minitransformer[plot]"') from error
+
+Tokens = Sequence[str | None]  # None is padding
+PAD, SPACE, BASE = "·", "␣", "◌"
+
+# Fixed from 0 to 1, so that heads compare; the square root keeps a weight of 1/34 from looking 0.
+SCALE = PowerNorm(0.5, vmin=0, vmax=1)
+COLOURS = colormaps["Blues"].with_extremes(bad="#d62728")
+INK, PALE, GRID = "#333333", "#a8a8a8", "#e9e9e9"
+LINES = ("#08519c", "#d9822b", "#5a8f3d", "#7a4fa3")
+HATCHES = {  # fill, strokes, pattern, legend
+    "padding": ("#f0f0f0", "#c9c9c9", 4 * "\\", f"forbidden: padding ({PAD})"),
+    "future": ("#fdf1e2", "#e9b67c", 4 * "/", "forbidden: future"),
+    "other": ("#f3ecf7", "#c5a5d6", 3 * "x", "forbidden: other"),
+}
+
+# Beyond DejaVu Sans, which matplotlib carries: used where installed, in this order.
+FONT_PACKAGES = (
+    "noto_cjk_sans_jp_regular",  # Han, Kana, Hangul
+    "fontpkg_noto_sans_devanagari",
+    "fontpkg_noto_sans_thai",
+)
+
+
+# ---- attention -----------------------------------------------------------------------------------
+
+
+def forbidden(mask, queries: Tokens, keys: Tokens) -> dict[str, np.ndarray]:
+    """Why each cell of `mask` (Q, K) is False: three boolean arrays (Q, K), no cell in two of them.
+
+    padding: the query or the key is padding (None); future: both are real, and the key lies after
+    the query; other: neither, as in a sliding window or between packed examples.
+    """
+    mask = _array("mask", mask, "(queries, keys)", (len(queries), len(keys)), torch.bool)
+    padded = np.array([q is None for q in queries])[:, None] | np.array([k is None for k in keys])
+    later = np.arange(len(keys)) > np.arange(len(queries))[:, None]
+    return {
+        "padding": ~mask & padded,
+        "future": ~mask & ~padded & later,
+        "other": ~mask & ~padded & ~later,
+    }
+
+
+def attention_map(
+    axes: Axes,
+    weights,
+    mask,
+    queries: Tokens,
+    keys: Tokens,
+    *,
+    title: str = "",
+    fontsize: float = 7,
+) -> dict[str, np.ndarray]:
+    """Draw one head: weights (Q, K), boolean mask (Q, K). Returns the hatched cells by reason."""
+    why = forbidden(mask, queries, keys)
+    weights = _array("weights", weights, "(queries, keys)", (len(queries), len(keys)))
+    colours = COLOURS(SCALE(np.ma.masked_invalid(weights)))
+    square = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5], [-0.5, -0.5]])
+    for reason, cells in why.items():
+        fill, *_ = HATCHES[reason]
+        colours[cells & (weights == 0)] = to_rgba(fill)  # a leaked weight keeps its own colour
+        if cells.any():
+            squares = np.argwhere(cells)[:, None, ::-1] + square  # (row, column) -> (x, y)
+            outline = Outline.make_compound_path_from_polys(squares)
+            axes.add_patch(PathPatch(outline, **_hatching(reason, fill="none"), zorder=2))
+    axes.imshow(colours, interpolation="nearest", aspect="equal")
+
+    for axis, tokens in (axes.xaxis, keys), (axes.yaxis, queries):
+        axis.set_ticks(range(len(tokens)), [label(token) for token in tokens])
+        axis.set_ticks(np.arange(len(tokens) + 1) - 0.5, minor=True)
+        for text, token in zip(axis.get_ticklabels(), tokens, strict=True):
+            text.set(**_style(text.get_text(), fontsize, PALE if token is None else INK))
+            if axis is axes.xaxis and len(text.get_text()) > 2:
+                text.set_rotation(90)
+    axes.grid(which="minor", color=GRID, linewidth=0.4)
+    axes.tick_params(which="both", length=0, pad=2)
+    axes.spines[:].set(color=PALE, linewidth=0.6)
+    axes.set_title(drawable(title), loc="left", **_style(title, fontsize + 1))
+    return why
+
+
+def attention_figure(weights, mask, queries: Tokens, keys: Tokens, *, title: str = "") -> Figure:
+    """One panel per head: weights (H, Q, K), boolean mask (H or 1, Q, K), Q and K tokens."""
+    size = (len(queries), len(keys))
+    weights = _array("weights", weights, "(heads, queries, keys)", (None, *size))
+    mask = _array("mask", mask, "(heads or 1, queries, keys)", (None, *size), torch.bool)
+    heads = len(weights)
+    if len(mask) not in (1, heads) or 0 in weights.shape:
+        raise ValueError(
+            f"expected weights (H, Q, K) and mask (H or 1, Q, K) with nothing empty, "
+            f"got {weights.shape} and {mask.shape}"
+        )
+
+    # One cell has the same size in every figure of these lengths, so that labels never overlap.
+    cell = min(max(2.5 / max(size), 0.13), 0.22)  # inches
+    rows = -(-heads // max(1, int(10.3 // (cell * len(keys)))))
+    columns = -(-heads // rows)
+    beside, below = (
+        0.08 * max(len(label(token)) for token in tokens) for tokens in (queries, keys)
+    )
+    width = columns * (cell * len(keys) + 0.2) + beside + 1.2
+    height = rows * (cell * len(queries) + below + 0.4) + 0.9
+    figure = Figure(figsize=(width, height), layout="compressed", facecolor="white")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    small = {"fontsize": 8, "color": INK}
+    seen = set()
+    for head, axes in enumerate(panels[:heads]):
+        one = (weights[head], mask[head % len(mask)], queries, keys)
+        why = attention_map(axes, *one, title=f"head {head}", fontsize=min(54 * cell, 9))
+        seen |= {reason for reason, cells in why.items() if cells.any()}
+        if head % columns == 0:
+            axes.set_ylabel("query", **small)
+        else:
+            axes.tick_params(labelleft=False)
+        if head + columns >= heads:
+            axes.set_xlabel("key", **small)
+    for axes in panels[heads:]:
+        axes.remove()
+
+    marks = [0, 0.05, 0.25, 0.5, 1]
+    bar = figure.colorbar(
+        ScalarMappable(SCALE, COLOURS), ax=list(panels[:heads]), ticks=marks, format="{x:g}",
+        shrink=min(1, 3 / height), anchor=(0, 1), aspect=20, fraction=0.05, pad=0.015,
+    )  # fmt: skip
+    bar.ax.tick_params(labelsize=7, length=2, color=PALE, labelcolor=INK)
+    bar.outline.set(color=PALE, linewidth=0.6)
+    bar.set_label("attention weight", **small)
+    legend = [Patch(**_hatching(r), label=HATCHES[r][-1]) for r in HATCHES if r in seen]
+    if np.isnan(weights).any():
+        legend.append(Patch(color=COLOURS.get_bad(), label="NaN"))
+    if legend:
+        where = {"loc": "outside lower left", "ncols": 4}
+        figure.legend(handles=legend, **where, frameon=False, fontsize=8, labelcolor=INK)
+    if title:
+        figure.suptitle(drawable(title), x=0, ha="left", **_style(title, 11))
+    return figure
+
+
+# ---- training ------------------------------------------------------------------------------------
+
+Curves = Mapping[str, tuple[Sequence[int], Sequence[float]]]  # name: (steps, values)
+
+
+def curve_figure(losses: Curves, scores: Curves | None = None, *, title: str = "") -> Figure:
+    """Loss over steps, on a log axis; below it exact match (0 to 1), where there are `scores`.
+
+    A name has one colour in both: `{"training": ([0, 1], [2.5, 1.9]), "validation": ([1], [2])}`.
+    """
+    groups = [losses, scores] if scores else [losses]
+    colours = dict(zip(dict.fromkeys([*losses, *(scores or ())]), cycle(LINES)))
+    figure = Figure(figsize=(7, 1 + 2.2 * len(groups)), layout="constrained", facecolor="white")
+    panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False).ravel()
+    for axes, curves in zip(panels, groups, strict=True):
+        for name, (steps, values) in curves.items():
+            steps = _array(f"steps of {name}", steps, "(points,)", (None,))
+            values = _array(f"values of {name}", values, "(points,)", (len(steps),))
+            dots = {"marker": "o", "markersize": 3.5} if len(steps) < 40 else {}
+            axes.plot(steps, values, label=drawable(name), color=colours[name], lw=1.3, **dots)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set(color=PALE)
+        axes.grid(color=GRID, linewidth=0.6)
+        axes.tick_params(which="both", color=PALE, labelcolor=INK, labelsize=8)
+        for text in axes.legend(frameon=False).get_texts():
+            text.set(**_style(text.get_text(), 8))
+    panels[0].set_yscale("log")
+    panels[0].yaxis.set_major_formatter("{x:g}")
+    panels[0].set_ylabel("loss (nats per token)", fontsize=9, color=INK)
+    panels[0].set_title(drawable(title), loc="left", **_style(title, 11))
+    if scores:
+        panels[1].set_ylim(-0.03, 1.03)
+        panels[1].yaxis.set_major_formatter(PercentFormatter(1))
+        panels[1].set_ylabel("exact match", fontsize=9, color=INK)
+    panels[-1].set_xlabel("training step", fontsize=9, color=INK)
+    return figure
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Write `figure` to `path` as PNG, all or nothing: a failure leaves an older file as it was."""
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"path: expected a name ending in .png, got {str(path)!r}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight", pad_inches=0.1)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+# ---- how characters are written ------------------------------------------------------------------
+
+
+def label(token: str | None) -> str:
+    """A token as a tick label: padding is a dot, a space ␣, a lone combining mark sits on ◌."""
+    if token is None:
+        return PAD
+    mark = token != "" and unicodedata.category(token[0]).startswith("M")
+    return drawable((BASE if mark else "") + token.replace(" ", SPACE))
+
+
+def drawable(text: str) -> str:
+    """`text`, with the code point in place of a character that is invisible or in no font."""
+    seen = (c if c.isprintable() and _families(c) else f"U+{ord(c):04X}" for c in text)
+    return "".join(seen)
+
+
+def _style(text: str, fontsize: float, color: str = INK) -> dict:
+    families = _families(drawable(text))
+    return {"fontsize": fontsize, "color": color, "fontfamily": families, "parse_math": False}
+
+
+def _hatching(reason: str, **change) -> dict:
+    fill, strokes, pattern, _ = HATCHES[reason]
+    return {"facecolor": change.get("fill", fill), "edgecolor": strokes, "hatch": pattern, "lw": 0}
+
+
+@cache
+def _families(text: str) -> tuple[str, ...]:
+    """Fonts that draw `text`: one for all of it if there is one, else a fallback list, else ()."""
+    missing, chosen = set(text), []
+    for family in _known_families():
+        if set(text) <= _characters(family):
+            return (family,)
+        if missing & _characters(family):
+            chosen.append(family)
+            missing -= _characters(family)
+    return () if missing else tuple(chosen)
+
+
+@cache
+def _characters(family: str) -> frozenset[str]:
+    properties = font_manager.FontProperties(family=[family])
+    path = font_manager.fontManager.findfont(properties, fallback_to_default=False)
+    return frozenset(map(chr, font_manager.get_font(path).get_charmap()))
+
+
+@cache
+def _known_families() -> tuple[str, ...]:
+    """DejaVu Sans, then the families of `FONT_PACKAGES`, then all others that matplotlib knows."""
+    manager, carried = font_manager.fontManager, ["DejaVu Sans"]
+    for package in FONT_PACKAGES:
+        spec = find_spec(package)  # finds the folder, imports nothing
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
+            for path in sorted(Path(folder).rglob("*.[ot]tf")):
+                manager.addfont(path)
+                carried.append(manager.ttflist[-1].name)
+    blank = ("Last Resort", "Adobe Blank", "Noto Color Emoji")  # every character, as a box or less
+    regular = (f for f in manager.ttflist if f.weight in (400, "normal") and f.style == "normal")
+    others = sorted({font.name for font in regular if not font.name.startswith(blank)})
+    return tuple(dict.fromkeys(carried + others))
+
+
+def _array(name: str, values, axes: str, size: tuple[int | None, ...], dtype=torch.float32):
+    """`values` as a numpy array of `size`, where None is any length."""
+    values = torch.as_tensor(values).detach().cpu()
+    expected = tuple(got if want is None else want for want, got in zip(size, values.shape))  # noqa: B905
+    if tuple(values.shape) != expected or values.ndim != len(size):
+        wanted = ", ".join("any" if n is None else str(n) for n in size)
+        raise ValueError(f"{name}: expected {axes} = ({wanted}), got {tuple(values.shape)}")
+    if dtype == torch.bool and values.dtype != torch.bool:
+        raise ValueError(f"{name}: expected torch.bool (True = may attend), got {values.dtype}")
+    return values.to(dtype).numpy()
