@@ -5,8 +5,9 @@ also the end of sequence, ids cannot tell a real end from padding.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -17,23 +18,25 @@ from minitransformer.masks import by_document
 Rows = Sequence[Sequence[int] | Tensor]  # one sequence of token ids each, of any lengths
 
 
-class _Tensors:
-    """Named tensors that move together; `batch["labels"]` and `model.loss(**batch)` work too."""
+class _Tensors(Mapping[str, Tensor | None]):
+    """Named tensors: `batch.labels`, `batch["labels"]` and `model.loss(**batch)` all work."""
 
-    def keys(self) -> list[str]:
-        return [field.name for field in fields(self)]  # type: ignore[arg-type]
+    def __iter__(self) -> Iterator[str]:
+        return (field.name for field in fields(self))  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(fields(self))  # type: ignore[arg-type]
 
     def __getitem__(self, name: str):
-        if name not in self.keys():
-            raise KeyError(f"{name!r}: a {type(self).__name__} has {', '.join(self.keys())}")
+        if name not in list(self):
+            raise KeyError(f"{name!r}: a {type(self).__name__} has {', '.join(self)}")
         return getattr(self, name)
 
     def to(self, device: torch.device | str):
-        tensors = {name: self[name] for name in self.keys()}
-        return type(self)(**{n: t if t is None else t.to(device) for n, t in tensors.items()})
+        return type(self)(**{n: t if t is None else t.to(device) for n, t in self.items()})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch(_Tensors):
     """Sequences as tensors, (batch, length) each."""
 
@@ -42,7 +45,7 @@ class Batch(_Tensors):
     labels: Tensor | None = None  # int64, -100 where there is nothing to predict
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PairBatch(_Tensors):
     """Sources (batch, S) and targets (batch, T); a pair has one document number on both sides."""
 
@@ -93,7 +96,7 @@ def pack(rows: Rows, length: int, pad_id: int = 0, labels: Rows | None = None) -
     rows, labels = _as_lists(rows, "rows"), _as_label_lists(labels, rows)
     lengths = [len(row) for row in rows]
     _check_fit(lengths, length, "rows", "length", "split it, or raise length")
-    bins = _fill_bins([(n,) for n in lengths], (length,))
+    bins = _fill_bins([(n, 0) for n in lengths], (length, 1))
     return _lay_out(rows, labels, bins, length, pad_id)
 
 
@@ -124,12 +127,16 @@ def pack_pairs(
     sources = _as_lists(sources, "sources")
     sizes = [(len(source), len(target)) for source, target in zip(sources, inputs, strict=True)]
     _check_fit([s for s, _ in sizes], length, "sources", "length", "split it, or raise length")
-    # Rows of both sides fill up together if target rows are longer in the ratio of the totals.
-    source_total, target_total = map(sum, zip(*sizes, strict=True)) if sizes else (0, 0)
-    ratio = target_total / max(source_total, 1)
-    room = max([int(1.01 * ratio * length) + 1, *(t for _, t in sizes)])
-    bins = _fill_bins(sizes, (length, room))
-    longest = max((sum(sizes[i][1] for i in bin) for bin in bins), default=0)
+    # Both sides of a row fill up together if target rows are longer by the ratio of the totals;
+    # half a target more helps where only few fit into a row. The smaller result is taken.
+    total = sum(t for _, t in sizes)
+    even = total * length / max(sum(s for s, _ in sizes), 1)
+    attempts = []
+    for room in (even, even + total / max(len(sizes), 1) / 2):
+        bins = _fill_bins(sizes, (length, max([ceil(room), *(t for _, t in sizes)])))
+        longest = max((sum(sizes[i][1] for i in bin) for bin in bins), default=0)
+        attempts.append((len(bins) * (length + longest), longest, bins))
+    _, longest, bins = min(attempts)
     source = _lay_out(sources, None, bins, length, pad_id)
     return _join(source, _lay_out(inputs, labels, bins, longest, pad_id))
 
@@ -181,49 +188,41 @@ def _lay_out(
     )
 
 
-def _fill_bins(sizes: list[tuple[int, ...]], capacity: tuple[int, ...]) -> list[list[int]]:
+def _fill_bins(sizes: list[tuple[int, int]], capacity: tuple[int, int]) -> list[list[int]]:
     """Which documents share a row. One row after the other takes the largest that still fit.
 
-    A document has one size, or a source's and a target's; among the largest the one is taken that
-    leaves the sides of the row evenly full. Cost: documents · CANDIDATES.
+    A document has the sizes (source, target); target 0 where there is only one sequence. Among
+    the largest sources the one is taken that leaves both sides of the row evenly full.
     """
+    candidates = CANDIDATES if any(target for _, target in sizes) else 1
     bins = []
     for start in range(0, len(sizes), WINDOW):
         window = range(start, min(start + WINDOW, len(sizes)))
         left = sorted((i for i in window if any(sizes[i])), key=lambda i: sizes[i])
-        firsts = [sizes[i][0] for i in left]
+        sources = [sizes[i][0] for i in left]
         while left:
             bin, room = [], capacity
-            while (choice := _next_for_bin(left, firsts, sizes, room, capacity)) is not None:
-                bin.append(left.pop(choice))
-                firsts.pop(choice)
-                room = tuple(r - s for r, s in zip(room, sizes[bin[-1]], strict=True))
+            while True:
+                best, best_score = -1, float("inf")
+                end = bisect_right(sources, room[0])
+                for i in range(end - 1, max(end - candidates, 0) - 1, -1):
+                    source, target = sizes[left[i]]
+                    if target <= room[1]:
+                        a = (room[0] - source) / capacity[0]  # shares of the row left empty
+                        b = (room[1] - target) / capacity[1]
+                        score = 1.5 * max(a, b) - min(a, b)
+                        if score < best_score:
+                            best, best_score = i, score
+                if best < 0:
+                    break
+                bin.append(left.pop(best))
+                del sources[best]
+                room = (room[0] - sizes[bin[-1]][0], room[1] - sizes[bin[-1]][1])
             bins.append(bin)
     return bins
 
 
-WINDOW, CANDIDATES = 1_000, 32  # measured: larger ones fill rows no better and take longer
-
-
-def _next_for_bin(
-    left: list[int],
-    firsts: list[int],
-    sizes: list[tuple[int, ...]],
-    room: tuple[int, ...],
-    capacity: tuple[int, ...],
-) -> int | None:
-    """The index in `left` of the document to put into a bin with so much room, or None."""
-    end = bisect_right(firsts, room[0])
-    if len(capacity) == 1:
-        return end - 1 if end else None
-    best, best_score = None, float("inf")
-    for candidate in range(end - 1, max(end - CANDIDATES, 0) - 1, -1):
-        rest = [r - s for r, s in zip(room, sizes[left[candidate]], strict=True)]
-        shares = [r / c for r, c in zip(rest, capacity, strict=True)]
-        score = 1.5 * max(shares) - min(shares)
-        if min(rest) >= 0 and score < best_score:
-            best, best_score = candidate, score
-    return best
+WINDOW, CANDIDATES = 1_000, 24  # measured: more fill rows hardly better and take longer
 
 
 # ---- labels ------------------------------------------------------------------------------------
@@ -339,9 +338,3 @@ def _check_fit(lengths: Sequence[int], limit: int, name: str, option: str, remed
             raise ValueError(
                 f"{name}[{i}] has {length} tokens, more than {option} = {limit}: {remedy}"
             )
-
-
-def row_chunks(items: Sequence, size: int) -> Iterator[Sequence]:
-    """Consecutive pieces of at most `size` items."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

@@ -13,6 +13,7 @@ Needs `pip install "minitransformer[plot]"`. No pyplot: nothing here opens a win
 
 import os
 import unicodedata
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -215,7 +216,11 @@ def save(figure: Figure, path: str | Path) -> Path:
         raise ValueError(f"path: expected a name ending in .png, got {str(path)!r}")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight", pad_inches=0.1)
+        with warnings.catch_warnings():
+            # `drawable` has seen to every character; what is left are marks of one script on
+            # letters of another, as an untrained model writes them, which no font can join.
+            warnings.filterwarnings("ignore", message="Glyph .* missing")
+            figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight", pad_inches=0.1)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,0 +1,97 @@
+"""The user's files: read with errors that name file and line, written whole or not at all."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+class InputError(Exception):
+    """What the user gave cannot be used; the message is one line that says where and why."""
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """The lines of a UTF-8 text file, without their ends."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, expected a text file")
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    if b"\0" in data:
+        line = data[: data.index(b"\0")].count(b"\n") + 1
+        raise InputError(f"{path}:{line}: holds a zero byte; expected text, not a binary file")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise InputError(f"{path}:{line}: is not UTF-8; convert it first") from None
+    if not text.strip():
+        raise InputError(f"{path}: is empty")
+    return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+
+
+def read_pairs(path: str | Path, max_source: int, max_target: int) -> list[tuple[str, str]]:
+    """The (source, target) lines of a file with a TAB in each; empty lines are passed over."""
+    pairs = []
+    for number, line in enumerate(read_lines(path), 1):
+        if not line.strip():
+            continue
+        source, tab, target = line.partition("\t")
+        if not tab or "\t" in target:
+            raise InputError(f"{path}:{number}: expected source TAB target, got {_short(line)}")
+        if not source.strip() or not target.strip():
+            side = "target" if source.strip() else "source"
+            raise InputError(f"{path}:{number}: the {side} is empty")
+        check_length(f"{path}:{number}: the source", source, max_source)
+        check_length(f"{path}:{number}: the target", target, max_target)
+        pairs.append((source, target))
+    return pairs
+
+
+def read_documents(path: str | Path, max_length: int) -> list[str]:
+    """The paragraphs of a text file, as `split_documents` cuts them."""
+    lines = read_lines(path)
+    for number, line in enumerate(lines, 1):
+        check_length(f"{path}:{number}: the line", line, max_length)
+    return split_documents(lines, max_length)
+
+
+def split_documents(lines: list[str], max_length: int) -> list[str]:
+    """Paragraphs, which blank lines end, in pieces of whole lines of at most `max_length`."""
+    documents, piece = [], ""
+    for line in [*lines, ""]:
+        longer = f"{piece}\n{line}" if piece else line
+        if line.strip() and len(longer) <= max_length:
+            piece = longer
+            continue
+        if piece:
+            documents.append(piece)
+        piece = line if line.strip() else ""
+    return documents
+
+
+def check_length(what: str, text: str, max_length: int) -> None:
+    if len(text) > max_length:
+        raise InputError(
+            f"{what} has {len(text)} characters, more than the {max_length} that fit; "
+            "shorten it, or train with a larger --max-length"
+        )
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Have `write` fill a temporary file, then put it in place of `path` in one step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _short(text: str, length: int = 40) -> str:
+    return repr(text if len(text) <= length else text[:length] + "…")

@@ -1,0 +1,142 @@
+"""The training loop: one page, whatever the task."""
+
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from minitransformer.data import Batch, PairBatch
+from minitransformer.training.answering import AnyModel
+from minitransformer.training.tasks import Task
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train: everything that is not the model."""
+
+    steps: int = 1_000
+    batch_size: int = 128  # examples in a step
+    learning_rate: float = 4e-3  # the highest, reached after the warm-up
+    warmup: int = 50  # steps in which the learning rate rises from 0; then it falls as a cosine
+    weight_decay: float = 0.01
+    clip: float = 1.0  # the longest gradient, in the Euclidean norm, that is taken as it is
+    seed: int = 0
+    packed: bool = True  # several examples in a row, or one in each, padded?
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if not self.learning_rate > 0.0:
+            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+
+
+Progress = Callable[[list[dict[str, float]]], None]
+
+
+def train(
+    model: AnyModel, task: Task, settings: Settings, save: Progress, quiet: bool = False
+) -> tuple[list[dict[str, float]], bool]:
+    """Train the model in place.
+
+    `save` is called with the history so far ten times in a run, after each evaluation. Returns
+    the history, a row for each step, and whether all steps were made: Ctrl-C ends the training
+    after the step under way.
+    """
+    device = next(model.parameters()).device
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, settings.weight_decay), betas=(0.9, 0.98), fused=True
+    )
+    history: list[dict[str, float]] = []
+    results: dict[str, float] = {}
+    evaluate_every = math.ceil(settings.steps / 10)
+    model.train()
+    with interruptible() as interrupted, _progress_bar(settings.steps, quiet) as bar:
+        for step in range(settings.steps):
+            start = time.perf_counter()
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * schedule(step, settings)
+            batch = task.batch(settings.seed, step, settings.batch_size, settings.packed).to(device)
+            optimizer.zero_grad()
+            loss = model.loss(**batch)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+            optimizer.step()
+            seconds = time.perf_counter() - start
+            history.append(
+                {
+                    "step": step + 1,
+                    "loss": loss.item(),
+                    "learning_rate": optimizer.param_groups[0]["lr"],
+                    "tokens_per_second": round(real_tokens(batch) / seconds),
+                }
+            )
+            if (step + 1) % evaluate_every == 0 or step + 1 == settings.steps:
+                model.eval()
+                results = task.evaluate(model, quick=True)
+                model.train()
+                history[-1].update(results)
+                save(history)
+            bar.set_postfix({"loss": f"{loss.item():.4f}", **_rounded(results)}, refresh=False)
+            bar.update()
+            if interrupted():
+                break
+    model.eval()
+    return history, len(history) == settings.steps
+
+
+def schedule(step: int, settings: Settings) -> float:
+    """The share of the learning rate at a step: up in a line, down in a cosine."""
+    warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
+    return warm * (1 + math.cos(math.pi * step / settings.steps)) / 2
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Weight decay for the matrices only: it makes no sense for biases and gains."""
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    return [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+
+
+def real_tokens(batch: Batch | PairBatch) -> int:
+    """How many tokens of the batch are not padding."""
+    return sum(int((batch[name] != 0).sum()) for name in batch if name.endswith("mask"))
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a request that the loop asks for; the second one interrupts."""
+    requests: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+
+    def request(signum, frame):
+        requests.append(signum)
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, request)
+    try:
+        yield lambda: bool(requests)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _progress_bar(steps: int, quiet: bool) -> tqdm:
+    often = 0.1 if sys.stderr.isatty() else 10.0  # seconds; a log file wants few lines
+    return tqdm(total=steps, disable=quiet, mininterval=often, unit="step", dynamic_ncols=True)
+
+
+def _rounded(results: dict[str, float]) -> dict[str, str]:
+    return {name: f"{value:.4f}" for name, value in results.items()}

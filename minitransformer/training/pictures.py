@@ -1,0 +1,147 @@
+"""The pictures of a run: its loss, and where its model looks."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from minitransformer.attention import record_attention
+from minitransformer.data import Batch, PairBatch, pad
+from minitransformer.masks import causal_mask, padding_mask
+from minitransformer.models import DecoderOnly, EncoderDecoder
+from minitransformer.training.answering import answer, encode
+from minitransformer.training.run import Run
+from minitransformer.training.vocabulary import BOS, EOS, PAD
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def loss_picture(run: Run) -> "Figure":
+    """The loss of every step, and the results on held-out examples."""
+    from minitransformer import visualize
+
+    steps, losses = [row["step"] for row in run.history], [row["loss"] for row in run.history]
+    curves = {"training": (steps, losses)}
+    evaluated = [row for row in run.history if {"exact_match", "held_out_loss"} & row.keys()]
+    at = [row["step"] for row in evaluated]
+    scores = None
+    if evaluated and "exact_match" in evaluated[0]:
+        scores = {"held out": (at, [row["exact_match"] for row in evaluated])}
+    elif evaluated:
+        curves["held out"] = (at, [row["held_out_loss"] for row in evaluated])
+    return visualize.curve_figure(curves, scores, title=f"Training: {run.task}")
+
+
+def attention_pictures(
+    run: Run, texts: Sequence[str], layer: int = -1, draw: Sequence[int] | None = None
+) -> Iterator[tuple[str, "Figure"]]:
+    """One figure for each kind of attention and text, as (file name, figure).
+
+    The texts go through the model as one ragged batch, so the shorter ones show their padding.
+    `layer` counts from 0, or from the end if negative; `draw` picks texts by number.
+    """
+    from minitransformer import visualize
+
+    model = run.model
+    if not -model.config.num_layers <= layer < model.config.num_layers:
+        raise ValueError(f"layer must be below {model.config.num_layers}, got {layer}")
+    layer %= model.config.num_layers
+    batch, answers = _run_on(run, texts)
+    with record_attention(model) as maps, torch.no_grad():
+        if isinstance(batch, PairBatch):
+            model.loss(**batch)
+        else:
+            model(batch.input_ids, batch.attention_mask)
+
+    for name, queries, keys, mask in _attentions(run, batch):
+        stack, kind = name.split(".")
+        weights = maps[f"{stack}.layers.{layer}.{kind}"]
+        for i in range(len(texts)) if draw is None else draw:
+            what = f"{_TITLES[name]}, layer {layer}: {_one_line(answers[i] or texts[i])}"
+            if answers[i]:
+                what += f" ← {_one_line(texts[i])}"
+            figure = visualize.attention_figure(
+                weights[i], mask[i], queries[i], keys[i], title=what
+            )
+            file_name = f"{_FILE_NAMES[name]}{_slug(texts[i], i) if draw is None else ''}.png"
+            yield file_name, figure
+
+
+_TITLES = {
+    "encoder.attention": "Encoder self-attention",
+    "decoder.attention": "Decoder self-attention",
+    "decoder.cross_attention": "Cross-attention",
+}
+_FILE_NAMES = {
+    "encoder.attention": "encoder_self_attention",
+    "decoder.attention": "decoder_self_attention",
+    "decoder.cross_attention": "cross_attention",
+}
+
+
+def _run_on(run: Run, texts: Sequence[str]) -> tuple[Batch | PairBatch, list[str]]:
+    """The texts as a padded batch, with the model's answers where it gives any."""
+    if isinstance(run.model, EncoderDecoder):
+        limit = run.model.config.max_length - 1
+        answers = answer(run.model, run.vocabulary, texts, limit)
+        source = pad(encode(run.model, run.vocabulary, texts), PAD)
+        target = pad([[BOS, *run.vocabulary.encode(answer)] for answer in answers], PAD)
+        batch = PairBatch(
+            source.input_ids,
+            source.attention_mask,
+            target.input_ids,
+            target.attention_mask,
+            torch.full_like(target.input_ids, EOS),
+        )
+        return batch, answers
+    return pad(encode(run.model, run.vocabulary, texts), PAD), [""] * len(texts)
+
+
+def _attentions(
+    run: Run, batch: Batch | PairBatch
+) -> Iterator[tuple[str, list[list[str | None]], list[list[str | None]], Tensor]]:
+    """Each kind of attention: its name, the tokens of queries and keys, and its mask."""
+    if isinstance(batch, Batch):
+        tokens = _tokens(run, batch.input_ids, batch.attention_mask)
+        mask = padding_mask(batch.attention_mask)
+        if isinstance(run.model, DecoderOnly):
+            yield "decoder.attention", tokens, tokens, mask & causal_mask(mask.shape[-1])
+        else:
+            yield "encoder.attention", tokens, tokens, mask
+        return
+    source = _tokens(run, batch.source_ids, batch.source_mask)
+    target = _tokens(run, batch.target_ids, batch.target_mask)
+    causal = causal_mask(batch.target_mask.shape[-1])
+    yield "encoder.attention", source, source, padding_mask(batch.source_mask)
+    yield "decoder.attention", target, target, padding_mask(batch.target_mask) & causal
+    cross = padding_mask(batch.target_mask, batch.source_mask)
+    yield "decoder.cross_attention", target, source, cross
+
+
+def _tokens(run: Run, ids: Tensor, attention_mask: Tensor) -> list[list[str | None]]:
+    """The tokens of each row, None at padding."""
+    rows = zip(ids.tolist(), attention_mask.tolist(), strict=True)
+    return [
+        [run.vocabulary.tokens[i] if real else None for i, real in zip(*row, strict=True)]
+        for row in rows
+    ]
+
+
+def _one_line(text: str, length: int = 48) -> str:
+    text = text.replace("\n", " ")
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _slug(text: str, number: int) -> str:
+    return f"-{number + 1}-" + re.sub(r"\W+", "_", text)[:32].strip("_")
+
+
+def save_pictures(pictures: Iterator[tuple[str, "Figure"]], folder: Path) -> list[Path]:
+    from minitransformer import visualize
+
+    folder.mkdir(parents=True, exist_ok=True)
+    return [visualize.save(figure, folder / name) for name, figure in pictures]

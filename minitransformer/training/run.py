@@ -1,0 +1,121 @@
+"""The folder that training leaves behind, and that `generate` and `show` read."""
+
+import csv
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+
+from minitransformer.config import Config
+from minitransformer.models import DecoderOnly, EncoderDecoder, EncoderOnly
+from minitransformer.training.answering import AnyModel
+from minitransformer.training.files import InputError, write_atomically
+from minitransformer.training.vocabulary import Vocabulary
+
+MODELS = {model.__name__: model for model in (EncoderOnly, DecoderOnly, EncoderDecoder)}
+
+
+@dataclass
+class Run:
+    """A model with its vocabulary, and how it came about.
+
+    The folder holds config.json (task, model, settings), vocabulary.json, model.safetensors and
+    metrics.csv, each written whole or not at all.
+    """
+
+    task: str  # dates, pairs, lm or mlm
+    model: AnyModel
+    vocabulary: Vocabulary
+    settings: dict[str, Any] = field(default_factory=dict)  # how it was trained
+    history: list[dict[str, float]] = field(default_factory=list)  # a row of metrics.csv each
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        about = {
+            "task": self.task,
+            "model": type(self.model).__name__,
+            "config": asdict(self.model.config),
+            "training": self.settings,
+            "versions": {"torch": torch.__version__},
+        }
+        write_atomically(folder / "config.json", lambda path: _write_json(path, about))
+        write_atomically(
+            folder / "vocabulary.json",
+            lambda path: _write_json(path, {"characters": self.vocabulary.characters}),
+        )
+        write_atomically(
+            folder / "model.safetensors", lambda path: save_model(self.model, str(path))
+        )
+        write_atomically(folder / "metrics.csv", lambda path: _write_csv(path, self.history))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Run":
+        """Raises InputError, naming the file, for a folder that no training left."""
+        folder = Path(folder)
+        if not (folder / "config.json").is_file():
+            what = "holds no config.json" if folder.is_dir() else "no such folder"
+            raise InputError(f"{folder}: {what}; expected a folder that `train` left")
+        about = _read_json(folder / "config.json")
+        try:
+            config = Config(**about["config"])
+            model = MODELS[about["model"]](config)
+            task, settings = about["task"], about["training"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{folder / 'config.json'}: not a run's config: {error!r}") from None
+        words = _read_json(folder / "vocabulary.json")
+        if not isinstance(words, dict) or not isinstance(words.get("characters"), list):
+            raise InputError(f"{folder / 'vocabulary.json'}: holds no list of characters")
+        vocabulary = Vocabulary(words["characters"])
+        if len(vocabulary) != config.vocab_size:
+            raise InputError(
+                f"{folder / 'vocabulary.json'}: has {len(vocabulary)} tokens, "
+                f"but config.json says {config.vocab_size}"
+            )
+        weights = folder / "model.safetensors"
+        try:
+            load_model(model, str(weights))
+        except FileNotFoundError:
+            raise InputError(f"{weights}: no such file") from None
+        except (SafetensorError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{weights}: does not hold this model: {reason}") from None
+        return cls(task, model.eval(), vocabulary, settings)
+
+
+def new_folder(wanted: str | None, task: str) -> Path:
+    """Where to save: `wanted`, if nothing is there, else the first free of runs/TASK, -2, -3..."""
+    if wanted is not None:
+        folder = Path(wanted)
+        if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+            raise InputError(f"{folder}: already exists; choose another --out, or remove it")
+        return folder
+    number, folder = 1, Path("runs") / task
+    while folder.exists():
+        number += 1
+        folder = Path("runs") / f"{task}-{number}"
+    return folder
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: is not JSON: {error}") from None
+
+
+def _write_csv(path: Path, rows: list[dict[str, float]]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)

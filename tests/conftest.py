@@ -1,0 +1,53 @@
+"""What the tests share: devices, and sizes that no mistake can hide behind."""
+
+import pytest
+import torch
+
+# Pairwise different, so that no axis can be taken for another; lengths neither sorted nor
+# symmetric, so that a transposed mask is another mask; one row is only padding.
+BATCH, HEADS, QUERIES, KEYS, WIDTH = 4, 2, 5, 7, 8
+LENGTHS = (2, 7, 0, 3)
+
+
+@pytest.fixture(
+    params=[
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=pytest.mark.skipif(
+                not torch.cuda.is_available(), reason="needs a CUDA GPU; this machine has none"
+            ),
+        ),
+    ]
+)
+def device(request) -> torch.device:
+    """Every test that computes runs on the CPU and, where there is one, on the GPU."""
+    return torch.device(request.param)
+
+
+@pytest.fixture(autouse=True)
+def deterministic():
+    """One thread and one seed: the same bits in every run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
+def from_lengths(lengths, length: int, side: str = "right", device="cpu") -> torch.Tensor:
+    """The attention_mask, (batch, length) int64, of rows with so many real tokens."""
+    index = torch.arange(length, device=device)
+    lengths = torch.tensor(lengths, device=device).unsqueeze(1)
+    return (index < lengths if side == "right" else index >= length - lengths).long()
+
+
+def large_init(module: torch.nn.Module) -> torch.nn.Module:
+    """Parameters so large that any change of a mask moves every output, biases and gains too."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(std=0.3)
+        for part in module.modules():
+            if isinstance(part, torch.nn.LayerNorm | torch.nn.RMSNorm):
+                part.weight += 1.0
+    return module

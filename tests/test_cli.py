@@ -1,0 +1,211 @@
+"""The command line as a user meets it: what is printed, what is left behind, what is refused."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from minitransformer.cli import main
+
+TINY = "--d-model 16 --num-heads 2 --num-layers 2 --steps 3 --batch-size 8".split()  # noqa: SIM905
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A run of each kind, hardly trained."""
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("babel")
+    here = tmp_path_factory.mktemp("runs")
+    (here / "pairs.tsv").write_text("".join(f"w{'ab' * (i % 7)}{i}\t{i}\n" for i in range(40)))
+    (here / "prose.txt").write_text("\n\n".join(f"Word {i} {'x ' * (i % 9)}" for i in range(40)))
+    data = {"pairs": "pairs.tsv", "lm": "prose.txt", "mlm": "prose.txt"}
+    for task in ("dates", "pairs", "lm", "mlm"):
+        file = ["--data", str(here / data[task])] if task in data else []
+        assert main(["train", "--task", task, "--out", str(here / task), *file, *TINY]) == 0
+    return here
+
+
+def test_training_leaves_a_folder_with_pictures(folders):
+    names = {path.name for path in (folders / "dates").iterdir()}
+    assert names == {
+        "config.json",
+        "vocabulary.json",
+        "model.safetensors",
+        "metrics.csv",
+        "loss.png",
+        "encoder_self_attention.png",
+        "decoder_self_attention.png",
+        "cross_attention.png",
+    }
+    for path in (folders / "dates").glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert path.stat().st_size > 10_000
+
+
+def test_training_ends_with_the_weight_on_padding(tmp_path, capsys):
+    pytest.importorskip("babel")
+    assert main(["train", "--out", str(tmp_path / "run"), *TINY]) == 0
+    printed = capsys.readouterr().out
+    assert "EncoderDecoder, vanilla style" in printed
+    assert re.search(r"exact match on 2,000 held-out examples: \d+\.\d\d%", printed)
+    for locale in ("ar", "ja", "ru", "zh"):
+        assert re.search(rf"\b{locale} +\d+\.\d\d%", printed)
+    assert "over all layers, heads and held-out examples: 0.0\n" in printed
+
+
+def test_options_reach_the_model(tmp_path):
+    out = ["--out", str(tmp_path / "run"), "--style", "llama", "--num-kv-heads", "1"]
+    more = ["--d-ff", "20", "--max-length", "50", "--dropout", "0.1", "--no-pack", "--seed", "7"]
+    assert main(["train", "--task", "dates", *out, *more, *TINY]) == 0
+    from minitransformer.training.run import Run
+
+    run = Run.load(tmp_path / "run")
+    config = run.model.config
+    assert (config.style, config.num_kv_heads, config.d_ff) == ("llama", 1, 20)
+    assert (config.max_length, config.dropout, config.d_model) == (50, 0.1, 16)
+    assert (run.settings["packed"], run.settings["seed"]) == (False, 7)
+
+
+@pytest.mark.parametrize("task", ["dates", "pairs", "mlm"])
+def test_answers_are_the_same_in_a_batch_and_alone(folders, capsys, task):
+    texts = ["3. Juni [MASK]", "w[MASK]", "Word [MASK] x [MASK] x x x"]
+    assert main(["generate", str(folders / task), *texts]) == 0
+    together = capsys.readouterr().out.splitlines()
+    alone = []
+    for text in texts:
+        assert main(["generate", str(folders / task), text]) == 0
+        alone += capsys.readouterr().out.splitlines()
+    assert together == alone
+    assert len(together) == 3
+
+
+def test_continuations_start_with_the_text_and_repeat_with_the_seed(folders, capsys):
+    def continued(*options):
+        verb = ["generate", str(folders / "lm"), "Word", "--max-new-tokens", "20"]
+        assert main([*verb, *options]) == 0
+        return capsys.readouterr().out
+
+    assert continued().startswith("Word")
+    assert continued("--seed", "1") == continued("--seed", "1") != continued("--seed", "2")
+    assert continued("--temperature", "0") == continued("--top-k", "1")
+
+
+def test_texts_come_from_a_file_or_from_standard_input(folders, tmp_path, capsys, monkeypatch):
+    texts = ["w1", "wab2", "x"]
+    main(["generate", str(folders / "pairs"), *texts])
+    expected = capsys.readouterr().out
+    (tmp_path / "texts").write_text("\n".join(texts) + "\n")
+    main(["generate", str(folders / "pairs"), "--file", str(tmp_path / "texts")])
+    assert capsys.readouterr().out == expected
+    with open(tmp_path / "texts") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        main(["generate", str(folders / "pairs")])
+    assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize(("task", "kinds"), [("dates", 3), ("lm", 1), ("mlm", 1)])
+def test_show_draws_a_picture_for_each_text_and_attention(folders, tmp_path, capsys, task, kinds):
+    out = tmp_path / "pictures"
+    texts = ["Word 1", "2025年6月3日"]
+    assert main(["show", str(folders / task), *texts, "--out", str(out)]) == 0
+    paths = capsys.readouterr().out.split()
+    assert len(paths) == len(set(paths)) == 2 * kinds == len(list(out.iterdir()))
+    assert all(Path(path).read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+def test_unknown_characters_are_named(folders, capsys):
+    assert main(["generate", str(folders / "pairs"), "wé1"]) == 0
+    assert "never seen in training, read as <unk>: 'é'" in capsys.readouterr().err
+
+
+REFUSED = [
+    ("train --task pairs", "--task pairs needs --data"),
+    ("train --data {here}/pairs.tsv", "add --task pairs"),
+    ("train --task pairs --data {here}/none.tsv", "none.tsv: no such file"),
+    ("train --task pairs --data {here}", "is a folder"),
+    ("train --task pairs --data {here}/prose.txt", "prose.txt:1: expected source TAB target"),
+    ("train --task pairs --data {here}/pairs.tsv --max-length 5", "pairs.tsv:3: the source has"),
+    ("train --task lm --data {here}/prose.txt --max-length 9", "prose.txt:5: the line has"),
+    ("train --d-model 10", "d_model must be a multiple of num_heads, got 10 and 4"),
+    ("train --steps 0", "steps must be 1 or more"),
+    ("train --dropout 1", "dropout must be in [0, 1)"),
+    ("train --max-length 20", "max_length"),
+    ("train --out {here}/dates", "already exists"),
+    ("train --task lm --max-length 2", "--max-length must be 3 or more"),
+    ("generate {here}/none x", "none: no such folder"),
+    ("generate {here} x", "holds no config.json"),
+    ("generate {here}/dates --file {here}/none.txt", "none.txt: no such file"),
+    ("generate {here}/dates " + 65 * "x", "text 1: has 65 tokens, more than the 64"),
+    ("generate {here}/mlm Word", "text 1: holds no [MASK]"),
+    ("generate {here}/lm Word --max-new-tokens 300", "text 1: has 305 tokens with 300 new ones"),
+    ("generate {here}/lm Word --temperature -1", "temperature must be 0"),
+    ("generate {here}/lm Word --top-p 2", "top_p must be in (0, 1]"),
+    ("show {here}/dates x --layer 2", "layer must be"),
+    ("show {here}/none x", "none: no such folder"),
+]
+
+
+@pytest.mark.parametrize(("line", "says"), REFUSED, ids=[says for _, says in REFUSED])
+def test_what_cannot_be_used_is_refused_in_one_line(
+    folders, tmp_path, monkeypatch, capsys, line, says
+):
+    if line.startswith("train --device cuda"):
+        pytest.skip("there is a GPU")
+    monkeypatch.chdir(tmp_path)
+    assert main([word.format(here=folders) for word in line.split()]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.startswith("minitransformer: error: ")
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []  # nothing half-written
+
+
+def test_an_empty_line_is_refused_by_its_number(folders, tmp_path, capsys):
+    (tmp_path / "texts").write_text("a\n\nb\n")
+    assert main(["generate", str(folders / "dates"), "--file", str(tmp_path / "texts")]) == 2
+    assert "texts:2: is empty" in capsys.readouterr().err
+
+
+def test_help_says_what_each_verb_does(capsys):
+    for verb in ([], ["train"], ["generate"], ["show"]):
+        with pytest.raises(SystemExit) as stop:
+            main([*verb, "--help"])
+        assert stop.value.code == 0
+        assert "usage: minitransformer" in capsys.readouterr().out
+
+
+def command(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "minitransformer.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def test_ctrl_c_keeps_what_was_reached_and_says_where(tmp_path):
+    process = command("train", "--steps", "100000", "--batch-size", "2", cwd=tmp_path)
+    assert process.stdout.readline().startswith("dates: EncoderDecoder")
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert re.search(r"interrupted after step [\d,]+ of 100,000", out)
+    assert f"saved in {os.path.join('runs', 'dates')}: config.json" in out
+    assert "Traceback" not in errors
+    assert main(["generate", str(tmp_path / "runs" / "dates"), "3 June 2025"]) == 0
+
+
+def test_a_reader_that_stops_early_is_no_error(folders):
+    few = ["--max-new-tokens", "1"]
+    process = command("generate", str(folders / "lm"), *few, *(["w1"] * 2_000))
+    process.stdout.readline()
+    process.stdout.close()
+    assert "Traceback" not in process.stderr.read()
+    process.wait(timeout=60)

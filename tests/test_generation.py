@@ -1,0 +1,326 @@
+"""Generation: a ragged batch gives each row what it gives alone; draws follow the probabilities."""
+
+import pytest
+import torch
+from conftest import large_init
+from torch import nn
+
+from minitransformer import Config, DecoderOnly, EncoderDecoder, EncoderOnly, generate, pad
+from minitransformer.generation import choose
+
+VOCAB, STEPS, BOS = 23, 6, 5
+PROMPTS = [[7, 3], [4, 9, 2, 11, 8], [6], [1, 0, 22]]
+PARTS = {
+    "vanilla": {},
+    "bert": {},
+    "gpt2": {},
+    "llama": {},
+    "grouped": {"style": "llama", "num_kv_heads": 2},
+}
+
+
+@pytest.fixture(params=PARTS)
+def numbers(request) -> dict:
+    return {"style": request.param, "max_length": 11, "bos_id": BOS} | PARTS[request.param]
+
+
+@pytest.fixture(params=[DecoderOnly, EncoderDecoder])
+def model(request, numbers, device):
+    return large_init(request.param(Config(VOCAB, 16, **numbers)).double().to(device))
+
+
+def batch_of(rows, side, device):
+    batch = pad(rows, side=side).to(device)
+    return batch.input_ids, batch.attention_mask
+
+
+def greedy(model, prompt: list[int], steps: int = STEPS) -> list[int]:
+    """The definition: the likeliest token of the whole text so far, again and again, no padding."""
+    device = model.head.weight.device
+
+    def arguments(tokens):
+        ids = torch.tensor([tokens], device=device)
+        return ids, torch.ones_like(ids)
+
+    source = arguments(prompt) if isinstance(model, EncoderDecoder) else ()
+    text = [BOS] if isinstance(model, EncoderDecoder) else [*prompt]
+    start = len(text)
+    for _ in range(steps):
+        logits = model(*source, *arguments(text))[0, -1]
+        text.append(logits.argmax().item())
+    return text[start:]
+
+
+def cut(tokens: list[int], eos_id: int) -> list[int]:
+    """Up to and including the first end of sequence."""
+    return tokens[: tokens.index(eos_id) + 1] if eos_id in tokens else tokens
+
+
+def as_lists(rows: list[torch.Tensor]) -> list[list[int]]:
+    for row in rows:
+        assert row.ndim == 1
+        assert row.dtype == torch.int64
+    return [row.tolist() for row in rows]
+
+
+def counting_model(**numbers) -> DecoderOnly:
+    """No layers; the embedding names the token, the head names the next: it writes 3 4 5 6 ..."""
+    model = DecoderOnly(Config(12, 12, num_layers=0, num_heads=2, style="llama", **numbers))
+    with torch.no_grad():
+        model.embedding.tokens.weight.copy_(torch.eye(12))
+        model.head.weight.copy_(torch.eye(12).roll(1, dims=0))
+    return model
+
+
+# ---- greedy ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_each_row_of_a_ragged_batch_gives_what_it_gives_alone(model, side, device):
+    written = as_lists(generate(model, *batch_of(PROMPTS, side, device), STEPS))
+    assert written == [greedy(model, prompt) for prompt in PROMPTS]
+
+
+def test_a_prompt_with_holes_gives_what_it_gives_without(model, device):
+    ids = torch.tensor([[0, 7, 0, 0, 3, 0], [0, 0, 0, 6, 0, 0]], device=device)
+    written = as_lists(generate(model, ids, (ids != 0).long(), STEPS))
+    assert written == [greedy(model, [7, 3]), greedy(model, [6])]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_each_row_stops_at_its_own_end_of_sequence(model, side, device):
+    whole = [greedy(model, prompt) for prompt in PROMPTS]
+    assert len({tuple(row) for row in whole}) > 1
+    for eos_id in {token for row in whole for token in row}:
+        written = generate(model, *batch_of(PROMPTS, side, device), STEPS, eos_id=eos_id)
+        assert as_lists(written) == [cut(row, eos_id) for row in whole]
+
+
+def test_rows_stop_one_after_the_other_and_the_work_with_the_last():
+    model, steps = counting_model(), []
+    model.head.register_forward_hook(lambda *_: steps.append(1))
+    written = generate(model, *batch_of([[3], [1, 5], [9, 9, 6]], "left", "cpu"), 9, eos_id=7)
+    assert as_lists(written) == [[4, 5, 6, 7], [6, 7], [7]]
+    assert len(steps) == 4
+
+
+def test_without_an_end_of_sequence_every_row_is_full_length():
+    written = generate(counting_model(), *batch_of([[3], [1, 5]], "right", "cpu"), 9)
+    assert as_lists(written) == [[4, 5, 6, 7, 8, 9, 10, 11, 0], [6, 7, 8, 9, 10, 11, 0, 1, 2]]
+
+
+def test_a_source_of_padding_alone_can_be_translated(numbers, device):
+    model = large_init(EncoderDecoder(Config(VOCAB, 16, **numbers)).double().to(device))
+    written = as_lists(generate(model, *batch_of([[7, 3], []], "right", device), STEPS))
+    assert written[0] == greedy(model, [7, 3])
+    assert len(written[1]) == STEPS
+
+
+def test_the_first_target_token_is_read_after_bos():
+    model = large_init(EncoderDecoder(Config(VOCAB, 16, bos_id=BOS)).double())
+    seen = []
+    model.embedding.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].tolist()))
+    generate(model, torch.tensor([[7, 3]]), torch.ones(1, 2).long(), 1)
+    assert seen == [[[7, 3]], [[BOS]]]
+
+
+def test_the_source_is_encoded_once():
+    model, calls = EncoderDecoder(Config(VOCAB, 16)), []
+    model.encoder.register_forward_hook(lambda *_: calls.append(1))
+    generate(model, torch.tensor([[7, 3]]), torch.ones(1, 2).long(), STEPS)
+    assert len(calls) == 1
+
+
+def test_no_new_tokens_are_no_tokens(model, device):
+    assert as_lists(generate(model, *batch_of(PROMPTS, "left", device), 0)) == [[], [], [], []]
+
+
+def test_bool_masks_and_int32_ids_give_the_same(model, device):
+    ids, mask = batch_of(PROMPTS, "left", device)
+    expected = as_lists(generate(model, ids, mask, STEPS))
+    assert as_lists(generate(model, ids.int(), mask.bool(), STEPS)) == expected
+
+
+def test_inputs_are_left_as_they_are(model, device):
+    ids, mask = batch_of(PROMPTS, "left", device)
+    before = ids.clone(), mask.clone()
+    generate(model, ids, mask, STEPS, eos_id=3, temperature=1.0, top_k=5, top_p=0.9)
+    assert torch.equal(ids, before[0])
+    assert torch.equal(mask, before[1])
+
+
+def test_nothing_is_kept_for_a_backward_pass(model, device):
+    model.head.register_forward_hook(lambda _, inputs, logits: needs.append(logits.requires_grad))
+    needs = []
+    generate(model, *batch_of(PROMPTS, "left", device), 2)
+    assert needs == [False, False]
+
+
+# ---- sampling ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"temperature": 1e-6}, {"temperature": 2.0, "top_k": 1}, {"temperature": 2.0, "top_p": 1e-6}],
+    ids=lambda options: "-".join(options),
+)
+def test_the_limits_of_sampling_are_greedy(model, options, device):
+    batch = batch_of(PROMPTS, "right", device)
+    written = as_lists(generate(model, *batch, STEPS, **options))
+    assert written == as_lists(generate(model, *batch, STEPS))
+
+
+def test_a_seed_makes_draws_reproducible(model, device):
+    def draw(seed):
+        generator = torch.Generator(device).manual_seed(seed)
+        batch = batch_of(PROMPTS, "left", device)
+        return as_lists(generate(model, *batch, STEPS, temperature=2.0, generator=generator))
+
+    assert draw(3) == draw(3)
+    assert draw(3) != draw(4)
+
+
+PROBABILITIES = torch.tensor([0.15, 0.5, 0.05, 0.3])  # in no order
+
+
+def frequencies(count=40_000, **options) -> torch.Tensor:
+    logits = PROBABILITIES.log().expand(count, -1)
+    drawn = choose(logits, generator=torch.Generator().manual_seed(0), **options)
+    assert drawn.shape == (count,)
+    return drawn.bincount(minlength=4) / count
+
+
+def assert_drawn_from(expected: torch.Tensor, count=40_000, **options):
+    """Every class within four standard deviations, and one of probability 0 never."""
+    found = frequencies(count, **options)
+    deviation = (expected * (1 - expected) / count).sqrt()
+    assert ((found - expected).abs() <= 4 * deviation).all()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_draws_follow_the_softmax_at_their_temperature(temperature):
+    expected = PROBABILITIES ** (1 / temperature)
+    assert_drawn_from(expected / expected.sum(), temperature=temperature)
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"top_k": 1}, [1]),
+        ({"top_k": 2}, [1, 3]),
+        ({"top_k": 3}, [1, 3, 0]),
+        ({"top_k": 4}, [0, 1, 2, 3]),
+        ({"top_k": 99}, [0, 1, 2, 3]),
+        ({"top_p": 0.01}, [1]),
+        ({"top_p": 0.49}, [1]),
+        ({"top_p": 0.51}, [1, 3]),  # the smallest set that reaches it
+        ({"top_p": 0.79}, [1, 3]),
+        ({"top_p": 0.81}, [1, 3, 0]),
+        ({"top_p": 0.96}, [0, 1, 2, 3]),
+        ({"top_p": 1.0}, [0, 1, 2, 3]),
+        ({"top_k": 2, "top_p": 0.6}, [1]),  # of the two likeliest, the first has 0.625
+        ({"top_k": 3, "top_p": 0.6}, [1, 3]),
+    ],
+    ids=str,
+)
+def test_only_the_likeliest_are_drawn_in_their_proportions(options, kept):
+    expected = torch.zeros(4)
+    expected[kept] = PROBABILITIES[kept]
+    assert_drawn_from(expected / expected.sum(), temperature=1.0, **options)
+
+
+def test_a_token_exactly_at_top_p_is_the_last():
+    logits = torch.tensor([[0.5, 0.25, 0.25]]).log().expand(1000, -1)
+    assert choose(logits, 1.0, top_p=0.5).max() == 0
+    assert set(choose(logits, 1.0, top_p=0.75).tolist()) == {0, 1}
+
+
+def test_ties_go_to_the_first_token():
+    logits = torch.zeros(3, 5)
+    assert choose(logits).tolist() == choose(logits, 1.0, top_k=1).tolist() == [0, 0, 0]
+
+
+def test_rows_are_drawn_independently():
+    logits = torch.tensor([[0.0, -1e9], [-1e9, 0.0]]).repeat(50, 1)
+    assert choose(logits, temperature=1.0).tolist() == [0, 1] * 50
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_choose_takes_every_dtype_and_changes_no_logit(dtype, device):
+    logits = torch.randn(4, VOCAB).to(device, dtype)
+    before = logits.clone()
+    for options in ({}, {"temperature": 1.0, "top_k": 3, "top_p": 0.5}):
+        chosen = choose(logits, **options)
+        assert chosen.shape == (4,)
+        assert chosen.dtype == torch.int64
+    assert torch.equal(logits, before)
+
+
+# ---- the model afterwards ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_generation_is_without_dropout_and_leaves_the_mode_as_it_was(model, training, device):
+    dropping = type(model)(Config(**model.config.to_dict() | {"dropout": 0.5})).double().to(device)
+    dropping.load_state_dict(model.state_dict())
+    dropping.train(training)
+    batch = batch_of(PROMPTS, "left", device)
+    written = as_lists(generate(dropping, *batch, STEPS))
+    assert written == as_lists(generate(model, *batch, STEPS))
+    assert all(module.training == training for module in dropping.modules())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_is_restored_after_an_error_too(training):
+    model = counting_model().train(training)
+    model.head.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        generate(model, *batch_of([[3]], "left", "cpu"), 2)
+    assert all(module.training == training for module in model.modules())
+
+
+# ---- refusals ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_new_tokens": -1}, "max_new_tokens must be 0 or more, got -1"),
+        ({"temperature": -0.1}, "temperature must be 0 .* or more, got -0.1"),
+        ({"top_k": 0}, "top_k must be 1 or more, got 0"),
+        ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
+        ({"top_p": 1.1}, r"top_p must be in \(0, 1\], got 1.1"),
+    ],
+)
+def test_impossible_options_are_refused(options, message):
+    batch = batch_of([[3], [4]], "left", "cpu")
+    with pytest.raises(ValueError, match=message):
+        generate(counting_model(), *batch, **{"max_new_tokens": 2} | options)
+
+
+def test_an_empty_prompt_is_refused_by_its_number():
+    with pytest.raises(ValueError, match="prompt 1 is empty"):
+        generate(counting_model(), *batch_of([[3], [], []], "left", "cpu"), 2)
+
+
+def test_packed_prompts_are_refused():
+    ids, mask = torch.tensor([[3, 4], [5, 6]]), torch.tensor([[1, 1], [1, 2]])
+    with pytest.raises(ValueError, match="one prompt a row: attention_mask must be 0 or 1"):
+        generate(counting_model(), ids, mask, 2)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_texts_up_to_max_length_are_written_and_longer_ones_refused(side):
+    model = counting_model(max_length=8)
+    batch = batch_of([[3], [1, 2, 3, 4, 5]], side, "cpu")
+    assert as_lists(generate(model, *batch, 3)) == [[4, 5, 6], [6, 7, 8]]
+    message = "has 5 tokens; with max_new_tokens = 4 that is more than max_length = 8"
+    with pytest.raises(ValueError, match=message):
+        generate(model, *batch, 4)
+
+
+@pytest.mark.parametrize("wrong", [EncoderOnly(Config(VOCAB, 16)), nn.Linear(2, 2)])
+def test_a_model_that_cannot_write_is_refused(wrong):
+    name = type(wrong).__name__
+    with pytest.raises(TypeError, match=f"needs a DecoderOnly or EncoderDecoder, got {name}"):
+        generate(wrong, *batch_of([[3]], "left", "cpu"), 2)

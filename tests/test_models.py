@@ -1,0 +1,821 @@
+"""The three models: what a token may depend on, and nothing else, to the last bit.
+
+Every check is a plain function of a model, so that the tests at the end of this page can take the
+mask away from one layer at a time and demand that a check notices.
+"""
+
+import itertools
+import json
+from contextlib import contextmanager, nullcontext
+
+import pytest
+import torch
+from conftest import large_init
+from torch import nn
+from torch.nn import functional as F
+
+from minitransformer import (
+    Config,
+    DecoderOnly,
+    EncoderDecoder,
+    EncoderOnly,
+    MultiHeadAttention,
+    causal_mask,
+    cross_entropy,
+    next_token_labels,
+    pack,
+    pack_pairs,
+    pad,
+    pad_pairs,
+    padding_mask,
+    record_attention,
+)
+from minitransformer.config import STYLES
+
+VOCAB, WIDTH = 23, 16
+KINDS = {"encoder": EncoderOnly, "decoder": DecoderOnly, "both": EncoderDecoder}
+PARTS = {
+    "vanilla": {},
+    "bert": {},
+    "gpt2": {},
+    "llama": {},
+    "grouped": {"style": "llama", "num_kv_heads": 2},
+}
+# Source and target of each row. Row 2 has a source of padding only, row 4 a target.
+LENGTHS = ((2, 7, 0, 3, 5), (4, 1, 5, 2, 0))
+
+
+def make_model(kind: str, parts: str = "vanilla", device="cpu", dtype=torch.float64, **numbers):
+    numbers = {"style": parts, "d_ff": 24, "max_length": 16} | PARTS[parts] | numbers
+    torch.manual_seed(1)
+    return large_init(KINDS[kind](Config(VOCAB, WIDTH, **numbers))).to(device, dtype)
+
+
+@pytest.fixture(params=PARTS)
+def parts(request) -> str:
+    return request.param
+
+
+@pytest.fixture(params=KINDS)
+def model(request, parts, device):
+    return make_model(request.param, parts, device)
+
+
+@pytest.fixture(params=["decoder", "both"])
+def causal_model(request, parts, device):
+    return make_model(request.param, parts, device)
+
+
+# ---- inputs ------------------------------------------------------------------------------------
+# A model's arguments are (ids, mask) or (ids, mask, ids, mask); the last mask is the output's.
+
+
+def tokens(lengths, seed=0) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(VOCAB, (n,), generator=generator).tolist() for n in lengths]
+
+
+def place(rows, length, where, device, filler=0):
+    """Ids and mask of rows laid into `length` columns: to the right, to the left, or with holes."""
+    ids = torch.full((len(rows), length), filler)
+    mask = torch.zeros(len(rows), length).long()
+    for i, row in enumerate(rows):
+        columns = {
+            "right": torch.arange(len(row)),  # padding on the right
+            "left": torch.arange(length - len(row), length),
+            "holes": torch.randperm(length)[: len(row)].sort().values,
+        }[where]
+        ids[i, columns] = torch.tensor(row).long()
+        mask[i, columns] = 1
+    return ids.to(device), mask.to(device)
+
+
+def streams(model) -> list[list[list[int]]]:
+    """The token sequences of each stream: a source, and a target if the model writes one."""
+    count = 2 if isinstance(model, EncoderDecoder) else 1
+    return [tokens(lengths, seed) for seed, lengths in enumerate(LENGTHS[:count])]
+
+
+def inputs_of(model, where="right", extra=0, filler=0) -> tuple[torch.Tensor, ...]:
+    device = model.head.weight.device
+    placed = [
+        place(rows, max(map(len, rows)) + extra, where, device, filler) for rows in streams(model)
+    ]
+    return sum(placed, ())
+
+
+def logits_of(model, inputs) -> torch.Tensor:
+    """The logits at real tokens, row by row: the same shape wherever the padding is."""
+    return model(*inputs)[inputs[-1] != 0]
+
+
+def logits_alone(model) -> torch.Tensor:
+    """What each sequence gives by itself, without any padding."""
+    device = model.head.weight.device
+    alone = []
+    for row in zip(*streams(model), strict=True):
+        inputs = sum((place([stream], len(stream), "right", device) for stream in row), ())
+        alone.append(logits_of(model, inputs))
+    return torch.cat(alone)
+
+
+def gradients_of(model, inputs) -> dict[str, torch.Tensor]:
+    """Parameter gradients of a random projection (after a norm, squares sum to a constant)."""
+    logits = logits_of(model, inputs)
+    generator = torch.Generator().manual_seed(5)
+    projection = torch.randn(logits.shape, generator=generator).to(logits)
+    model.zero_grad()
+    (logits * projection).sum().backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+@contextmanager
+def embedded(model, change):
+    """While the block runs, the token embedding of the i-th stream is change(i, embedding)."""
+    count = itertools.count()
+    hook = model.embedding.tokens.register_forward_hook(
+        lambda module, inputs, output: change(next(count), output)
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def poisoned(model, inputs, value):
+    """While the block runs, the token embedding of padding is `value`."""
+    masks = inputs[1::2]
+    return embedded(model, lambda i, x: x.masked_fill((masks[i] == 0).unsqueeze(-1), value))
+
+
+def assert_same_bits(ours, theirs):
+    assert ours.shape == theirs.shape
+    assert torch.equal(ours, theirs)
+
+
+def assert_same_gradients(ours, theirs):
+    """Equal to rounding, measured by the largest: the true gradient of a key bias is 0."""
+    assert ours.keys() == theirs.keys()
+    largest = max(gradient.abs().max() for gradient in theirs.values())
+    for name, gradient in theirs.items():
+        assert (ours[name] - gradient).abs().max() < 1e-11 * largest, name
+
+
+# ---- padding -----------------------------------------------------------------------------------
+
+
+def check_amount_of_padding(model, where):
+    """Every row gives what it gives alone, wherever and however much padding there is."""
+    alone = logits_alone(model)
+    for extra in (0, 1, 3, 9):
+        padded = logits_of(model, inputs_of(model, where, extra))
+        torch.testing.assert_close(padded, alone, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("where", ["right", "left", "holes"])
+def test_amount_of_padding_changes_nothing(model, where):
+    check_amount_of_padding(model, where)
+
+
+@pytest.mark.parametrize("where", ["right", "left", "holes"])
+def test_parameter_gradients_do_not_depend_on_padding(model, where):
+    expected = gradients_of(model, inputs_of(model))
+    assert_same_gradients(gradients_of(model, inputs_of(model, where, extra=3)), expected)
+
+
+def test_every_parameter_learns(model):
+    for name, gradient in gradients_of(model, inputs_of(model)).items():
+        if not name.endswith("key.bias"):  # the softmax does not see it
+            assert (gradient != 0.0).any(), name
+    assert len(gradients_of(model, inputs_of(model))) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("where", ["right", "left"])
+def test_content_of_padding_changes_no_bit(model, where, dtype):
+    model = model.to(dtype)
+    inputs = inputs_of(model, where, extra=2)
+    expected = logits_of(model, inputs)
+    assert_same_bits(logits_of(model, inputs_of(model, where, extra=2, filler=17)), expected)
+    for value in (3.0, -1e4):
+        with poisoned(model, inputs, value):
+            assert_same_bits(logits_of(model, inputs), expected)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 3e38])
+@pytest.mark.parametrize("where", ["right", "left"])
+def test_poison_in_embedded_padding_reaches_no_output_and_no_gradient(model, where, value):
+    inputs = inputs_of(model.float(), where, extra=2)
+    expected, expected_gradients = logits_of(model, inputs), gradients_of(model, inputs)
+    with poisoned(model, inputs, value):
+        assert_same_bits(logits_of(model, inputs), expected)
+    with poisoned(model, inputs, value):
+        for name, gradient in gradients_of(model, inputs).items():
+            assert_same_bits(gradient, expected_gradients[name])
+
+
+def test_poison_in_the_embedding_of_the_padding_id_reaches_nothing(model):
+    """Padding is looked up at id 0: that row of the table is NaN, and no real token uses it."""
+    inputs = tuple(x if i % 2 else x.clamp(min=1) for i, x in enumerate(inputs_of(model, extra=2)))
+    labels = inputs[-2].masked_fill(inputs[-1] == 0, -100)
+    expected, expected_gradients = logits_of(model, inputs), gradients_of(model, inputs)
+    loss = model.loss(*inputs, labels)
+    with torch.no_grad():
+        model.embedding.tokens.weight[0] = float("nan")
+    assert_same_bits(logits_of(model, inputs), expected)
+    assert_same_bits(model.loss(*inputs, labels), loss)
+    for name, gradient in gradients_of(model, inputs).items():
+        assert_same_bits(gradient, expected_gradients[name])
+
+
+@pytest.mark.parametrize("where", ["right", "left"])
+def test_gradient_to_padding_is_exactly_zero(model, where):
+    inputs, leaves = inputs_of(model, where, extra=2), []
+
+    def as_leaf(i, x):
+        leaves.append(x.detach().requires_grad_())
+        return leaves[i]
+
+    with embedded(model, as_leaf):
+        gradients_of(model, inputs)
+    for leaf, mask in zip(leaves, inputs[1::2], strict=True):
+        assert (leaf.grad[mask == 0] == 0.0).all()
+        assert (leaf.grad[mask != 0] != 0.0).any(-1).sum() > 5
+
+
+@pytest.mark.parametrize("where", ["right", "left"])
+def test_output_keeps_its_length_and_is_zero_at_padding(model, where):
+    inputs = inputs_of(model, where, extra=3)
+    ids, mask = inputs[:2]
+    hidden, logits = model.encode(ids, mask), model(*inputs)
+    assert hidden.shape == (*ids.shape, WIDTH)
+    assert logits.shape == (*inputs[-1].shape, VOCAB)
+    for output, real in ((hidden, mask), (logits, inputs[-1])):
+        assert (output[real == 0] == 0.0).all()
+        assert (output[real != 0] != 0.0).all()
+
+
+def test_a_batch_of_padding_alone_gives_zeros_and_zero_gradients(model):
+    inputs = tuple(torch.zeros_like(x) for x in inputs_of(model))
+    model(*inputs).sum().backward()
+    assert (model(*inputs) == 0.0).all()
+    for parameter in model.parameters():
+        assert (parameter.grad == 0.0).all()
+
+
+def test_a_row_of_padding_leaves_its_neighbours_alone(model):
+    inputs = inputs_of(model)
+    padding = tuple(torch.cat((x, torch.zeros_like(x[:2]))) for x in inputs)
+    torch.testing.assert_close(logits_of(model, padding), logits_of(model, inputs))
+    assert_same_gradients(gradients_of(model, padding), gradients_of(model, inputs))
+
+
+def test_neighbours_in_the_batch_do_not_matter(model):
+    inputs = inputs_of(model)
+    order = torch.tensor([3, 1, 4, 0, 2])
+    torch.testing.assert_close(model(*(x[order] for x in inputs)), model(*inputs)[order])
+
+
+def test_training_without_dropout_equals_evaluation(model):
+    inputs = inputs_of(model)
+    trained = model.train()(*inputs)
+    assert_same_bits(model.eval()(*inputs), trained)
+
+
+def test_bool_masks_equal_int_masks(model):
+    inputs = inputs_of(model, "left")
+    as_bool = tuple(x.bool() if i % 2 else x for i, x in enumerate(inputs))
+    assert_same_bits(model(*as_bool), model(*inputs))
+
+
+def test_no_step_of_the_backward_pass_makes_a_nan(model):
+    inputs = inputs_of(model, "left", extra=2)
+    with torch.autograd.set_detect_anomaly(True):
+        gradients = gradients_of(model, inputs)
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+
+
+# ---- causality ---------------------------------------------------------------------------------
+
+
+def check_causality(model):
+    """What comes later changes no bit of what came before."""
+    *source, ids, mask = inputs_of(model, "left", extra=1)
+    expected = model(*source, ids, mask)
+    for t in range(1, ids.shape[1]):
+        later = ids.clone()
+        later[:, t:] = (later[:, t:] + 5) % VOCAB
+        output = model(*source, later, mask)
+        assert_same_bits(output[:, :t], expected[:, :t])
+        assert (output[:, t:][mask[:, t:] != 0] != expected[:, t:][mask[:, t:] != 0]).any()
+
+
+def test_the_future_changes_no_bit_of_the_past(causal_model):
+    check_causality(causal_model)
+    check_causality(causal_model.to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("where", ["right", "left"])
+def test_a_prefix_gives_what_it_gives_in_the_whole(causal_model, where):
+    *source, ids, mask = inputs_of(causal_model, where)
+    whole = causal_model(*source, ids, mask)
+    for t in range(1, ids.shape[1]):
+        prefix = causal_model(*source, ids[:, :t], mask[:, :t])
+        torch.testing.assert_close(prefix, whole[:, :t], rtol=1e-10, atol=1e-10)
+
+
+# ---- who depends on whom -----------------------------------------------------------------------
+
+
+def dependence(model, inputs) -> list[torch.Tensor]:
+    """For each stream (B,Q,K) bool: does the output at q have a gradient to the embedding at k?"""
+    leaves = []
+
+    def as_leaf(i, x):
+        leaves.append(x.detach().requires_grad_())
+        return leaves[i]
+
+    with embedded(model, as_leaf):
+        logits = model(*inputs)
+    rows = []
+    for q in range(logits.shape[1]):
+        projection = torch.randn_like(logits[:, q])
+        total = (logits[:, q] * projection).sum()
+        gradients = torch.autograd.grad(total, leaves, retain_graph=True)
+        rows.append([(gradient != 0.0).any(-1) for gradient in gradients])
+    return [torch.stack(columns, dim=1) for columns in zip(*rows, strict=True)]
+
+
+def allowed(model, inputs) -> list[torch.Tensor]:
+    """For each stream (B,Q,K) bool: may the output at q depend on the token at k?"""
+    mask = inputs[-1]
+    own = padding_mask(mask)
+    if not isinstance(model, EncoderOnly):
+        own = own & causal_mask(mask.shape[1], device=mask.device)
+    masks = [own]
+    if isinstance(model, EncoderDecoder):
+        masks = [padding_mask(mask, inputs[1]), own]
+    return [mask[:, 0] for mask in masks]
+
+
+@pytest.mark.parametrize("where", ["right", "left", "holes"])
+def test_dependence_pattern_is_the_mask_exactly(model, where):
+    inputs = inputs_of(model, where, extra=1)
+    for pattern, expected in zip(dependence(model, inputs), allowed(model, inputs), strict=True):
+        assert torch.equal(pattern, expected)
+
+
+def masks_of_layers(model, inputs) -> dict[str, torch.Tensor]:
+    """The mask that each attention of the model must have been given, by its name."""
+    *cross, own = allowed(model, inputs)
+    masks = {}
+    for name, module in model.named_modules():
+        if isinstance(module, MultiHeadAttention):
+            if "cross" in name:
+                masks[name] = cross[0]
+            elif name.startswith("encoder") and cross:
+                masks[name] = padding_mask(inputs[1])[:, 0]
+            else:
+                masks[name] = own
+    return {name: mask.unsqueeze(1) for name, mask in masks.items()}
+
+
+@pytest.mark.parametrize("where", ["right", "left", "holes"])
+def test_attention_is_positive_where_allowed_and_zero_elsewhere(model, where):
+    inputs = inputs_of(model, where, extra=1)
+    with record_attention(model) as maps:
+        model(*inputs)
+    masks = masks_of_layers(model, inputs)
+    assert maps.keys() == masks.keys()
+    assert len(maps) == (6 if isinstance(model, EncoderDecoder) else 2)
+    for name, mask in masks.items():
+        assert maps[name].shape[1] == 4
+        assert torch.equal(maps[name] > 0.0, mask.expand_as(maps[name])), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, "autocast"])
+def test_forbidden_attention_is_exactly_zero_in_every_dtype(model, dtype):
+    autocast = dtype == "autocast"
+    model = model.to(torch.float32 if autocast else dtype)
+    inputs = inputs_of(model, "left", extra=1)
+    device = inputs[0].device.type
+    context = torch.autocast(device, torch.bfloat16) if autocast else nullcontext()
+    with record_attention(model) as maps, context:
+        logits = model(*inputs)
+    assert logits.isfinite().all()
+    for name, mask in masks_of_layers(model, inputs).items():
+        assert (maps[name][~mask.expand_as(maps[name])] == 0.0).all()
+        sums = maps[name].double().sum(-1)[mask.any(-1).expand(maps[name].shape[:-1])]
+        torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0.0, atol=2e-2)
+
+
+# ---- packed documents --------------------------------------------------------------------------
+
+DOCUMENTS = tokens((3, 5, 1, 4, 2, 6), seed=7)
+TARGETS = tokens((2, 1, 4, 3, 0, 5), seed=8)
+
+
+def padded_and_packed(model):
+    """The same documents one in a row and several in a row, with labels, as keyword arguments."""
+    device = model.head.weight.device
+    if isinstance(model, EncoderDecoder):
+        padded = pad_pairs(DOCUMENTS, TARGETS, bos_id=1, eos_id=2)
+        packed = pack_pairs(DOCUMENTS, TARGETS, length=10, bos_id=1, eos_id=2)
+    else:
+        labels = [[*row[1:], -100] for row in DOCUMENTS]
+        padded, packed = pad(DOCUMENTS, labels=labels), pack(DOCUMENTS, 10, labels=labels)
+    assert len(packed["labels"]) < len(padded["labels"])
+    return dict(padded.to(device)), dict(packed.to(device))
+
+
+def loss_and_gradients(model, batch):
+    model.zero_grad()
+    loss = model.loss(**batch)
+    loss.backward()
+    return loss, {n: p.grad.clone() for n, p in model.named_parameters()}
+
+
+def test_packed_documents_give_the_loss_and_gradients_of_padded_ones(model):
+    (padded_loss, padded), (packed_loss, packed) = (
+        loss_and_gradients(model, batch) for batch in padded_and_packed(model)
+    )
+    torch.testing.assert_close(packed_loss, padded_loss, rtol=1e-12, atol=0.0)
+    assert_same_gradients(packed, padded)
+
+
+def test_other_documents_of_the_row_change_no_bit(model):
+    _, batch = padded_and_packed(model.float())
+    *inputs, _ = batch.values()
+    assert inputs[-1].max() >= 2
+    changed = [
+        x if i % 2 else torch.where(inputs[i + 1] == 2, (x + 3) % VOCAB, x)
+        for i, x in enumerate(inputs)
+    ]
+    before, after = model(*inputs), model(*changed)
+    assert_same_bits(after[inputs[-1] != 2], before[inputs[-1] != 2])
+    assert (after[inputs[-1] == 2] != before[inputs[-1] == 2]).all()
+
+
+# ---- the loss ----------------------------------------------------------------------------------
+
+
+def labels_of(inputs) -> torch.Tensor:
+    """A class at some real tokens, -100 elsewhere."""
+    labels = (inputs[-2] * 7 + 3) % VOCAB
+    chosen = (inputs[-1] != 0) & (
+        torch.arange(labels.numel(), device=labels.device).view_as(labels) % 3 != 0
+    )
+    return labels.masked_fill(~chosen, -100)
+
+
+@contextmanager
+def counted_rows(head):
+    """How many hidden states the projection to the vocabulary was given."""
+    counts = []
+    hook = head.register_forward_hook(
+        lambda module, inputs, output: counts.append(output.numel() // output.shape[-1])
+    )
+    try:
+        yield counts
+    finally:
+        hook.remove()
+
+
+def test_loss_is_the_cross_entropy_of_the_logits(model):
+    inputs = inputs_of(model, "left", extra=1)
+    labels = labels_of(inputs)
+    logits = model(*inputs)
+    expected = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    loss = model.loss(*inputs, labels)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(loss, cross_entropy(logits, labels))
+    parameters = dict(model.named_parameters())
+    ours, theirs = (
+        dict(zip(parameters, torch.autograd.grad(x, [*parameters.values()]), strict=True))
+        for x in (loss, expected)
+    )
+    assert_same_gradients(ours, theirs)
+
+
+def test_loss_projects_only_the_positions_that_have_a_label(model):
+    inputs = inputs_of(model, extra=2)
+    labels = labels_of(inputs)
+    with counted_rows(model.head) as counts:
+        model.loss(*inputs, labels)
+    assert counts == [(labels != -100).sum().item()]
+
+
+def test_loss_without_labels_is_zero_with_zero_gradients(model):
+    inputs = inputs_of(model)
+    loss, gradients = loss_and_gradients_of(model, inputs, torch.full_like(inputs[-2], -100))
+    assert loss == 0.0
+    assert all((gradient == 0.0).all() for gradient in gradients.values())
+
+
+def loss_and_gradients_of(model, inputs, labels):
+    model.zero_grad()
+    loss = model.loss(*inputs, labels)
+    loss.backward()
+    return loss, {n: p.grad.clone() for n, p in model.named_parameters()}
+
+
+def test_loss_is_divided_by_num_labels_where_given(model):
+    inputs = inputs_of(model)
+    labels = labels_of(inputs)
+    count = (labels != -100).sum()
+    expected = model.loss(*inputs, labels) * count / 100
+    torch.testing.assert_close(model.loss(*inputs, labels, num_labels=100), expected)
+    torch.testing.assert_close(model.loss(*inputs, labels, 100), expected)
+
+
+def test_micro_batches_add_up_to_the_batch(model):
+    inputs = inputs_of(model)
+    labels = labels_of(inputs)
+    loss, expected = loss_and_gradients_of(model, inputs, labels)
+    count = (labels != -100).sum()
+    model.zero_grad()
+    total = 0.0
+    for part in (slice(0, 2), slice(2, 5)):
+        micro = model.loss(*(x[part] for x in inputs), labels[part], num_labels=count)
+        micro.backward()
+        total += micro.detach()
+    torch.testing.assert_close(total, loss.detach())
+    assert_same_gradients({n: p.grad for n, p in model.named_parameters()}, expected)
+
+
+@pytest.mark.parametrize("where", ["right", "left", "holes"])
+def test_next_token_loss_does_not_depend_on_padding(parts, where, device):
+    model = make_model("decoder", parts, device)
+    losses = []
+    for layout in ("right", where):
+        inputs = inputs_of(model, layout, extra=3)
+        losses.append(loss_and_gradients_of(model, inputs, next_token_labels(*inputs)))
+    torch.testing.assert_close(losses[0][0], losses[1][0])
+    assert_same_gradients(losses[1][1], losses[0][1])
+
+
+# ---- parameters --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tied_embeddings_are_one_parameter(kind):
+    tied, untied = make_model(kind, tie_embeddings=True), make_model(kind)
+    assert tied.head.weight is tied.embedding.tokens.weight
+    assert untied.head.weight is not untied.embedding.tokens.weight
+    assert len(list(untied.parameters())) == len(list(tied.parameters())) + 1
+    gradient = gradients_of(tied, inputs_of(tied))["embedding.tokens.weight"]
+    assert (gradient != 0.0).all()  # the head reads every row, the embedding only some
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_dict_makes_the_same_model(kind, tied, parts):
+    model = make_model(kind, parts, tie_embeddings=tied)
+    numbers = json.loads(json.dumps(model.config.to_dict()))
+    other = KINDS[kind](Config(**numbers)).double()
+    inputs = inputs_of(model)
+    assert not torch.equal(other(*inputs), model(*inputs))
+    other.load_state_dict(model.state_dict())
+    assert_same_bits(other(*inputs), model(*inputs))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_initial_weights_keep_the_size_of_what_passes(kind, tied):
+    model = KINDS[kind](Config(300, 64, style="bert", max_length=300, tie_embeddings=tied))
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and not (tied and name == "head"):
+            bound = (6 / (module.in_features + module.out_features)) ** 0.5
+            assert bound * 0.98 < module.weight.abs().max() <= bound, name
+            assert module.bias is None or (module.bias == 0.0).all(), name
+        if isinstance(module, nn.Embedding):
+            assert module.weight.std().item() == pytest.approx(1 / 8, rel=0.05), name
+
+
+def test_only_llama_has_no_biases_and_no_head_has_one(model, parts):
+    linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    assert linears.pop("head").bias is None
+    without = parts in ("llama", "grouped")
+    assert all((linear.bias is None) == without for linear in linears.values())
+
+
+def test_dropout_acts_in_training_only(model):
+    dropping = type(model)(Config(**model.config.to_dict() | {"dropout": 0.3})).to(
+        model.head.weight
+    )
+    dropping.load_state_dict(model.state_dict())
+    inputs = inputs_of(model)
+    assert not torch.equal(dropping(*inputs), dropping(*inputs))
+    assert_same_bits(dropping.eval()(*inputs), model(*inputs))
+
+
+def test_dropout_leaves_padding_at_zero_and_poison_out(model):
+    dropping = type(model)(Config(**model.config.to_dict() | {"dropout": 0.3})).to(
+        model.head.weight
+    )
+    inputs = inputs_of(model, "left", extra=2)
+    with poisoned(dropping, inputs, float("nan")):
+        logits = dropping(*inputs)
+    assert (logits[inputs[-1] == 0] == 0.0).all()
+    assert logits.isfinite().all()
+
+
+# ---- refusals ----------------------------------------------------------------------------------
+
+
+def test_sequences_longer_than_max_length_are_refused_but_padding_is_not(model):
+    rows = tokens((17,))
+    ids, mask = place(rows, 20, "left", model.head.weight.device)
+    fits = (mask.cumsum(1) > 1).long()  # one token fewer
+    arguments = [ids, fits] * (2 if isinstance(model, EncoderDecoder) else 1)
+    assert model(*arguments).shape == (1, 20, VOCAB)
+    for stream in range(0, len(arguments), 2):
+        too_long = [*arguments]
+        too_long[stream + 1] = mask
+        with pytest.raises(ValueError, match="17 tokens, more than max_length = 16"):
+            model(*too_long)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_outside_the_vocabulary_are_refused(kind):
+    model = make_model(kind)
+    for stream in range(0, len(inputs_of(model)), 2):
+        inputs = [x.clone() for x in inputs_of(model)]
+        inputs[stream][3, 1] = VOCAB
+        with pytest.raises(ValueError, match="got 23 at row 3, position 1"):
+            model(*inputs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_inputs_of_unequal_shapes_are_refused(kind):
+    model = make_model(kind)
+    inputs = inputs_of(model)
+    for i in range(len(inputs)):
+        short = [x[:, 1:] if i == j else x for j, x in enumerate(inputs)]
+        with pytest.raises(ValueError, match="must both be"):
+            model(*short)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_float_masks_and_masks_of_other_ranks_are_refused(kind):
+    model = make_model(kind)
+    inputs = inputs_of(model)
+    for i in range(1, len(inputs), 2):
+        for change, error in ((torch.Tensor.float, TypeError), (torch.Tensor.flatten, ValueError)):
+            wrong = [change(x) if i == j else x for j, x in enumerate(inputs)]
+            with pytest.raises(error, match="attention_mask"):
+                model(*wrong)
+
+
+def test_source_and_target_of_unequal_batch_sizes_are_refused():
+    model = make_model("both")
+    source, source_mask, *target = inputs_of(model)
+    with pytest.raises(ValueError, match="the same batch size, got 5 and 4"):
+        model(source[:4], source_mask[:4], *target)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_labels_of_another_shape_are_refused(kind):
+    model = make_model(kind)
+    inputs = inputs_of(model)
+    with pytest.raises(ValueError, match="one for each position, got"):
+        model.loss(*inputs, inputs[-2][:, 1:])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_labels_outside_the_vocabulary_are_refused(kind):
+    model = make_model(kind)
+    inputs = inputs_of(model)
+    with pytest.raises(ValueError, match=r"in \[0, 23\), got 23"):
+        model.loss(*inputs, torch.full_like(inputs[-2], VOCAB))
+
+
+# ---- config ------------------------------------------------------------------------------------
+
+
+def test_config_fills_in_what_was_left_out():
+    config = Config(vocab_size=VOCAB)
+    assert config.num_kv_heads == config.num_heads == 4
+    assert config.d_ff == 4 * config.d_model == 512
+    assert (config.num_layers, config.max_length, config.dropout) == (2, 512, 0.0)
+    assert (config.style, config.tie_embeddings, config.bos_id) == ("vanilla", False, 1)
+    assert (config.norm_eps, config.rope_theta) == (1e-5, 10_000.0)
+    assert Config(VOCAB, d_ff=7, num_kv_heads=2).d_ff == 7
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_config_survives_json(style):
+    config = Config(VOCAB, 32, 3, 8, 2, 7, 9, 0.1, style, True, 5, 1e-6, 500.0)
+    assert Config(**json.loads(json.dumps(config.to_dict()))) == config
+    assert config.parts is STYLES[style]
+
+
+def test_styles_are_the_published_ones():
+    assert [(n, s.norm, s.residual, s.feed_forward, s.positions) for n, s in STYLES.items()] == [
+        ("vanilla", "layer", "post", "relu", "sinusoidal"),
+        ("bert", "layer", "post", "gelu", "learned"),
+        ("gpt2", "layer", "pre", "gelu_tanh", "learned"),
+        ("llama", "rms", "pre", "swiglu", "rotary"),
+    ]
+    assert [n for n, s in STYLES.items() if s.scale_embedding] == ["vanilla"]
+
+
+@pytest.mark.parametrize("wrong", [-1, 1.0, True, "4"])
+@pytest.mark.parametrize(
+    "name",
+    ["vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "d_ff", "max_length"],
+)
+def test_config_refuses_numbers_that_are_no_counts(name, wrong):
+    with pytest.raises(ValueError, match=rf"{name} must be an integer >= \d, got {wrong!r}"):
+        Config(**{"vocab_size": VOCAB, name: wrong})
+
+
+@pytest.mark.parametrize(
+    ("least", "name"),
+    [
+        (1, "vocab_size"),
+        (1, "d_model"),
+        (0, "num_layers"),
+        (1, "num_heads"),
+        (1, "num_kv_heads"),
+        (1, "d_ff"),
+        (1, "max_length"),
+    ],
+)
+def test_config_takes_the_least_and_refuses_one_less(least, name):
+    numbers = {"vocab_size": VOCAB, "d_model": 1, "num_heads": 1}
+    assert getattr(Config(**numbers | {name: least}), name) == least
+    with pytest.raises(ValueError, match=f"{name} must be an integer >= {least}, got {least - 1}"):
+        Config(**numbers | {name: least - 1})
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"style": "mamba"}, "style must be one of vanilla, bert, gpt2, llama, got 'mamba'"),
+        ({"d_model": 30}, "d_model must be a multiple of num_heads, got 30 and 4"),
+        ({"num_kv_heads": 3}, "num_heads must be a multiple of num_kv_heads, got 4 and 3"),
+        ({"num_kv_heads": 8}, "num_heads must be a multiple of num_kv_heads, got 4 and 8"),
+        ({"style": "llama", "d_model": 12}, "d_model / num_heads must be even, got 12 / 4"),
+        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
+        ({"dropout": -0.1}, r"dropout must be in \[0, 1\), got -0.1"),
+    ],
+)
+def test_config_refuses_what_no_model_can_be(numbers, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**{"vocab_size": VOCAB} | numbers)
+
+
+def test_odd_heads_are_fine_where_nothing_is_rotated():
+    for style in ("vanilla", "bert", "gpt2"):
+        assert Config(VOCAB, 12, num_heads=4, style=style).d_model == 12
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(AttributeError):
+        Config(VOCAB).d_model = 7
+
+
+# ---- each layer needs its mask -----------------------------------------------------------------
+# Remove it from one layer, wholly or in part, and a check above must notice.
+
+
+def everything(mask):
+    return torch.ones_like(mask)
+
+
+def without_padding(mask):
+    return torch.ones_like(mask).tril()
+
+
+def without_causality(mask):
+    return mask | mask.transpose(-1, -2)
+
+
+def sabotages() -> list:
+    cases = []
+    for kind in KINDS:
+        for name, module in make_model(kind).named_modules():
+            if not isinstance(module, MultiHeadAttention):
+                continue
+            checks = [(everything, "left"), (everything, "right")]
+            if name.startswith("decoder") and "cross" not in name:
+                checks += [(everything, "causality"), (without_causality, "causality")]
+                checks += [(without_padding, "left"), (without_padding, "holes")]
+            for change, check in checks:
+                case = f"{kind}-{name}-{change.__name__}-{check}"
+                cases.append(pytest.param(kind, name, change, check, id=case))
+    return cases
+
+
+@pytest.mark.parametrize(("kind", "name", "change", "check"), sabotages())
+def test_removing_the_mask_from_one_layer_is_noticed(kind, parts, name, change, check):
+    model = make_model(kind, parts)
+    run = check_causality if check == "causality" else check_amount_of_padding
+    arguments = () if check == "causality" else (check,)
+    run(model, *arguments)
+    layer = model.get_submodule(name)
+    forward = layer.forward
+    layer.forward = lambda x, memory, mask, *rest: forward(x, memory, change(mask), *rest)
+    with pytest.raises(AssertionError):
+        run(model, *arguments)

@@ -1,0 +1,99 @@
+"""The README is true: its code is ours, its commands run, its tree is the tree."""
+
+import ast
+import doctest
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)).splitlines()
+
+
+def test_the_heart_in_the_readme_is_the_heart():
+    (heart,) = re.findall(r"## The heart\n\n```python\n(.*?)```", README, re.DOTALL)
+    assert heart in (ROOT / "minitransformer" / "attention.py").read_text(encoding="utf-8")
+
+
+def test_the_session_in_the_readme_prints_what_it_says():
+    sessions = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    examples = "\n".join(block for block in sessions if block.startswith(">>>"))
+    test = doctest.DocTestParser().get_doctest(examples, {}, "README", "README.md", 0)
+    assert len(test.examples) > 5
+    assert doctest.DocTestRunner().run(test).failed == 0
+
+
+def test_the_tree_in_the_readme_is_the_tree():
+    (tree,) = re.findall(r"```\n(minitransformer/\n.*?)```", README, re.DOTALL)
+    written, folder = {}, ""
+    for line in tree.splitlines()[1:]:
+        indent, name, says = re.fullmatch(r"( *)(\S+) +(\S.*)", line).groups()
+        if name.endswith("/") and indent:
+            folder = name
+            written[f"{name}__init__.py"] = says
+        elif name.endswith(".py"):
+            written[(folder if len(indent) == 4 else "") + name] = says
+    package = ROOT / "minitransformer"
+    modules = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
+    assert written.keys() == modules.keys() - {"__init__.py"}
+    for name, says in written.items():
+        assert says == ast.get_docstring(ast.parse(modules[name].read_text())).splitlines()[0]
+
+
+def test_every_file_the_readme_points_to_exists():
+    targets = re.findall(r"\]\(([^)]+)\)", README)
+    assert targets
+    assert all((ROOT / target).exists() for target in targets)
+
+
+def test_the_two_commands_are_those_that_ci_runs():
+    installs = [command for command in COMMANDS if "pip install" in command]
+    assert installs == [
+        'pip install -e ".[plot]" && minitransformer train',
+        'pip install -e ".[dev]" && pytest',
+    ]
+    assert installs[1].replace(" && ", " --quiet && ") in (ROOT / ".ci" / "run").read_text()
+
+
+def run(command, folder, timeout=900):
+    """The command as a reader would type it, with this Python's scripts first on the PATH."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    result = subprocess.run(
+        command,
+        shell=True,
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result.stdout
+
+
+@pytest.mark.slow
+def test_the_main_job_reads_dates_and_pays_no_attention_to_padding(tmp_path):
+    """Every command of the README, in its order, but for the installations, which CI does."""
+    pytest.importorskip("babel")
+    (tmp_path / "FILE.tsv").write_text("".join(f"a{i}\tb{i}\n" for i in range(40)))
+    (tmp_path / "FILE.txt").write_text("\n\n".join(f"Paragraph {i}." for i in range(40)))
+    for command in COMMANDS:
+        if "pytest" in command or not command.strip():
+            continue
+        command = command.partition("&& ")[2] or command
+        if "--data" in command:  # a small file needs few steps
+            command = command.replace("--data", "--steps 20 --data")
+        printed = run(command, tmp_path)
+        if command == "minitransformer train":
+            exact = re.search(r"exact match on 2,000 held-out examples: ([\d.]+)%", printed)
+            assert float(exact.group(1)) >= 99.5
+            assert "heads and held-out examples: 0.0\n" in printed
+        if command.startswith("minitransformer generate"):
+            assert printed.splitlines() == 3 * ["2025-06-03"]
+        if command.startswith("minitransformer show"):
+            assert len(printed.splitlines()) == 6

@@ -1,0 +1,444 @@
+"""Training: batches that can be repeated, runs that can be kept, and files that can be wrong."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+
+from minitransformer import Config, EncoderDecoder
+from minitransformer.training import loop, tasks
+from minitransformer.training.answering import answer
+from minitransformer.training.files import (
+    InputError,
+    read_documents,
+    read_lines,
+    read_pairs,
+    split_documents,
+    write_atomically,
+)
+from minitransformer.training.loop import Settings, schedule, train
+from minitransformer.training.run import Run, new_folder
+from minitransformer.training.tasks import (
+    LanguageModelTask,
+    MaskedLanguageModelTask,
+    PairsTask,
+    largest_padding_weight,
+)
+from minitransformer.training.vocabulary import BOS, EOS, MASK, SPECIAL, UNKNOWN, Vocabulary
+
+SMALL = {"d_model": 16, "num_layers": 2, "num_heads": 2}
+
+
+@pytest.fixture
+def prose(tmp_path):
+    """A text file of 60 paragraphs, no two alike."""
+    path = tmp_path / "prose.txt"
+    paragraphs = [
+        f"Paragraph {i} has {'very ' * (i * i % 23)}few words.\nAnd a line." for i in range(60)
+    ]
+    path.write_text("\n\n".join(paragraphs), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """A file of 60 words and their mirror images."""
+    path = tmp_path / "pairs.tsv"
+    words = [f"w{i}x{'ab' * (i % 7)}" for i in range(60)]
+    path.write_text("".join(f"{word}\t{word[::-1]}\n" for word in words), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(params=["dates", "pairs", "lm", "mlm"])
+def task(request, prose, pairs):
+    if request.param == "dates":
+        pytest.importorskip("babel")
+    files = {"dates": None, "pairs": pairs, "lm": prose, "mlm": prose}
+    return tasks.make_task(request.param, files[request.param], None)
+
+
+def make_model(task):
+    model = task.model_class(Config(len(task.vocabulary), **SMALL, max_length=256))
+    return model.eval()
+
+
+# ---- batches ---------------------------------------------------------------------------------
+
+
+def test_a_batch_is_a_function_of_seed_and_step(task):
+    def ids(seed, step):
+        return torch.cat([t.flatten() for t in task.batch(seed, step, 8, True).values()]).tolist()
+
+    first = ids(1, 2)
+    ids(9, 9)  # what was drawn before does not matter
+    assert ids(1, 2) == first
+    assert ids(1, 3) != first
+    assert ids(2, 2) != first
+
+
+def test_packed_and_padded_batches_give_the_same_loss_and_gradients(task):
+    """The default, packed, trains on the very same problem, to rounding."""
+    if isinstance(task, MaskedLanguageModelTask):
+        pytest.skip("hides other tokens in the other layout; test_models has this model")
+    model = make_model(task).double()
+    losses, gradients = [], []
+    for packed in (True, False):
+        batch = task.batch(0, 0, 24, packed)
+        loss = model.loss(**batch)
+        losses.append(loss.item())
+        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+    largest = max(gradient.abs().max() for gradient in gradients[0])
+    for ours, theirs in zip(*gradients, strict=True):
+        assert (ours - theirs).abs().max() <= 1e-12 * largest
+
+
+def test_packing_needs_fewer_positions_than_padding(task):
+    packed, padded = (task.batch(0, 0, 48, packed) for packed in (True, False))
+    assert sum(t.numel() for t in packed.values()) < 0.9 * sum(t.numel() for t in padded.values())
+
+
+def test_every_example_is_seen_once_before_any_is_seen_twice():
+    items = list(range(10))
+    drawn = [x for step in range(5) for x in tasks._shuffled(items, seed=3, step=step, size=4)]
+    assert sorted(drawn[:10]) == sorted(drawn[10:]) == items
+    assert drawn[:10] != drawn[10:] != items
+
+
+def test_what_is_held_out_is_not_trained_on(pairs, prose):
+    for task in (PairsTask(pairs, 64), LanguageModelTask(prose, 256)):
+        assert len(task.held_out) == 3
+        assert len(task.training) == 57
+        assert not set(task.held_out) & set(task.training)
+
+
+def test_a_small_file_is_measured_on_its_training_examples(tmp_path):
+    path = tmp_path / "few.tsv"
+    path.write_text("a\tb\nc\td\n", encoding="utf-8")
+    task = PairsTask(str(path), 8)
+    assert task.held_out is task.training
+    assert "2 training examples" in task.report(make_model(task))[0]
+
+
+def test_the_language_model_predicts_the_next_character_and_the_end(prose):
+    task = LanguageModelTask(prose, 256)
+    batch = task.batch(0, 0, 4, packed=False)
+    row, real = batch.input_ids[0], batch.attention_mask[0] != 0
+    assert row[real][0] == BOS
+    assert batch.labels[0][real].tolist() == [*row[real][1:].tolist(), -100]
+    assert row[real][-1] == EOS
+
+
+def test_the_masked_language_model_hides_characters_but_nothing_special(prose):
+    task = MaskedLanguageModelTask(prose, 256)
+    batch = task.batch(0, 0, 40, packed=True)
+    counts = batch.labels != -100
+    assert (batch.labels[counts] >= len(SPECIAL)).all()
+    assert (batch.input_ids[counts] == MASK).float().mean() == pytest.approx(0.8, abs=0.05)
+
+
+def test_python_carries_enough_prose_to_train_on():
+    documents = tasks.python_prose(254)
+    assert sum(map(len, documents)) > 300_000
+    assert max(map(len, documents)) <= 254
+
+
+# ---- the loop --------------------------------------------------------------------------------
+
+
+def run_training(task, settings=None, save=lambda history: None):
+    torch.manual_seed(0)
+    model = task.model_class(Config(len(task.vocabulary), **SMALL, max_length=256))
+    settings = settings or Settings(steps=6, batch_size=8, warmup=2)
+    history, finished = train(model, task, settings, save, quiet=True)
+    return model, history, finished
+
+
+def test_training_lowers_the_loss_and_says_how_it_went(task):
+    settings = Settings(steps=30, batch_size=16, warmup=5, learning_rate=1e-2)
+    model, history, finished = run_training(task, settings)
+    assert finished
+    assert [row["step"] for row in history] == list(range(1, 31))
+    assert history[-1]["loss"] < 0.8 * history[0]["loss"]
+    assert {"exact_match", "held_out_loss"} & history[-1].keys()
+    assert not model.training
+
+
+def test_the_same_seed_gives_the_same_bits(pairs):
+    task = PairsTask(pairs, 64)
+    first, second = (run_training(task)[0].state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    other = run_training(task, Settings(steps=6, batch_size=8, warmup=2, seed=1))[0].state_dict()
+    assert not torch.equal(first["head.weight"], other["head.weight"])
+
+
+def test_ctrl_c_ends_after_the_step_under_way(pairs, monkeypatch):
+    task = PairsTask(pairs, 64)
+    batch = task.batch
+
+    def interrupting(seed, step, size, packed):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return batch(seed, step, size, packed)
+
+    monkeypatch.setattr(task, "batch", interrupting)
+    before = signal.getsignal(signal.SIGINT)
+    _, history, finished = run_training(task)
+    assert not finished
+    assert len(history) == 4
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_ctrl_c_interrupts_at_once():
+    with loop.interruptible() as interrupted:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_history_is_handed_over_ten_times_and_at_the_end(pairs):
+    seen = []
+    settings = Settings(steps=25, batch_size=2, warmup=0)
+    run_training(PairsTask(pairs, 64), settings, lambda history: seen.append(len(history)))
+    assert seen == [3, 6, 9, 12, 15, 18, 21, 24, 25]
+
+
+def test_the_learning_rate_rises_then_falls_to_zero():
+    settings = Settings(steps=1_000, warmup=50)
+    assert schedule(0, settings) == pytest.approx(1 / 50)
+    assert schedule(49, settings) == pytest.approx(1.0, abs=0.01)
+    assert schedule(500, settings) == 0.5
+    assert schedule(999, settings) < 1e-5
+
+
+def test_weight_decay_spares_biases_and_gains(pairs):
+    model = make_model(PairsTask(pairs, 64))
+    matrices, vectors = loop.parameter_groups(model, 0.1)
+    assert matrices["weight_decay"] == 0.1
+    assert vectors["weight_decay"] == 0.0
+    assert {p.ndim for p in matrices["params"]} == {2}
+    assert {p.ndim for p in vectors["params"]} == {1}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": -1.0}]
+)
+def test_settings_that_cannot_train_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Settings(**wrong)
+
+
+# ---- the line the project is about ---------------------------------------------------------------
+
+
+def test_no_weight_falls_on_padding(task):
+    weight, count = largest_padding_weight(make_model(task), task.held_out_batches()[:1])
+    assert weight == 0.0
+    assert count > 100
+
+
+def test_a_model_that_forgets_its_mask_is_found_out(pairs):
+    task = PairsTask(pairs, 64)
+    for stack, kind in [("encoder", "attention"), ("decoder", "cross_attention")]:
+        model = make_model(task)
+        attention = getattr(getattr(model, stack).layers[1], kind)
+        attend = attention.forward
+        attention.forward = lambda x, memory, mask, *rotation, attend=attend: attend(
+            x, memory, torch.ones_like(mask), *rotation
+        )
+        weight, _ = largest_padding_weight(model, task.held_out_batches())
+        assert weight > 0.01
+
+
+# ---- answers ---------------------------------------------------------------------------------
+
+
+def test_ragged_texts_are_answered_as_one_by_one(task):
+    model = make_model(task)
+    texts = ["w1xab", "w", "Paragraph [MASK] has few w[MASK]rds", "3. Juni"]
+    together = answer(model, task.vocabulary, texts, 9)
+    assert together == [answer(model, task.vocabulary, [text], 9)[0] for text in texts]
+
+
+def test_filling_changes_the_masks_and_nothing_else(prose):
+    task = MaskedLanguageModelTask(prose, 256)
+    model = make_model(task)
+    text = "§ Par[MASK]graph [MASK][MASK] é"  # two characters that the vocabulary does not know
+    filled = answer(model, task.vocabulary, [text], 0)[0]
+    assert len(filled) == len(text) - 3 * len("[MASK]") + 3
+    assert filled.startswith("§ Par")
+    assert filled.endswith(" é")
+
+
+def test_vocabulary_round_trip():
+    vocabulary = Vocabulary("hello wörld")
+    assert vocabulary.decode(vocabulary.encode("hörl lod")) == "hörl lod"
+    assert vocabulary.encode("h?") == [*vocabulary.encode("h"), UNKNOWN]
+    assert vocabulary.encode_masked("h[MASK]e") == [
+        *vocabulary.encode("h"),
+        MASK,
+        *vocabulary.encode("e"),
+    ]
+    assert vocabulary.unknown(["he?", "llo!"]) == ["!", "?"]
+    assert Vocabulary(vocabulary.characters).tokens == vocabulary.tokens
+
+
+# ---- the folder of a run -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(pairs):
+    task = PairsTask(pairs, 64)
+    model, history, _ = run_training(task)
+    return Run("pairs", model, task.vocabulary, {"steps": 6}, history)
+
+
+def test_a_run_that_is_loaded_answers_as_the_one_that_was_saved(run, tmp_path):
+    run.save(tmp_path / "run")
+    loaded = Run.load(tmp_path / "run")
+    ours, theirs = run.model.state_dict(), loaded.model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert loaded.vocabulary.tokens == run.vocabulary.tokens
+    assert (loaded.task, loaded.settings) == (run.task, run.settings)
+    csv = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    assert csv[0] == "step,loss,learning_rate,tokens_per_second,exact_match"
+    assert len(csv) == 7
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        "config.json",
+        "metrics.csv",
+        "model.safetensors",
+        "vocabulary.json",
+    ]
+
+
+def test_tied_embeddings_survive_the_folder(tmp_path):
+    vocabulary = Vocabulary("abc")
+    config = Config(len(vocabulary), **SMALL, tie_embeddings=True)
+    Run("pairs", EncoderDecoder(config), vocabulary).save(tmp_path / "run")
+    model = Run.load(tmp_path / "run").model
+    assert model.head.weight is model.embedding.tokens.weight
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("config.json", None, "holds no config.json"),
+        ("config.json", b"{", "config.json: is not JSON"),
+        ("config.json", b'{"task": "dates"}', "config.json: not a run's config"),
+        ("config.json", b"[]", "config.json: not a run's config"),
+        ("vocabulary.json", None, "vocabulary.json: no such file"),
+        ("vocabulary.json", b'{"characters": ["a"]}', "vocabulary.json: has 6 tokens"),
+        ("vocabulary.json", b'{"words": 1}', "vocabulary.json: holds no list of characters"),
+        ("model.safetensors", None, "model.safetensors: no such file"),
+        ("model.safetensors", b"not safe", "model.safetensors: does not hold this model"),
+    ],
+)
+def test_a_damaged_folder_is_refused_by_file_name(run, tmp_path, file, content, says):
+    run.save(tmp_path)
+    if content is None:
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(InputError, match=says):
+        Run.load(tmp_path)
+
+
+def test_truncated_and_foreign_weights_are_refused(run, tmp_path):
+    run.save(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100])
+    with pytest.raises(InputError, match="does not hold this model"):
+        Run.load(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["config"]["num_layers"] = 1
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    weights.write_bytes(whole)
+    with pytest.raises(InputError, match="does not hold this model"):
+        Run.load(tmp_path)
+
+
+def test_a_failure_while_saving_leaves_the_older_file(tmp_path):
+    path = tmp_path / "weights"
+    path.write_text("old")
+
+    def fail(temporary):
+        temporary.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_run_overwrites_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert str(new_folder(None, "dates")) == os.path.join("runs", "dates")
+    (tmp_path / "runs" / "dates").mkdir(parents=True)
+    assert str(new_folder(None, "dates")) == os.path.join("runs", "dates-2")
+    (tmp_path / "runs" / "dates" / "precious").touch()
+    with pytest.raises(InputError, match="already exists"):
+        new_folder("runs/dates", "dates")
+
+
+# ---- the user's files ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "no such file"),
+        (b"", "is empty"),
+        (b" \n\n", "is empty"),
+        (b"a\tb\nc\0d\te\n", ":2: holds a zero byte"),
+        (b"a\tb\nc\td\n\xff\xfe\n", ":3: is not UTF-8"),
+        (b"a\tb\nno tab\n", ":2: expected source TAB target, got 'no tab'"),
+        (b"a\tb\tc\n", ":1: expected source TAB target"),
+        (b"a\tb\n\tc\n", ":2: the source is empty"),
+        (b"a\tb\nc\t \n", ":2: the target is empty"),
+        (b"a\tb\n12345678901\tb\n", ":2: the source has 11 characters, more than the 10"),
+        (b"a\t1234567890\n", ":1: the target has 10 characters, more than the 9"),
+    ],
+)
+def test_files_of_pairs_are_refused_by_file_and_line(tmp_path, content, says):
+    path = tmp_path / "file.tsv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"file\.tsv:") as refusal:
+        read_pairs(path, 10, 9)
+    assert says in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_folder_is_not_a_file(tmp_path):
+    with pytest.raises(InputError, match="is a folder"):
+        read_lines(tmp_path)
+
+
+def test_byte_order_marks_and_windows_line_ends_are_read_through(tmp_path):
+    path = tmp_path / "windows.tsv"
+    path.write_bytes(b"\xef\xbb\xbfa\tb\r\n\r\nc\td\r\n")
+    assert read_pairs(path, 10, 10) == [("a", "b"), ("c", "d")]
+
+
+def test_paragraphs_are_cut_at_line_ends_and_nothing_is_lost(tmp_path):
+    assert split_documents(["one", "two", "", "", "three"], 100) == ["one\ntwo", "three"]
+    assert split_documents(["12345", "67890", "ab"], 8) == ["12345", "67890\nab"]
+    path = tmp_path / "prose.txt"
+    path.write_text("short\nmuch too long\n")
+    with pytest.raises(InputError, match=r"prose.txt:2: the line has 13 characters"):
+        read_documents(path, 8)
+
+
+def test_settings_are_what_the_loop_uses(pairs):
+    """Unpacked, clipped and undecayed training is another training: no setting is dead."""
+    task = PairsTask(pairs, 64)
+    base = Settings(steps=4, batch_size=8, warmup=2, clip=1e-3)
+    weights = run_training(task, base)[0].head.weight
+    for change in ({"clip": 1e3}, {"weight_decay": 0.5}, {"warmup": 0}, {"learning_rate": 1e-4}):
+        assert not torch.equal(run_training(task, replace(base, **change))[0].head.weight, weights)
