@@ -43,8 +43,8 @@ def scaled_dot_product_attention(
         scores = einsum(query, key, "b h q d, b h k d -> b h q k")
         scores = scores.masked_fill(~mask & alive, float("-inf"))  # dead rows keep finite scores
         weights = scores.softmax(dim=-1).masked_fill(~alive, 0.0).to(value.dtype)
-        kept = F.dropout(weights, dropout_p) if dropout_p > 0.0 else weights
-        return einsum(kept, value, "b h q k, b h k d -> b h q d"), weights
+        output = einsum(F.dropout(weights, dropout_p), value, "b h q k, b h k d -> b h q d")
+    return output, weights
 
 
 class MultiHeadAttention(nn.Module):
@@ -68,6 +68,8 @@ class MultiHeadAttention(nn.Module):
         self.num_heads = num_heads
         self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         check_heads(d_model, self.num_heads, self.num_kv_heads)
+        if not 0.0 <= dropout <= 1.0:
+            raise ValueError(f"dropout must be in [0, 1], got {dropout}")
         self.dropout = dropout
         d_kv = d_model // num_heads * self.num_kv_heads
         self.query = nn.Linear(d_model, d_model, bias=bias)

@@ -8,18 +8,21 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import ceil
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
 from minitransformer.loss import IGNORE_INDEX
-from minitransformer.masks import by_document
+from minitransformer.masks import by_document, check_attention_mask
 
 Rows = Sequence[Sequence[int] | Tensor]  # one sequence of token ids each, of any lengths
 
 
 class _Tensors(Mapping[str, Tensor | None]):
     """Named tensors: `batch.labels`, `batch["labels"]` and `model.loss(**batch)` all work."""
+
+    __eq__, __hash__ = object.__eq__, object.__hash__  # a Mapping would compare the tensors
 
     def __iter__(self) -> Iterator[str]:
         return (field.name for field in fields(self))  # type: ignore[arg-type]
@@ -127,8 +130,8 @@ def pack_pairs(
     sources = _as_lists(sources, "sources")
     sizes = [(len(source), len(target)) for source, target in zip(sources, inputs, strict=True)]
     _check_fit([s for s, _ in sizes], length, "sources", "length", "split it, or raise length")
-    # Both sides of a row fill up together if target rows are longer by the ratio of the totals;
-    # half a target more helps where only few fit into a row. The smaller result is taken.
+    # Both sides of a row fill up together if target rows are longer by the ratio of the totals.
+    # Where only a few targets fit into a row, as in the main job, half a target more saves 7 %.
     total = sum(t for _, t in sizes)
     even = total * length / max(sum(s for s, _ in sizes), 1)
     attempts = []
@@ -208,8 +211,8 @@ def _fill_bins(sizes: list[tuple[int, int]], capacity: tuple[int, int]) -> list[
                 for i in range(end - 1, max(end - candidates, 0) - 1, -1):
                     source, target = sizes[left[i]]
                     if target <= room[1]:
-                        a = (room[0] - source) / capacity[0]  # shares of the row left empty
-                        b = (room[1] - target) / capacity[1]
+                        a = (room[0] - source) / max(capacity[0], 1)  # shares of the row left empty
+                        b = (room[1] - target) / max(capacity[1], 1)
                         score = 1.5 * max(a, b) - min(a, b)
                         if score < best_score:
                             best, best_score = i, score
@@ -239,11 +242,7 @@ def next_token_labels(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     >>> next_token_labels(torch.tensor([[0, 0, 5, 6, 7]]), torch.tensor([[0, 0, 1, 1, 1]]))
     tensor([[-100, -100,    6,    7, -100]])
     """
-    if input_ids.shape != attention_mask.shape:
-        raise ValueError(
-            "input_ids and attention_mask must have one shape, "
-            f"got {tuple(input_ids.shape)} and {tuple(attention_mask.shape)}"
-        )
+    _check_ids(input_ids, attention_mask)
     order, documents = by_document(attention_mask)
     following = torch.full_like(order, IGNORE_INDEX)
     following[:, :-1] = input_ids.gather(1, order[:, 1:])
@@ -291,6 +290,7 @@ def mask_tokens(
     Shapes: (B,T) ids and (B,T) attention_mask -> what the model reads (B,T), and labels (B,T):
     the true token where one was chosen, else -100.
     """
+    _check_ids(input_ids, attention_mask)
     if not 0.0 <= probability <= 1.0:
         raise ValueError(f"probability must be in [0, 1], got {probability}")
     special = torch.tensor([*special_ids, mask_id], device=input_ids.device)
@@ -303,7 +303,7 @@ def mask_tokens(
         return torch.rand(input_ids.shape, generator=generator, device=input_ids.device)
 
     chosen = (draw() < probability) & (attention_mask != 0) & ~torch.isin(input_ids, special)
-    labels = input_ids.masked_fill(~chosen, IGNORE_INDEX)
+    labels = input_ids.long().masked_fill(~chosen, IGNORE_INDEX)
     fate = draw()
     others = ordinary[(draw() * len(ordinary)).long()]
     hidden = input_ids.masked_fill(chosen & (fate < 0.8), mask_id)
@@ -317,9 +317,20 @@ def _as_lists(rows: Rows, name: str) -> list[list[int]]:
     lists = [row.tolist() if isinstance(row, Tensor) else list(row) for row in rows]
     for i, row in enumerate(lists):
         for token in row:
-            if type(token) is not int:
+            if not isinstance(token, Integral) or isinstance(token, bool):
                 raise TypeError(f"{name}[{i}] must hold integer token ids, got {token!r}")
     return lists
+
+
+def _check_ids(input_ids: Tensor, attention_mask: Tensor) -> None:
+    check_attention_mask(attention_mask)
+    if not isinstance(input_ids, Tensor):
+        raise TypeError(f"input_ids must be a tensor, got {type(input_ids).__name__}")
+    if input_ids.shape != attention_mask.shape:
+        raise ValueError(
+            "input_ids and attention_mask must have one shape, "
+            f"got {tuple(input_ids.shape)} and {tuple(attention_mask.shape)}"
+        )
 
 
 def _as_label_lists(labels: Rows | None, rows: list[list[int]]) -> list[list[int]] | None:
@@ -333,6 +344,8 @@ def _as_label_lists(labels: Rows | None, rows: list[list[int]]) -> list[list[int
 
 
 def _check_fit(lengths: Sequence[int], limit: int, name: str, option: str, remedy: str) -> None:
+    if limit < 0:
+        raise ValueError(f"{option} must be 0 or more, got {limit}")
     for i, length in enumerate(lengths):
         if length > limit:
             raise ValueError(

@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from minitransformer.masks import token_positions
 from minitransformer.models import DecoderOnly, EncoderDecoder
 
 
@@ -48,14 +47,14 @@ def generate(
                 f"generate needs a DecoderOnly or EncoderDecoder, got {type(model).__name__}"
             )
         prompt_length = ids.shape[1]
+        rows = torch.arange(len(ids), device=ids.device)
         going = torch.ones_like(ids[:, 0], dtype=torch.bool)
         for _ in range(max_new_tokens):
             if memory is None:
                 hidden = model.encode(ids, mask)
             else:
                 hidden = model.decode(ids, mask, memory, attention_mask)
-            last = token_positions(mask).argmax(dim=1)  # the newest real token of each row
-            logits = model.head(hidden[torch.arange(len(ids), device=ids.device), last])
+            logits = model.head(hidden[rows, _last_real(mask)])
             token = choose(logits, temperature, top_k, top_p, generator)
             ids = torch.cat((ids, token.unsqueeze(1)), dim=1)
             mask = torch.cat((mask, going.long().unsqueeze(1)), dim=1)
@@ -88,6 +87,12 @@ def choose(
         probabilities = probabilities.masked_fill(before >= top_p, 0.0)
     drawn = torch.multinomial(probabilities, 1, generator=generator)
     return tokens.gather(1, drawn).squeeze(1)
+
+
+def _last_real(mask: Tensor) -> Tensor:
+    """The index of each row's last real token, (batch, length) -> (batch,)."""
+    index = torch.arange(mask.shape[1], device=mask.device)
+    return (index * (mask != 0)).argmax(dim=1)
 
 
 def _check_sampling(

@@ -36,10 +36,14 @@ def cross_entropy(
     log_normalizer = logits.logsumexp(dim=-1)
     chosen = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
     total = (log_normalizer - chosen).sum()
-    return total / (max(len(labels), 1) if num_labels is None else num_labels)
+    number = torch.as_tensor(len(labels) if num_labels is None else num_labels)
+    return total / torch.where(number == 0, 1, number).to(total.device)
 
 
 def _check_labels(logits: Tensor, labels: Tensor) -> None:
+    for name, tensor in {"logits": logits, "labels": labels}.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
     if not logits.is_floating_point():
         raise TypeError(f"logits must be floating point, got {logits.dtype}")
     if labels.dtype != torch.int64:

@@ -78,7 +78,7 @@ def token_positions(attention_mask: Tensor) -> Tensor:
             [0, 1, 2, 0, 1, 0]])
     """
     order, documents = by_document(attention_mask)
-    index = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    index = torch.arange(order.shape[1], device=order.device)
     starts = torch.ones_like(documents, dtype=torch.bool)
     starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
     first = index.masked_fill(~starts, 0).cummax(dim=1).values
@@ -102,7 +102,7 @@ def zero_padding(x: Tensor, attention_mask: Tensor) -> Tensor:
 
 
 def check_attention_mask(attention_mask: Tensor, name: str = "attention_mask") -> None:
-    """Refuse what is not (batch, length) of int or bool."""
+    """Refuse what is not (batch, length) of int or bool, 0 or more."""
     if not isinstance(attention_mask, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(attention_mask).__name__}")
     if attention_mask.is_floating_point() or attention_mask.is_complex():
@@ -112,3 +112,8 @@ def check_attention_mask(attention_mask: Tensor, name: str = "attention_mask") -
         )
     if attention_mask.ndim != 2:
         raise ValueError(f"{name} must be (batch, length), got {tuple(attention_mask.shape)}")
+    # Reading values back would stall a GPU, so they are looked at on the CPU only.
+    if not attention_mask.is_cuda and attention_mask.numel() and attention_mask.min() < 0:
+        raise ValueError(
+            f"{name} must be 0 (padding) or the number of a document, got {attention_mask.min()}"
+        )

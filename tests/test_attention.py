@@ -895,3 +895,9 @@ def test_the_state_is_four_linear_layers(bias):
     kinds = ["weight", "bias"] if bias else ["weight"]
     names = [f"{name}.{kind}" for name in ("query", "key", "value", "output") for kind in kinds]
     assert list(MultiHeadAttention(WIDTH, HEADS, bias=bias).state_dict()) == names
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.5, float("nan")])
+def test_a_dropout_that_is_no_probability_is_refused(dropout):
+    with pytest.raises(ValueError, match=r"dropout must be in \[0, 1\]"):
+        MultiHeadAttention(4, 2, dropout=dropout)

@@ -242,7 +242,6 @@ def test_pack_pairs_fill_with_zero_by_default():
     assert sorted(batch.target_ids.tolist()) == [[1, 0, 0, 0], [1, 3, 4, 5]]
 
 
-@pytest.mark.xfail(raises=ZeroDivisionError, strict=True, reason="rows of length 0")
 def test_pack_pairs_of_empty_sources_into_rows_of_no_length():
     batch = pack_pairs([[], []], [[4], []], 0, BOS, EOS)
     assert batch.source_ids.shape[1] == 0
@@ -263,6 +262,9 @@ def test_pack_pairs_fill_both_sides_of_realistic_rows(ratio):
 
 
 # ---- what is refused -----------------------------------------------------------------------------
+
+
+ONES = torch.ones(2, 3, dtype=torch.int64)
 
 
 @pytest.mark.parametrize(
@@ -291,6 +293,10 @@ def test_pack_pairs_fill_both_sides_of_realistic_rows(ratio):
         (lambda: completion_labels([[5]], [2]), ValueError, r"\[0\] must be from 0 to 1, got 2"),
         (lambda: completion_labels([[5], [6]], [1, -1]), ValueError, r"\[1\] must be .* got -1"),
         (lambda: completion_labels([["a"]], [0]), TypeError, r"rows\[0\] must hold integer"),
+        (lambda: pack([], length=-1), ValueError, "length must be 0 or more, got -1"),
+        (lambda: next_token_labels([[1]], ONES), TypeError, "input_ids must be a tensor, got list"),
+        (lambda: mask_tokens(ONES, ONES.float(), 0, 5), TypeError, "attention_mask must be int"),
+        (lambda: mask_tokens(ONES, ONES[:1], 0, 5), ValueError, "must have one shape"),
     ],
 )
 def test_misuse_is_refused(call, error, message):
@@ -378,7 +384,9 @@ def test_next_token_labels_keep_a_real_end_where_it_is_the_padding_too(side):
 @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8])
 def test_next_token_labels_are_int64_for_every_type_of_ids(dtype):
     ids, mask = torch.tensor([[5, 6, 7]]), torch.tensor([[1, 1, 0]])
-    assert torch.equal(next_token_labels(ids.to(dtype), mask), torch.tensor([[6, -100, -100]]))
+    labels = next_token_labels(ids.to(dtype), mask)
+    assert labels.dtype == torch.int64
+    assert torch.equal(labels, torch.tensor([[6, -100, -100]]))
 
 
 @pytest.mark.parametrize("shape", [(2, 0), (0, 3), (3, 1)])
@@ -564,3 +572,15 @@ def test_packed_attention_and_loss_equal_separate_documents(rows, spare, causal)
     for (tokens, hidden), (same_tokens, expected) in zip(packed[2], separate[2], strict=True):
         assert tokens == same_tokens
         torch.testing.assert_close(torch.tensor(hidden), torch.tensor(expected))
+
+
+def test_rows_may_be_numpy_integers():
+    numpy = pytest.importorskip("numpy")
+    assert pad([numpy.array([5, 6]), [7]]).input_ids.tolist() == [[5, 6], [7, 0]]
+
+
+def test_batches_are_compared_and_hashed_as_objects():
+    batch = pad([[5]])
+    assert batch == batch
+    assert batch != pad([[5]])
+    assert len({batch, batch, pad([[5]])}) == 2

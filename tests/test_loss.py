@@ -184,6 +184,15 @@ def test_averaging_processes_need_the_count_per_process():
     torch.testing.assert_close(sum(losses) / BATCH, cross_entropy(logits, labels))
 
 
+def test_less_than_one_label_per_process_is_still_divided_by():
+    """One label in all of four processes: each divides by a quarter, and their mean is right."""
+    logits, labels = make_batch()
+    labels[:-1], labels[-1, 1:] = IGNORE_INDEX, IGNORE_INDEX
+    shards = zip(logits.split(1), labels.split(1), strict=True)
+    losses = [cross_entropy(*shard, num_labels=torch.tensor(1 / BATCH)) for shard in shards]
+    torch.testing.assert_close(sum(losses) / BATCH, cross_entropy(logits, labels))
+
+
 def test_the_mean_of_means_is_not_the_mean():
     """Why num_labels exists."""
     logits, labels = make_batch()
@@ -192,7 +201,6 @@ def test_the_mean_of_means_is_not_the_mean():
     assert (means.mean() - cross_entropy(logits, labels)).abs() > 0.1
 
 
-@pytest.mark.xfail(strict=True, reason="0 / 0 is NaN")
 @pytest.mark.parametrize("num_labels", [0, torch.tensor(0)], ids=["int", "tensor"])
 def test_nothing_to_predict_anywhere_is_a_loss_of_zero(num_labels):
     """A step in which no micro-batch and no process has a label."""
@@ -244,3 +252,9 @@ def test_labels_of_other_types_are_refused(dtype):
 def test_integer_logits_are_refused():
     with pytest.raises(TypeError, match=r"logits must be floating point, got torch.int64"):
         cross_entropy(torch.zeros(2, 5).long(), torch.zeros(2).long())
+
+
+@pytest.mark.parametrize("arguments", [([[1.0]], torch.tensor([0])), (torch.ones(1, 2), [0])])
+def test_what_is_no_tensor_is_refused(arguments):
+    with pytest.raises(TypeError, match="must be a tensor, got list"):
+        cross_entropy(*arguments)

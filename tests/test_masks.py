@@ -62,7 +62,9 @@ def positions_by_loops(attention_mask: Tensor) -> Tensor:
     ],
 )
 def test_padding_mask_truth_table(name, expected):
-    assert torch.equal(padding_mask(torch.tensor([ATTENTION_MASKS[name]])), expected)
+    mask = padding_mask(torch.tensor([ATTENTION_MASKS[name]]))
+    assert mask.dtype == torch.bool
+    assert torch.equal(mask, expected)
 
 
 def test_cross_padding_mask_truth_table():
@@ -118,6 +120,7 @@ def test_padding_mask_refuses_two_batch_sizes():
     ],
 )
 def test_causal_mask_truth_table(sizes, expected):
+    assert causal_mask(*sizes).dtype == torch.bool
     assert torch.equal(causal_mask(*sizes), expected)
 
 
@@ -181,6 +184,7 @@ def test_token_positions_equal_their_loops(device, dtype):
     documents = torch.randint(0, 2 if dtype == torch.bool else 4, (20, KEYS)).to(device, dtype)
     positions = token_positions(documents)
     assert positions.device == documents.device
+    assert positions.dtype == torch.int64
     assert torch.equal(positions.cpu(), positions_by_loops(documents))
 
 
@@ -194,6 +198,7 @@ def test_by_document_keeps_the_order_within_a_document(dtype):
     order, documents = by_document(torch.tensor([[2, 0, 1, 2, 1, 0]], dtype=dtype))
     assert torch.equal(order, torch.tensor([[1, 5, 2, 4, 0, 3]]))
     assert torch.equal(documents, torch.tensor([[0, 0, 1, 1, 2, 2]]))
+    assert order.dtype == documents.dtype == torch.int64
 
 
 def test_by_document_keeps_the_order_in_long_rows():
@@ -221,3 +226,8 @@ def test_zero_padding_erases_whatever_stood_there(device, content):
     assert torch.equal(erased, torch.where(real, clean, 0.0))
     (gradient,) = torch.autograd.grad(erased.sum(), x)
     assert torch.equal(gradient, real.expand_as(x).float())
+
+
+def test_negative_documents_are_refused():
+    with pytest.raises(ValueError, match=r"attention_mask must be 0 .* got -100"):
+        padding_mask(torch.tensor([[1, -100]]))

@@ -60,6 +60,28 @@ def test_the_two_commands_are_those_that_ci_runs():
     assert installs[1].replace(" && ", " --quiet && ") in (ROOT / ".ci" / "run").read_text()
 
 
+def test_the_numbers_of_the_main_job_in_the_readme_are_its_numbers():
+    pytest.importorskip("babel")
+    from minitransformer import Config, EncoderDecoder
+    from minitransformer.training import dates
+    from minitransformer.training.tasks import DatesTask
+
+    defaults = dict(DatesTask().defaults)
+    steps = defaults.pop("steps")
+    model = EncoderDecoder(Config(len(DatesTask().vocabulary), **defaults))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    patterns = sum(len(dates._patterns(locale)) for locale in dates.LOCALES)
+    for fact in (
+        f"{parameters:,} parameters",
+        f"{len(dates.LOCALES)} locales",
+        f"{patterns} patterns",
+        f"{len(dates.held_out_days()):,} days",
+        f"{steps:,} steps",
+        f"width {model.config.d_model}, {model.config.num_heads} heads",
+    ):
+        assert fact in " ".join(README.split())
+
+
 def run(command, folder, timeout=900):
     """The command as a reader would type it, with this Python's scripts first on the PATH."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
