@@ -103,7 +103,7 @@ def ragged_texts(task: Task) -> list[str]:
     """A few held-out texts of different lengths, the shortest first."""
     if isinstance(task, PairsTask):
         return sorted({pair.source for pair in task.held_out[:9]}, key=len)
-    starts = [text[: 20 + 2 * i] for i, text in enumerate(task.held_out[:9])]
+    starts = [text.strip()[: 20 + 2 * i] for i, text in enumerate(task.held_out[:9])]
     return sorted(starts, key=len)
 
 

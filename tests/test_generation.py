@@ -240,6 +240,12 @@ def test_ties_go_to_the_first_token():
     assert choose(logits).tolist() == choose(logits, 1.0, top_k=1).tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_logits_are_divided_in_float32(dtype):
+    logits = torch.tensor([[1.0, 7.0, 2.0]], dtype=dtype)
+    assert choose(logits, temperature=1e-5).tolist() == [1]  # 7e5 is beyond float16
+
+
 def test_rows_are_drawn_independently():
     logits = torch.tensor([[0.0, -1e9], [-1e9, 0.0]]).repeat(50, 1)
     assert choose(logits, temperature=1.0).tolist() == [0, 1] * 50
@@ -303,10 +309,11 @@ def test_an_empty_prompt_is_refused_by_its_number():
         generate(counting_model(), *batch_of([[3], [], []], "left", "cpu"), 2)
 
 
-def test_packed_prompts_are_refused():
+@pytest.mark.parametrize("kind", [DecoderOnly, EncoderDecoder])
+def test_packed_prompts_are_refused(kind):
     ids, mask = torch.tensor([[3, 4], [5, 6]]), torch.tensor([[1, 1], [1, 2]])
-    with pytest.raises(ValueError, match="one prompt a row: attention_mask must be 0 or 1"):
-        generate(counting_model(), ids, mask, 2)
+    with pytest.raises(ValueError, match="attention_mask must be 0 or 1"):
+        generate(kind(Config(VOCAB, 16)), ids, mask, 2)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
