@@ -38,10 +38,10 @@ def scaled_dot_product_attention(
     key, value = key.masked_fill(~used, 0.0), value.masked_fill(~used, 0.0)
 
     with torch.autocast(query.device.type, enabled=False):
-        precise = torch.promote_types(query.dtype, torch.float32)  # 65504, float16's end, is near
+        precise = torch.promote_types(query.dtype, torch.float32)  # float16 ends at 65504
         query, key = query.to(precise) / query.shape[-1] ** 0.5, key.to(precise)
         scores = einsum(query, key, "b h q d, b h k d -> b h q k")
-        scores = scores.masked_fill(~mask & alive, float("-inf"))  # dead rows keep finite scores
+        scores = scores.masked_fill(~mask & alive, float("-inf"))  # but not in dead rows: NaN
         weights = scores.softmax(dim=-1).masked_fill(~alive, 0.0).to(value.dtype)
         output = einsum(F.dropout(weights, dropout_p), value, "b h q k, b h k d -> b h q d")
     return output, weights
@@ -76,7 +76,7 @@ class MultiHeadAttention(nn.Module):
         self.key = nn.Linear(d_model, d_kv, bias=bias)
         self.value = nn.Linear(d_model, d_kv, bias=bias)
         self.output = nn.Linear(d_model, d_model, bias=bias)
-        self.weights = nn.Identity()  # a tap: `record_attention` reads what passes here
+        self.tap = nn.Identity()  # the weights pass here, for `record_attention` to see
 
     def forward(
         self,
@@ -102,7 +102,7 @@ class MultiHeadAttention(nn.Module):
             value = repeat(value, "b h k d -> b (h group) k d", group=group)
         dropout_p = self.dropout if self.training else 0.0
         output, weights = scaled_dot_product_attention(query, key, value, mask, dropout_p)
-        self.weights(weights)
+        self.tap(weights)
         return self.output(rearrange(output, "b h q d -> b q (h d)"))
 
 
@@ -135,7 +135,7 @@ def record_attention(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     def keep(name):
         return lambda tap, inputs, weights: maps.update({name: weights.detach()})
 
-    hooks = [layer.weights.register_forward_hook(keep(name)) for name, layer in layers.items()]
+    hooks = [layer.tap.register_forward_hook(keep(name)) for name, layer in layers.items()]
     try:
         yield maps
     finally:

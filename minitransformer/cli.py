@@ -5,6 +5,7 @@ Exit status: 0 done, 2 the input cannot be used (one line says what and why), 13
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
@@ -16,15 +17,20 @@ import torch
 from minitransformer.config import STYLES, Config
 from minitransformer.models import DecoderOnly, EncoderOnly
 from minitransformer.training.answering import ROWS, answer, encode
-from minitransformer.training.files import InputError, read_lines
+from minitransformer.training.files import InputError, decode_lines, read_lines
 from minitransformer.training.loop import Settings, train
 from minitransformer.training.pictures import attention_pictures, loss_picture, save_pictures
-from minitransformer.training.run import Run, new_folder
+from minitransformer.training.run import Run, create_folder, new_folder
 from minitransformer.training.tasks import PairsTask, Task, largest_padding_weight, make_task
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and (not hasattr(options, "text") or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # argparse takes no texts after an option: `generate RUN --top-k 5 TEXT`
+        options.text += rest
     try:
         status = options.verb(options)
         sys.stdout.flush()
@@ -32,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads our output, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (InputError, ModuleNotFoundError) as error:
+    except (InputError, ImportError, OSError) as error:
         print(f"minitransformer: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -53,11 +59,12 @@ def _train(options: argparse.Namespace) -> int:
     try:
         config = Config(vocab_size=len(task.vocabulary), **_only(Config, chosen))
         settings = Settings(**_only(Settings, chosen))
-    except ValueError as error:
-        raise InputError(str(error)) from None
-    torch.manual_seed(settings.seed)
-    run = Run(task.name, task.model_class(config), task.vocabulary, asdict(settings))
-    run.model.to(options.device)
+        torch.manual_seed(settings.seed)
+        model = task.model_class(config).to(options.device)
+    except (ValueError, RuntimeError) as error:  # such numbers, or not enough memory for them
+        raise InputError(_in_options(" ".join(str(error).split()))) from None
+    create_folder(folder)
+    run = Run(task.name, model, task.vocabulary, asdict(settings))
 
     size = sum(parameter.numel() for parameter in run.model.parameters())
     print(
@@ -73,17 +80,18 @@ def _train(options: argparse.Namespace) -> int:
     run.history, finished = train(run.model, task, settings, save)
     run.save(folder)
     run.model.cpu()
+    if not finished:
+        print(f"\ninterrupted after step {len(run.history):,} of {settings.steps:,}")
+    print(f"saved in {folder}", flush=True)
     if finished:
         _report(run, task)
-    else:
-        print(f"\ninterrupted after step {len(run.history):,} of {settings.steps:,}")
     try:
         save_pictures([("loss.png", loss_picture(run))], folder)
         texts = ragged_texts(task)
         save_pictures(attention_pictures(run, texts, draw=[len(texts) // 2]), folder)
     except ImportError as error:
         print(f"no pictures: {error}", file=sys.stderr)
-    print(f"\nsaved in {folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
+    print(f"\n{folder} holds {', '.join(sorted(path.name for path in folder.iterdir()))}")
     return 0 if finished else 130
 
 
@@ -92,6 +100,9 @@ def _report(run: Run, task: Task) -> None:
     for line in task.report(run.model):
         print(line)
     weight, count = largest_padding_weight(run.model, task.held_out_batches())
+    if count == 0:
+        print("\nno held-out example needed padding: there are no weights on it to look at")
+        return
     print(
         "\nlargest attention weight on any padded position, "
         f"over all layers, heads and held-out examples: {weight}"
@@ -105,6 +116,12 @@ def ragged_texts(task: Task) -> list[str]:
         return sorted({pair.source for pair in task.held_out[:9]}, key=len)
     starts = [text.strip()[: 20 + 2 * i] for i, text in enumerate(task.held_out[:9])]
     return sorted(starts, key=len)
+
+
+def _in_options(message: str) -> str:
+    """The message with the names of Config and Settings as the user writes them."""
+    names = "|".join([*CONFIG_HELP, *SETTINGS_HELP])
+    return re.sub(rf"\b({names})\b", lambda name: "--" + name[0].replace("_", "-"), message)
 
 
 def _only(cls: type, values: dict[str, Any]) -> dict[str, Any]:
@@ -153,14 +170,15 @@ def _show(options: argparse.Namespace) -> int:
 
 def _texts(options: argparse.Namespace, run: Run, new_tokens: int = 0) -> list[str]:
     """What the user wants read, from the arguments, a file or standard input; checked."""
+    if options.text and options.file:
+        raise InputError("give texts or --file, not both")
     if options.text:
         texts, where = options.text, "text {}"
     elif options.file:
         texts, where = read_lines(options.file), f"{options.file}:{{}}"
     else:
-        texts, where = sys.stdin.read().splitlines(), "standard input:{}"
-        if not texts:
-            raise InputError("nothing to read: give texts, --file FILE, or lines on standard input")
+        texts = decode_lines(sys.stdin.buffer.read(), "standard input")
+        where = "standard input:{}"
     for number, text in enumerate(texts, 1):
         length = len(encode(run.model, run.vocabulary, [text])[0]) + new_tokens
         limit = run.model.config.max_length
@@ -240,7 +258,14 @@ def _parser() -> argparse.ArgumentParser:
         "(default: the language reference that comes with Python)",
     )
     sub.add_argument("--out", metavar="DIR", help="where to save (default: runs/TASK)")
-    sub.add_argument("--threads", type=_positive, default=1, help="CPU threads (default: 1)")
+    sub.add_argument(
+        "--threads",
+        type=int,
+        choices=range(1, 257),
+        default=1,
+        metavar="N",
+        help="CPU threads (default: 1)",
+    )
     sub.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: cpu")
     sub.add_argument(
         "--no-pack",
@@ -253,9 +278,9 @@ def _parser() -> argparse.ArgumentParser:
     for cls, words in (Config, CONFIG_HELP), (Settings, SETTINGS_HELP):
         for field in fields(cls):
             if field.name in words:
-                kind = float if field.type in (float, "float") else int
-                option = "--" + field.name.replace("_", "-")
-                metavar = "X" if kind is float else "N"
+                number = field.type in (float, "float")
+                kind = float if number else _seed if field.name == "seed" else _positive
+                option, metavar = "--" + field.name.replace("_", "-"), "X" if number else "N"
                 sub.add_argument(option, type=kind, metavar=metavar, help=words[field.name])
 
     sub = verb(
@@ -277,7 +302,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--top-p", type=float, metavar="X", help="draw among the likeliest of total probability X"
     )
-    sub.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws (default: 0)")
+    sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the draws (default: 0)")
 
     sub = verb(
         "show",
@@ -304,6 +329,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, got {number}")
+    return number
+
+
+def _seed(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**32:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 2**32 - 1, got {number}")
     return number
 
 

@@ -73,6 +73,8 @@ class Config:
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        if not 0 <= self.bos_id < self.vocab_size:
+            raise ValueError(f"bos_id must be in [0, {self.vocab_size}), got {self.bos_id}")
 
     @property
     def parts(self) -> Style:

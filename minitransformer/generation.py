@@ -78,7 +78,8 @@ def choose(
     """One token of each row of logits (B,V) -> (B,) int64; see `generate`."""
     if temperature == 0.0:
         return logits.argmax(dim=-1)
-    logits, tokens = (logits.float() / temperature).sort(dim=-1, descending=True, stable=True)
+    logits = logits.float() - logits.max(dim=-1, keepdim=True).values.float()  # no overflow below
+    logits, tokens = (logits / temperature).sort(dim=-1, descending=True, stable=True)
     if top_k is not None:
         logits[:, top_k:] = float("-inf")
     probabilities = logits.softmax(dim=-1)
@@ -100,7 +101,7 @@ def _check_sampling(
 ) -> None:
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must be 0 or more, got {max_new_tokens}")
-    if temperature < 0.0:
+    if not 0.0 <= temperature < float("inf"):
         raise ValueError(f"temperature must be 0 (the likeliest token) or more, got {temperature}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be 1 or more, got {top_k}")

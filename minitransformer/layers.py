@@ -1,4 +1,12 @@
-"""What a transformer is stacked from: embeddings with positions, blocks, and the stack itself.
+"""What a transformer is stacked from: embeddings with positions, layers, and the stack itself.
+
+    ids → Embedding → layer → layer → ... → (final norm) → hidden states
+    EncoderLayer:  attention to itself → feed-forward
+    DecoderLayer:  attention to itself → attention to the source → feed-forward
+
+The classes stand in the order in which they are used: the parts first, `EncoderLayer`,
+`DecoderLayer` and `Stack` at the end. `rotation` is what rotary positions hand to every layer, and
+None for the others.
 
 A style (see `config.py`) names its parts by the keys of NORMS, RESIDUALS, FEED_FORWARDS and
 POSITIONS, so the code below has no branch on any architecture.
@@ -18,7 +26,7 @@ from minitransformer.masks import token_positions, zero_padding
 
 
 class FeedForward(nn.Module):
-    """Each position thinks for itself: widen, bend, narrow (Vaswani et al. 2017, eq. 2)."""
+    """Each position by itself: widen, activate, narrow (Vaswani et al. 2017, eq. 2)."""
 
     def __init__(self, config: Config, activation: Callable[[Tensor], Tensor]):
         super().__init__()
@@ -182,7 +190,7 @@ class Embedding(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Collect from the positions the mask allows, then think it over."""
+    """Collect from the positions that the mask allows, then think it over."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -193,7 +201,7 @@ class EncoderLayer(nn.Module):
         self.feed_forward_residual = residual(config)
 
     def forward(self, x: Tensor, mask: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
-        x = self.attention_residual(x, lambda x: self.attention(x, x, mask, rotation))
+        x = self.attention_residual(x, lambda h: self.attention(h, h, mask, rotation))
         return self.feed_forward_residual(x, self.feed_forward)
 
 
@@ -213,8 +221,8 @@ class DecoderLayer(EncoderLayer):
         memory: Tensor,
         memory_mask: Tensor,
     ) -> Tensor:
-        x = self.attention_residual(x, lambda x: self.attention(x, x, mask, rotation))
-        x = self.cross_attention_residual(x, lambda x: self.cross_attention(x, memory, memory_mask))
+        x = self.attention_residual(x, lambda h: self.attention(h, h, mask, rotation))
+        x = self.cross_attention_residual(x, lambda h: self.cross_attention(h, memory, memory_mask))
         return self.feed_forward_residual(x, self.feed_forward)
 
 
@@ -230,9 +238,9 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList(layer(config) for _ in range(config.num_layers))
         self.norm = make_norm(config) if config.parts.residual == "pre" else nn.Identity()
 
-    def forward(self, x: Tensor, *masks: Tensor | tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(self, x: Tensor, *context: Tensor | tuple[Tensor, Tensor] | None) -> Tensor:
         for layer in self.layers:
-            x = layer(x, *masks)
+            x = layer(x, *context)
         return self.norm(x)
 
 

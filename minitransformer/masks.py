@@ -77,11 +77,11 @@ def token_positions(attention_mask: Tensor) -> Tensor:
     tensor([[0, 0, 0, 1, 0, 2],
             [0, 1, 2, 0, 1, 0]])
     """
-    order, documents = by_document(attention_mask)
+    order, documents = by_document(attention_mask)  # now each document is one run of columns
     index = torch.arange(order.shape[1], device=order.device)
     starts = torch.ones_like(documents, dtype=torch.bool)
     starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
-    first = index.masked_fill(~starts, 0).cummax(dim=1).values
+    first = index.masked_fill(~starts, 0).cummax(dim=1).values  # where each token's run starts
     positions = torch.zeros_like(order).scatter(1, order, index - first)
     return positions.masked_fill(attention_mask == 0, 0)
 

@@ -1,4 +1,7 @@
-"""Three transformers from one set of parts. Read the three masks: they are the difference."""
+"""Three transformers from one set of parts: the line that builds the mask is the difference.
+
+Masks are made here, in `encode` and `decode`, and nowhere below.
+"""
 
 from torch import Tensor, nn
 
@@ -26,7 +29,7 @@ class Model(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for module in self.modules():  # last, as a tied head is an embedding too
+        for module in self.modules():  # after the linear layers: a tied head is one of them
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=self.config.d_model**-0.5)
 

@@ -31,7 +31,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch, PathPatch
     from matplotlib.path import Path as Outline
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
 except ImportError as error:
     raise ImportError('drawing needs matplotlib: pip install "minitransformer[plot]"') from error
 
@@ -205,6 +205,7 @@ def curve_figure(losses: Curves, scores: Curves | None = None, *, title: str = "
         panels[1].set_ylim(-0.03, 1.03)
         panels[1].yaxis.set_major_formatter(PercentFormatter(1))
         panels[1].set_ylabel("exact match", fontsize=9, color=INK)
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[-1].set_xlabel("training step", fontsize=9, color=INK)
     return figure
 

@@ -95,6 +95,15 @@ def test_continuations_start_with_the_text_and_repeat_with_the_seed(folders, cap
     assert continued("--temperature", "0") == continued("--top-k", "1")
 
 
+def test_options_may_stand_before_the_texts(folders, capsys):
+    texts, option = ["w1", "w2"], ["--max-new-tokens", "3"]
+    assert main(["generate", str(folders / "pairs"), *texts, *option]) == 0
+    after = capsys.readouterr().out
+    assert main(["generate", str(folders / "pairs"), *option, *texts]) == 0
+    assert capsys.readouterr().out == after
+    assert after.count("\n") == 2
+
+
 def test_texts_come_from_a_file_or_from_standard_input(folders, tmp_path, capsys, monkeypatch):
     texts = ["w1", "wab2", "x"]
     main(["generate", str(folders / "pairs"), *texts])
@@ -130,11 +139,16 @@ REFUSED = [
     ("train --task pairs --data {here}", "is a folder"),
     ("train --task pairs --data {here}/prose.txt", "prose.txt:1: expected source TAB target"),
     ("train --task pairs --data {here}/pairs.tsv --max-length 5", "pairs.tsv:3: the source has"),
-    ("train --task lm --data {here}/prose.txt --max-length 9", "prose.txt:5: the line has"),
-    ("train --d-model 10", "d_model must be a multiple of num_heads, got 10 and 4"),
-    ("train --steps 0", "steps must be 1 or more"),
-    ("train --dropout 1", "dropout must be in [0, 1)"),
-    ("train --max-length 20", "max_length"),
+    ("train --task lm --data {here}/prose.txt --max-length 9", "prose.txt:3: the line has"),
+    ("train --d-model 10", "--d-model must be a multiple of --num-heads, got 10 and 4"),
+    ("train --dropout 1", "--dropout must be in [0, 1)"),
+    ("train --max-length 20", "--max-length must be 38 or more for the dates"),
+    ("train --learning-rate nan", "--learning-rate must be above 0, got nan"),
+    ("train --learning-rate inf", "--learning-rate must be above 0, got inf"),
+    ("train --d-model 1000000000000", "memory"),
+    ("train --out /dev/null", "already exists"),
+    ("train --out /dev/null/x", "cannot be written to: Not a directory"),
+    ("train --out " + 300 * "x", "name too long"),
     ("train --out {here}/dates", "already exists"),
     ("train --task lm --max-length 2", "--max-length must be 3 or more"),
     ("generate {here}/none x", "none: no such folder"),
@@ -144,7 +158,9 @@ REFUSED = [
     ("generate {here}/mlm Word", "text 1: holds no [MASK]"),
     ("generate {here}/lm Word --max-new-tokens 300", "text 1: has 305 tokens with 300 new ones"),
     ("generate {here}/lm Word --temperature -1", "temperature must be 0"),
+    ("generate {here}/lm Word --temperature nan", "temperature must be 0"),
     ("generate {here}/lm Word --top-p 2", "top_p must be in (0, 1]"),
+    ("generate {here}/lm Word --file {here}/prose.txt", "give texts or --file, not both"),
     ("show {here}/dates x --layer 2", "layer must be"),
     ("show {here}/none x", "none: no such folder"),
 ]
@@ -163,6 +179,42 @@ def test_what_cannot_be_used_is_refused_in_one_line(
     assert error.startswith("minitransformer: error: ")
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []  # nothing half-written
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "train --steps 0",
+        "train word",
+        "generate run --fly text",
+        "train --num-layers 0",
+        "train --threads 0",
+        "train --seed -1",
+        "fly",
+        "",
+    ],
+)
+def test_what_is_no_command_shows_the_usage(line, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(line.split())
+    assert stop.value.code == 2
+    assert "usage: minitransformer" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(folders, tmp_path, capsys):
+    wild = ["--learning-rate", "1e30", "--steps", "20", "--out", str(tmp_path / "run")]
+    assert main(["train", "--task", "pairs", "--data", str(folders / "pairs.tsv"), *wild]) == 2
+    assert re.search(r"the loss is \w+ at step \d+: lower --learning-rate", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("typed", [b"\xff\xfe", b"", b"a\0b"])
+def test_standard_input_that_is_no_text_is_refused(folders, typed):
+    process = command("generate", str(folders / "dates"), stdin=subprocess.PIPE, text=False)
+    out, error = process.communicate(typed, timeout=60)
+    assert process.returncode == 2
+    assert error.startswith(b"minitransformer: error: standard input:")
+    assert error.count(b"\n") == 1
+    assert out == b""
 
 
 def test_an_empty_line_is_refused_by_its_number(folders, tmp_path, capsys):
@@ -184,8 +236,7 @@ def command(*arguments, **options):
         [sys.executable, "-m", "minitransformer.cli", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
-        **options,
+        **{"text": True} | options,
     )
 
 
@@ -197,7 +248,8 @@ def test_ctrl_c_keeps_what_was_reached_and_says_where(tmp_path):
     out, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert re.search(r"interrupted after step [\d,]+ of 100,000", out)
-    assert f"saved in {os.path.join('runs', 'dates')}: config.json" in out
+    assert f"saved in {os.path.join('runs', 'dates')}\n" in out
+    assert "holds config.json, cross_attention.png" in out
     assert "Traceback" not in errors
     assert main(["generate", str(tmp_path / "runs" / "dates"), "3 June 2025"]) == 0
 
@@ -205,7 +257,8 @@ def test_ctrl_c_keeps_what_was_reached_and_says_where(tmp_path):
 def test_a_reader_that_stops_early_is_no_error(folders):
     few = ["--max-new-tokens", "1"]
     process = command("generate", str(folders / "lm"), *few, *(["w1"] * 2_000))
-    process.stdout.readline()
-    process.stdout.close()
-    assert "Traceback" not in process.stderr.read()
-    process.wait(timeout=60)
+    with process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert "Traceback" not in process.stderr.read()
+    assert process.returncode == 0

@@ -114,6 +114,15 @@ def alphabet() -> list[str]:
     return sorted(characters)
 
 
+def longest_text() -> int:
+    """No text has more characters than this."""
+    return max(
+        sum(max(map(len, spelling.values())) for _, spelling in writer)
+        for locale in LOCALES
+        for writer in _writers(locale)
+    )
+
+
 # --- days ---
 
 

@@ -20,16 +20,21 @@ def read_lines(path: str | Path) -> list[str]:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    return decode_lines(data, str(path))
+
+
+def decode_lines(data: bytes, name: str) -> list[str]:
+    """The lines of UTF-8 text that came from `name`, without their ends."""
     if b"\0" in data:
         line = data[: data.index(b"\0")].count(b"\n") + 1
-        raise InputError(f"{path}:{line}: holds a zero byte; expected text, not a binary file")
+        raise InputError(f"{name}:{line}: holds a zero byte; expected UTF-8 text")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise InputError(f"{path}:{line}: is not UTF-8; convert it first") from None
+        raise InputError(f"{name}:{line}: is not UTF-8; convert it first") from None
     if not text.strip():
-        raise InputError(f"{path}: is empty")
+        raise InputError(f"{name}: {'holds only white space' if text else 'is empty'}")
     return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
 
 
@@ -41,7 +46,10 @@ def read_pairs(path: str | Path, max_source: int, max_target: int) -> list[tuple
             continue
         source, tab, target = line.partition("\t")
         if not tab or "\t" in target:
-            raise InputError(f"{path}:{number}: expected source TAB target, got {_short(line)}")
+            hint = "several TABs" if tab else "no TAB; are there spaces in its place?"
+            raise InputError(
+                f"{path}:{number}: expected source TAB target, got {_short(line)}: {hint}"
+            )
         if not source.strip() or not target.strip():
             side = "target" if source.strip() else "source"
             raise InputError(f"{path}:{number}: the {side} is empty")
@@ -86,6 +94,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # whoever may read the other files may read this one
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from minitransformer.data import Batch, PairBatch
 from minitransformer.training.answering import AnyModel
+from minitransformer.training.files import InputError
 from minitransformer.training.tasks import Task
 
 
@@ -35,7 +36,7 @@ class Settings:
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        if not self.learning_rate > 0.0:
+        if not 0.0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
 
 
@@ -67,6 +68,8 @@ def train(
             batch = task.batch(settings.seed, step, settings.batch_size, settings.packed).to(device)
             optimizer.zero_grad()
             loss = model.loss(**batch)
+            if not loss.isfinite():
+                raise InputError(f"the loss is {loss:g} at step {step + 1}: lower --learning-rate")
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
             optimizer.step()

@@ -42,13 +42,15 @@ def attention_pictures(
     """One figure for each kind of attention and text, as (file name, figure).
 
     The texts go through the model as one ragged batch, so the shorter ones show their padding.
-    `layer` counts from 0, or from the end if negative; `draw` picks texts by number.
+    Of long ones the first 64 tokens are drawn. `layer` counts from 0, or from the end if negative;
+    `draw` picks texts by number.
     """
     from minitransformer import visualize
 
     model = run.model
     if not -model.config.num_layers <= layer < model.config.num_layers:
-        raise ValueError(f"layer must be below {model.config.num_layers}, got {layer}")
+        layers = model.config.num_layers
+        raise ValueError(f"layer must be from {-layers} to {layers - 1}, got {layer}")
     layer %= model.config.num_layers
     batch, answers = _run_on(run, texts)
     with record_attention(model) as maps, torch.no_grad():
@@ -65,11 +67,17 @@ def attention_pictures(
             if answers[i]:
                 what += f" ← {_one_line(texts[i])}"
             figure = visualize.attention_figure(
-                weights[i], mask[i], queries[i], keys[i], title=what
+                weights[i, :, :MOST, :MOST],
+                mask[i, :, :MOST, :MOST],
+                queries[i][:MOST],
+                keys[i][:MOST],
+                title=what,
             )
             file_name = f"{_FILE_NAMES[name]}{_slug(texts[i], i) if draw is None else ''}.png"
             yield file_name, figure
 
+
+MOST = 64  # queries and keys in one picture
 
 _TITLES = {
     "encoder.attention": "Encoder self-attention",
@@ -86,7 +94,7 @@ _FILE_NAMES = {
 def _run_on(run: Run, texts: Sequence[str]) -> tuple[Batch | PairBatch, list[str]]:
     """The texts as a padded batch, with the model's answers where it gives any."""
     if isinstance(run.model, EncoderDecoder):
-        limit = run.model.config.max_length - 1
+        limit = min(MOST, run.model.config.max_length) - 1
         answers = answer(run.model, run.vocabulary, texts, limit)
         source = pad(encode(run.model, run.vocabulary, texts), PAD)
         target = pad([[BOS, *run.vocabulary.encode(answer)] for answer in answers], PAD)

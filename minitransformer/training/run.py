@@ -34,7 +34,7 @@ class Run:
     history: list[dict[str, float]] = field(default_factory=list)  # a row of metrics.csv each
 
     def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        create_folder(folder)
         about = {
             "task": self.task,
             "model": type(self.model).__name__,
@@ -64,12 +64,14 @@ class Run:
             config = Config(**about["config"])
             model = MODELS[about["model"]](config)
             task, settings = about["task"], about["training"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{folder / 'config.json'}: not a run's config: {error!r}") from None
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(repr(error).split())
+            raise InputError(f"{folder / 'config.json'}: not a run's config: {reason}") from None
         words = _read_json(folder / "vocabulary.json")
-        if not isinstance(words, dict) or not isinstance(words.get("characters"), list):
+        characters = words.get("characters") if isinstance(words, dict) else None
+        if not isinstance(characters, list) or not all(isinstance(c, str) for c in characters):
             raise InputError(f"{folder / 'vocabulary.json'}: holds no list of characters")
-        vocabulary = Vocabulary(words["characters"])
+        vocabulary = Vocabulary(characters)
         if len(vocabulary) != config.vocab_size:
             raise InputError(
                 f"{folder / 'vocabulary.json'}: has {len(vocabulary)} tokens, "
@@ -81,7 +83,7 @@ class Run:
         except FileNotFoundError:
             raise InputError(f"{weights}: no such file") from None
         except (SafetensorError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+            reason = " ".join(str(error).split())[:200]
             raise InputError(f"{weights}: does not hold this model: {reason}") from None
         return cls(task, model.eval(), vocabulary, settings)
 
@@ -90,7 +92,11 @@ def new_folder(wanted: str | None, task: str) -> Path:
     """Where to save: `wanted`, if nothing is there, else the first free of runs/TASK, -2, -3..."""
     if wanted is not None:
         folder = Path(wanted)
-        if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        try:
+            taken = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+        except OSError as error:
+            raise InputError(f"--out {folder}: {error.strerror}") from None
+        if taken:
             raise InputError(f"{folder}: already exists; choose another --out, or remove it")
         return folder
     number, folder = 1, Path("runs") / task
@@ -98,6 +104,16 @@ def new_folder(wanted: str | None, task: str) -> Path:
         number += 1
         folder = Path("runs") / f"{task}-{number}"
     return folder
+
+
+def create_folder(folder: Path) -> None:
+    """Make the folder, and see that files can be written there, before the work begins."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "writable", Path.touch)
+        (folder / "writable").unlink()
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written to: {error.strerror}") from None
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -109,7 +125,7 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{path}: is not JSON: {error}") from None
 
 

@@ -129,8 +129,11 @@ class DatesTask(PairsTask):
 
     name = "dates"
 
-    def __init__(self):
-        self.defaults = {"d_model": 96, "num_layers": 1, "max_length": 64, "steps": 1_200}
+    def __init__(self, max_length: int = 64):
+        longest = dates.longest_text()
+        if max_length < longest:
+            raise InputError(f"--max-length must be {longest} or more for the dates")
+        self.defaults = {"d_model": 96, "num_layers": 1, "max_length": max_length, "steps": 1_200}
         self.vocabulary = Vocabulary(dates.alphabet())
         self.held_out = [Pair(*example) for example in dates.held_out_examples()]
         self.training = []  # made as needed
@@ -227,7 +230,7 @@ def make_task(name: str, path: str | None, max_length: int | None) -> Task:
     if name == "dates":
         if path is not None:
             raise InputError("--data: the dates are made; to train on a file add --task pairs")
-        return DatesTask()
+        return DatesTask(max_length or 64)
     if name == "pairs":
         if path is None:
             raise InputError("--task pairs needs --data FILE.tsv with lines of source TAB target")
