@@ -1,10 +1,10 @@
 """Does a test notice? Takes one statement of the heart away at a time and runs the tests.
 
-    python scripts/mutate_heart.py            # all of the heart; some minutes
+    python scripts/mutate_heart.py            # all of the heart; 20 minutes on two cores
     python scripts/mutate_heart.py masks loss
 
 For each statement that is not a definition, an import or a docstring: delete it, or negate it if
-it is an `if`. Prints the mutants that survive; exit status 1 if there are any unexplained ones.
+it is an `if`. Prints the mutants that survive; exit status 1 if there are any.
 """
 
 import ast
@@ -27,8 +27,6 @@ TESTS = {  # where a mutant of a module is looked for, the likeliest first
     "config": ["test_models.py", "test_layers.py", "test_training.py"],
     "layers": ["test_layers.py", "test_models.py"],
     "models": ["test_models.py"],
-}
-EXPLAINED = {  # mutants that are equivalent, and why
 }
 
 
@@ -104,17 +102,20 @@ def survives(module: str, source: str) -> bool:
 
 
 def main() -> int:
-    unexplained = 0
+    survivors = 0
     for module in sys.argv[1:] or list(TESTS):
-        found = mutants((ROOT / "minitransformer" / f"{module}.py").read_text())
+        source = (ROOT / "minitransformer" / f"{module}.py").read_text()
+        if not survives(module, source):
+            raise SystemExit(f"{', '.join(TESTS[module])} fail without any change; mend that first")
+        found = mutants(source)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             alive = pool.map(lambda mutant, name=module: survives(name, mutant[2]), found)
             for (line, what, _), survived in zip(tqdm(found, module), alive, strict=True):
                 if survived:
-                    reason = EXPLAINED.get((module, what))
-                    unexplained += reason is None
-                    print(f"{module}.py:{line}: {what}: survives; {reason or 'UNEXPLAINED'}")
-    return int(unexplained > 0)
+                    survivors += 1
+                    print(f"{module}.py:{line}: {what}: survives")
+    print(f"{survivors} survive")
+    return int(survivors > 0)
 
 
 if __name__ == "__main__":
