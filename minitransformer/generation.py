@@ -36,6 +36,11 @@ def generate(
     model.eval()
     try:
         if isinstance(model, EncoderDecoder):
+            if max_new_tokens > model.config.max_length:
+                raise ValueError(
+                    f"max_new_tokens = {max_new_tokens} is more than max_length = "
+                    f"{model.config.max_length}"
+                )
             memory = model.encode(input_ids, attention_mask)
             ids = input_ids.new_full((len(input_ids), 1), model.config.bos_id)
             mask = torch.ones_like(ids)

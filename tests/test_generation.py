@@ -326,6 +326,14 @@ def test_texts_up_to_max_length_are_written_and_longer_ones_refused(side):
         generate(model, *batch, 4)
 
 
+def test_targets_up_to_max_length_are_written_and_longer_ones_refused():
+    model = EncoderDecoder(Config(VOCAB, 16, max_length=5))
+    (written,) = generate(model, *batch_of([[3]], "right", "cpu"), 5)
+    assert len(written) == 5
+    with pytest.raises(ValueError, match="max_new_tokens = 6 is more than max_length = 5"):
+        generate(model, *batch_of([[3]], "right", "cpu"), 6)
+
+
 @pytest.mark.parametrize("wrong", [EncoderOnly(Config(VOCAB, 16)), nn.Linear(2, 2)])
 def test_a_model_that_cannot_write_is_refused(wrong):
     name = type(wrong).__name__

@@ -264,6 +264,15 @@ def test_ragged_texts_are_answered_as_one_by_one(task):
     assert together == [answer(model, task.vocabulary, [text], 9)[0] for text in texts]
 
 
+def test_targets_may_be_as_long_as_the_model_allows(tmp_path):
+    path = tmp_path / "long.tsv"
+    path.write_text("ab\t1234567\nc\t1\n")
+    task = PairsTask(str(path), 8)
+    model = EncoderDecoder(Config(len(task.vocabulary), **SMALL, max_length=8)).eval()
+    model.loss(**task.batch(0, 0, 2, packed=True))
+    assert task.evaluate(model)["exact_match"] <= 1.0
+
+
 def test_filling_changes_the_masks_and_nothing_else(prose):
     task = MaskedLanguageModelTask(prose, 256)
     model = make_model(task)

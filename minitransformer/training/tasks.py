@@ -105,7 +105,8 @@ class PairsTask:
 
     def answers(self, model: AnyModel, pairs: Sequence[Pair]) -> list[str]:
         longest = max(len(pair.target) for pair in pairs)
-        return answer(model, self.vocabulary, [pair.source for pair in pairs], longest + 2)
+        limit = min(longest + 2, model.config.max_length)
+        return answer(model, self.vocabulary, [pair.source for pair in pairs], limit)
 
     def report(self, model: AnyModel) -> list[str]:
         answers = self.answers(model, self.held_out)
