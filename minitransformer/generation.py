@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from minitransformer.masks import check_attention_mask
 from minitransformer.models import DecoderOnly, EncoderDecoder
 
 
@@ -32,25 +33,16 @@ def generate(
     each row, up to and including `eos_id`, at most `max_new_tokens`.
     """
     _check_sampling(max_new_tokens, temperature, top_k, top_p)
+    _check_lengths(model, attention_mask, max_new_tokens)
     training = model.training
     model.eval()
     try:
         if isinstance(model, EncoderDecoder):
-            if max_new_tokens > model.config.max_length:
-                raise ValueError(
-                    f"max_new_tokens = {max_new_tokens} is more than max_length = "
-                    f"{model.config.max_length}"
-                )
             memory = model.encode(input_ids, attention_mask)
             ids = input_ids.new_full((len(input_ids), 1), model.config.bos_id)
             mask = torch.ones_like(ids)
-        elif isinstance(model, DecoderOnly):
-            memory, ids, mask = None, input_ids, attention_mask.long()
-            _check_prompts(mask, max_new_tokens, model.config.max_length)
         else:
-            raise TypeError(
-                f"generate needs a DecoderOnly or EncoderDecoder, got {type(model).__name__}"
-            )
+            memory, ids, mask = None, input_ids, attention_mask.long()
         prompt_length = ids.shape[1]
         rows = torch.arange(len(ids), device=ids.device)
         going = torch.ones_like(ids[:, 0], dtype=torch.bool)
@@ -114,16 +106,28 @@ def _check_sampling(
         raise ValueError(f"top_p must be in (0, 1], got {top_p}")
 
 
-def _check_prompts(mask: Tensor, max_new_tokens: int, max_length: int) -> None:
-    lengths = (mask != 0).sum(dim=1)
+def _check_lengths(
+    model: DecoderOnly | EncoderDecoder, attention_mask: Tensor, max_new_tokens: int
+) -> None:
+    if not isinstance(model, DecoderOnly | EncoderDecoder):
+        raise TypeError(
+            f"generate needs a DecoderOnly or EncoderDecoder, got {type(model).__name__}"
+        )
+    check_attention_mask(attention_mask)
+    if (attention_mask > 1).any():
+        raise ValueError("generate takes one prompt a row: attention_mask must be 0 or 1")
+    limit = model.config.max_length
+    if isinstance(model, EncoderDecoder):
+        if max_new_tokens > limit:
+            raise ValueError(f"max_new_tokens = {max_new_tokens} is more than max_length = {limit}")
+        return
+    lengths = (attention_mask != 0).sum(dim=1)
     if (lengths == 0).any():
         raise ValueError(
             f"prompt {int((lengths == 0).int().argmax())} is empty: give it at least one token"
         )
-    if (mask > 1).any():
-        raise ValueError("generate takes one prompt a row: attention_mask must be 0 or 1")
-    if lengths.max() + max_new_tokens > max_length:
+    if (lengths + max_new_tokens > limit).any():
         raise ValueError(
             f"the longest prompt has {lengths.max()} tokens; with max_new_tokens = "
-            f"{max_new_tokens} that is more than max_length = {max_length}"
+            f"{max_new_tokens} that is more than max_length = {limit}"
         )

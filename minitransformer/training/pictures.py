@@ -1,7 +1,7 @@
 """The pictures of a run: its loss, and where its model looks."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -148,7 +148,7 @@ def _slug(text: str, number: int) -> str:
     return f"-{number + 1}-" + re.sub(r"\W+", "_", text)[:32].strip("_")
 
 
-def save_pictures(pictures: Iterator[tuple[str, "Figure"]], folder: Path) -> list[Path]:
+def save_pictures(pictures: Iterable[tuple[str, "Figure"]], folder: Path) -> list[Path]:
     from minitransformer import visualize
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -38,13 +38,14 @@ class Task(Protocol):
     model_class: type[AnyModel]
     vocabulary: Vocabulary
     defaults: dict[str, Any]  # what differs from the defaults of Config and Settings
+    held_out: Sequence[Any]  # examples that training never sees
 
     def batch(self, seed: int, step: int, size: int, packed: bool) -> Batch | PairBatch:
         """`size` examples, several in a row where `packed`."""
         ...
 
     def held_out_batches(self) -> list[Batch] | list[PairBatch]:
-        """Examples that training never sees, padded."""
+        """The held-out examples, padded."""
         ...
 
     def evaluate(self, model: AnyModel, quick: bool = False) -> dict[str, float]:
