@@ -59,6 +59,7 @@ class Config:
             "num_kv_heads": 1,
             "d_ff": 1,
             "max_length": 1,
+            "bos_id": 0,
         }.items():
             number = getattr(self, name)
             if not isinstance(number, int) or isinstance(number, bool) or number < least:
@@ -73,8 +74,10 @@ class Config:
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        if not 0 <= self.bos_id < self.vocab_size:
-            raise ValueError(f"bos_id must be in [0, {self.vocab_size}), got {self.bos_id}")
+        for name in ("norm_eps", "rope_theta"):
+            number = getattr(self, name)
+            if not isinstance(number, int | float) or not number > 0:
+                raise ValueError(f"{name} must be a number above 0, got {number!r}")
 
     @property
     def parts(self) -> Style:

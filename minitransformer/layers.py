@@ -4,12 +4,9 @@
     EncoderLayer:  attention to itself → feed-forward
     DecoderLayer:  attention to itself → attention to the source → feed-forward
 
-The classes stand in the order in which they are used: the parts first, `EncoderLayer`,
-`DecoderLayer` and `Stack` at the end. `rotation` is what rotary positions hand to every layer, and
-None for the others.
-
 A style (see `config.py`) names its parts by the keys of NORMS, RESIDUALS, FEED_FORWARDS and
-POSITIONS, so the code below has no branch on any architecture.
+POSITIONS, so nothing below branches on an architecture. `rotation` is what rotary positions hand to
+every layer; the other positions hand on None.
 """
 
 from collections.abc import Callable

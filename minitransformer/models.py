@@ -12,7 +12,10 @@ from minitransformer.masks import causal_mask, padding_mask, zero_padding
 
 
 class Model(nn.Module):
-    """What all three share: an embedding in front and a projection to the vocabulary behind."""
+    """What all three share: an embedding in front and a projection to the vocabulary behind.
+
+    `forward` and `loss` are those of the models that read one sequence.
+    """
 
     def __init__(self, config: Config):
         super().__init__()
@@ -32,6 +35,24 @@ class Model(nn.Module):
         for module in self.modules():  # after the linear layers: a tied head is one of them
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=self.config.d_model**-0.5)
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Last hidden states (B,T,d_model), 0 at padding; each model says who sees whom."""
+        raise NotImplementedError
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(B,T) ids and (B,T) attention_mask -> logits (B,T,vocab_size)."""
+        return self.head(self.encode(input_ids, attention_mask))
+
+    def loss(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        num_labels: int | None = None,
+    ) -> Tensor:
+        """Mean cross-entropy over the labels (B,T) that are not -100; see `cross_entropy`."""
+        return self.loss_at_labels(self.encode(input_ids, attention_mask), labels, num_labels)
 
     def loss_at_labels(self, hidden: Tensor, labels: Tensor, num_labels: int | None) -> Tensor:
         """Cross-entropy with the projection to the vocabulary computed only where it counts."""
@@ -58,20 +79,6 @@ class EncoderOnly(Model):
         x, rotation = self.embedding(input_ids, attention_mask)
         return zero_padding(self.encoder(x, mask, rotation), attention_mask)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(B,T) ids and (B,T) attention_mask -> logits (B,T,vocab_size)."""
-        return self.head(self.encode(input_ids, attention_mask))
-
-    def loss(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        labels: Tensor,
-        num_labels: int | None = None,
-    ) -> Tensor:
-        """Mean cross-entropy over the labels (B,T) that are not -100; see `cross_entropy`."""
-        return self.loss_at_labels(self.encode(input_ids, attention_mask), labels, num_labels)
-
 
 class DecoderOnly(Model):
     """Every token sees itself and what came before, as in GPT (Radford et al. 2018).
@@ -90,20 +97,6 @@ class DecoderOnly(Model):
         mask = padding_mask(attention_mask) & causal_mask(length, device=attention_mask.device)
         x, rotation = self.embedding(input_ids, attention_mask)
         return zero_padding(self.decoder(x, mask, rotation), attention_mask)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(B,T) ids and (B,T) attention_mask -> logits (B,T,vocab_size)."""
-        return self.head(self.encode(input_ids, attention_mask))
-
-    def loss(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        labels: Tensor,
-        num_labels: int | None = None,
-    ) -> Tensor:
-        """Mean cross-entropy over the labels (B,T), `next_token_labels`, that are not -100."""
-        return self.loss_at_labels(self.encode(input_ids, attention_mask), labels, num_labels)
 
 
 class EncoderDecoder(Model):

@@ -334,6 +334,20 @@ def test_targets_up_to_max_length_are_written_and_longer_ones_refused():
         generate(model, *batch_of([[3]], "right", "cpu"), 6)
 
 
+def test_targets_up_to_max_length_are_written_and_longer_ones_refused():
+    model, source = EncoderDecoder(Config(VOCAB, 16, max_length=4)), batch_of([[3]], "left", "cpu")
+    assert len(generate(model, *source, 4)[0]) == 4
+    model.encoder.register_forward_hook(lambda *_: 1 / 0)  # refused before any work is done
+    with pytest.raises(ValueError, match="max_new_tokens = 5 is more than max_length = 4"):
+        generate(model, *source, 5)
+
+
+@pytest.mark.parametrize("kind", [DecoderOnly, EncoderDecoder])
+def test_float_masks_are_refused(kind):
+    with pytest.raises(TypeError, match="attention_mask must be int or bool"):
+        generate(kind(Config(VOCAB, 16)), torch.tensor([[3]]), torch.tensor([[1.0]]), 2)
+
+
 @pytest.mark.parametrize("wrong", [EncoderOnly(Config(VOCAB, 16)), nn.Linear(2, 2)])
 def test_a_model_that_cannot_write_is_refused(wrong):
     name = type(wrong).__name__

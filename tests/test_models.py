@@ -743,7 +743,7 @@ def test_config_refuses_numbers_that_are_no_counts(name, wrong):
     ],
 )
 def test_config_takes_the_least_and_refuses_one_less(least, name):
-    numbers = {"vocab_size": VOCAB, "d_model": 1, "num_heads": 1}
+    numbers = {"vocab_size": VOCAB, "d_model": 1, "num_heads": 1, "bos_id": 0}
     assert getattr(Config(**numbers | {name: least}), name) == least
     with pytest.raises(ValueError, match=f"{name} must be an integer >= {least}, got {least - 1}"):
         Config(**numbers | {name: least - 1})
@@ -759,6 +759,8 @@ def test_config_takes_the_least_and_refuses_one_less(least, name):
         ({"style": "llama", "d_model": 12}, "d_model / num_heads must be even, got 12 / 4"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
         ({"dropout": -0.1}, r"dropout must be in \[0, 1\), got -0.1"),
+        ({"bos_id": -1}, r"bos_id must be in \[0, 23\), got -1"),
+        ({"bos_id": 23}, r"bos_id must be in \[0, 23\), got 23"),
     ],
 )
 def test_config_refuses_what_no_model_can_be(numbers, message):

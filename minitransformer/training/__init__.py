@@ -1,1 +1,1 @@
-"""Training: the loop, checkpoints, and the tasks with their data."""
+"""Training: the loop, the tasks with their data, and the folder that is left."""

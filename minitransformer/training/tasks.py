@@ -135,7 +135,7 @@ class DatesTask(PairsTask):
         longest = dates.longest_text()
         if max_length < longest:
             raise InputError(f"--max-length must be {longest} or more for the dates")
-        self.defaults = {"d_model": 96, "num_layers": 1, "max_length": max_length, "steps": 1_200}
+        self.defaults = {"d_model": 96, "num_layers": 1, "max_length": max_length, "steps": 1_000}
         self.vocabulary = Vocabulary(dates.alphabet())
         self.held_out = [Pair(*example) for example in dates.held_out_examples()]
         self.training = []  # made as needed
