@@ -740,6 +740,7 @@ def test_config_refuses_numbers_that_are_no_counts(name, wrong):
         (1, "num_kv_heads"),
         (1, "d_ff"),
         (1, "max_length"),
+        (0, "bos_id"),
     ],
 )
 def test_config_takes_the_least_and_refuses_one_less(least, name):
@@ -759,8 +760,8 @@ def test_config_takes_the_least_and_refuses_one_less(least, name):
         ({"style": "llama", "d_model": 12}, "d_model / num_heads must be even, got 12 / 4"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
         ({"dropout": -0.1}, r"dropout must be in \[0, 1\), got -0.1"),
-        ({"bos_id": -1}, r"bos_id must be in \[0, 23\), got -1"),
-        ({"bos_id": 23}, r"bos_id must be in \[0, 23\), got 23"),
+        ({"norm_eps": 0.0}, "norm_eps must be a number above 0, got 0.0"),
+        ({"rope_theta": "x"}, "rope_theta must be a number above 0, got 'x'"),
     ],
 )
 def test_config_refuses_what_no_model_can_be(numbers, message):

@@ -343,7 +343,7 @@ def test_tied_embeddings_survive_the_folder(tmp_path):
             "config.json",
             b'{"task": "x", "model": "EncoderOnly", "training": {}, "config": '
             b'{"vocab_size": 9, "norm_eps": "x"}}',
-            "not a run's config: .* norm_eps must be a number",
+            "config.json: not a run's config.*norm_eps must be a number",
         ),
         ("config.json", 100_000 * b"[", "config.json: is not JSON"),
         ("vocabulary.json", None, "vocabulary.json: no such file"),
