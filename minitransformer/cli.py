@@ -113,7 +113,7 @@ def _report(run: Run, task: Task) -> None:
 def ragged_texts(task: Task) -> list[str]:
     """A few held-out texts of different lengths, the shortest first."""
     if isinstance(task, PairsTask):
-        return sorted({pair.source for pair in task.held_out[:9]}, key=len)
+        return sorted(dict.fromkeys(pair.source for pair in task.held_out[:9]), key=len)
     starts = [text.strip()[: 20 + 2 * i] for i, text in enumerate(task.held_out[:9])]
     return sorted(starts, key=len)
 

@@ -195,7 +195,8 @@ def curve_figure(losses: Curves, scores: Curves | None = None, *, title: str = "
         axes.spines[["left", "bottom"]].set(color=PALE)
         axes.grid(color=GRID, linewidth=0.6)
         axes.tick_params(which="both", color=PALE, labelcolor=INK, labelsize=8)
-        for text in axes.legend(frameon=False).get_texts():
+        corner = "upper right" if axes is panels[0] else "lower right"
+        for text in axes.legend(frameon=False, loc=corner).get_texts():
             text.set(**_style(text.get_text(), 8))
     panels[0].set_yscale("log")
     panels[0].yaxis.set_major_formatter("{x:g}")

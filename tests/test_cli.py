@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from minitransformer.cli import main
+from minitransformer.cli import main, ragged_texts
+from minitransformer.training.tasks import PairsTask
 
 TINY = "--d-model 16 --num-heads 2 --num-layers 2 --steps 3 --batch-size 8".split()  # noqa: SIM905
 
@@ -56,6 +57,16 @@ def test_training_ends_with_the_weight_on_padding(tmp_path, capsys):
     for locale in ("ar", "ja", "ru", "zh"):
         assert re.search(rf"\b{locale} +\d+\.\d\d%", printed)
     assert "over all layers, heads and held-out examples: 0.0\n" in printed
+
+
+def test_the_pictures_are_of_the_same_texts_in_every_run(pairs_of_one_length):
+    assert ragged_texts(pairs_of_one_length) == [f"w{i}" for i in range(9)]
+
+
+@pytest.fixture
+def pairs_of_one_length(tmp_path):
+    (tmp_path / "pairs.tsv").write_text("".join(f"w{i}\t{i}\n" for i in range(9)))
+    return PairsTask(str(tmp_path / "pairs.tsv"), 64)
 
 
 def test_options_reach_the_model(tmp_path):
