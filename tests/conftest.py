@@ -8,6 +8,15 @@ import torch
 BATCH, HEADS, QUERIES, KEYS, WIDTH = 4, 2, 5, 7, 8
 LENGTHS = (2, 7, 0, 3)
 
+# What a model can be built from: the styles, and grouped queries.
+PARTS = {
+    "vanilla": {},
+    "bert": {},
+    "gpt2": {},
+    "llama": {},
+    "grouped": {"style": "llama", "num_kv_heads": 2},
+}
+
 
 @pytest.fixture(
     params=[

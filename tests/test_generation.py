@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import large_init
+from conftest import PARTS, large_init
 from torch import nn
 
 from minitransformer import Config, DecoderOnly, EncoderDecoder, EncoderOnly, generate, pad
@@ -10,13 +10,6 @@ from minitransformer.generation import choose
 
 VOCAB, STEPS, BOS = 23, 6, 5
 PROMPTS = [[7, 3], [4, 9, 2, 11, 8], [6], [1, 0, 22]]
-PARTS = {
-    "vanilla": {},
-    "bert": {},
-    "gpt2": {},
-    "llama": {},
-    "grouped": {"style": "llama", "num_kv_heads": 2},
-}
 
 
 @pytest.fixture(params=PARTS)

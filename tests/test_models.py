@@ -10,7 +10,7 @@ from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
-from conftest import large_init
+from conftest import PARTS, large_init
 from torch import nn
 from torch.nn import functional as F
 
@@ -34,13 +34,6 @@ from minitransformer.config import STYLES
 
 VOCAB, WIDTH = 23, 16
 KINDS = {"encoder": EncoderOnly, "decoder": DecoderOnly, "both": EncoderDecoder}
-PARTS = {
-    "vanilla": {},
-    "bert": {},
-    "gpt2": {},
-    "llama": {},
-    "grouped": {"style": "llama", "num_kv_heads": 2},
-}
 # Source and target of each row. Row 2 has a source of padding only, row 4 a target.
 LENGTHS = ((2, 7, 0, 3, 5), (4, 1, 5, 2, 0))
 
