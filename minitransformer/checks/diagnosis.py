@@ -1,0 +1,44 @@
+"""Which known bug is it? One that fails the same checks by the same numbers."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from minitransformer.checks.museum import Piece, pieces
+from minitransformer.checks.report import Report, Result
+from minitransformer.checks.suite import BANKS, run_check
+
+
+def diagnose(report: Report, subject: Any) -> Report:
+    """The report with the names of the bugs that behave as the subject does, if any do."""
+    if not report.failed or not report.ran:
+        return report
+    same = [one for one in pieces(report.bank) if _behaves_like(one, report, subject)]
+    if not same:
+        return report
+    explanation = " Or: ".join(dict.fromkeys(one.diagnosis for one in same))
+    return replace(report, likely=tuple(one.name for one in same), explanation=explanation)
+
+
+def _behaves_like(one: Piece, report: Report, subject: Any) -> bool:
+    """The failures first: nearly every piece differs in the first of them."""
+    stand_in = subject.stand_in(one.subject())
+    ran = [result for result in report if result.outcome != "not applicable"]
+    for result in sorted(ran, key=lambda result: result.outcome):  # "fail" before "pass"
+        other = run_check(BANKS[report.bank][result.check], stand_in, seconds=2.0)
+        if not _agree(result, other, numbers=subject.comparable):
+            return False
+    return True
+
+
+def _agree(result: Result, other: Result, numbers: bool) -> bool:
+    if other.outcome == "not applicable" and result.outcome == "pass":
+        return True
+    if other.outcome != result.outcome or other.raised != result.raised:
+        return False
+    if result.outcome == "pass" or not numbers:
+        return True
+    a, b = result.measured, other.measured
+    if a is None or b is None:
+        return a is b
+    return math.isclose(a, b, rel_tol=1e-3, abs_tol=1e-12) or (math.isnan(a) and math.isnan(b))

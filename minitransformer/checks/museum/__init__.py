@@ -1,0 +1,92 @@
+"""The museum: mask bugs of real code, rebuilt small, so that the checks have something to catch.
+
+Each piece is a broken implementation with its story, its source, the checks that must fail and the
+diagnosis that must be given. The same pieces give the checks their words: a subject that fails as
+a piece does, by the same numbers, gets that piece's diagnosis.
+
+    @piece(
+        "attention",
+        "mask after the softmax",
+        tier="core",
+        caught_by=["weights_sum_to_one"],
+        diagnosis="The mask is multiplied in after the softmax, so ...",
+        source="the commonest first try",
+    )
+    def mask_after_softmax(query, key, value, mask):
+        \"\"\"What it is and what its author saw: the story.\"\"\"
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from minitransformer.checks.suite import TIERS
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One broken implementation."""
+
+    name: str
+    bank: str  # the kind of subject it is
+    tier: str  # the lowest tier at which a check catches it
+    implementation: Any  # a function, or the class of a model that is built without arguments
+    story: str
+    source: str
+    diagnosis: str
+    caught_by: tuple[str, ...]  # checks that must fail
+    conventions: dict[str, Any] = field(default_factory=dict)  # what its subject declares
+
+    def subject(self) -> Any:
+        """The piece, ready to be checked."""
+        from minitransformer.checks import SUBJECTS
+
+        built = isinstance(self.implementation, type)
+        fn = self.implementation() if built else self.implementation
+        return SUBJECTS[self.bank](fn, name=f"museum: {self.name}", **self.conventions)
+
+
+_PIECES: list[Piece] = []
+_ROOMS = ("attention", "masks", "models", "losses", "labels", "generators")
+
+
+def piece(
+    bank: str,
+    name: str,
+    *,
+    tier: str,
+    caught_by: Iterable[str],
+    diagnosis: str,
+    source: str,
+    **conventions: Any,
+) -> Callable[[Any], Any]:
+    """Hang an implementation in the museum; its docstring is the story."""
+    if tier not in TIERS:
+        raise ValueError(f"tier must be one of {', '.join(TIERS)}, got {tier!r}")
+
+    def hang(implementation: Any) -> Any:
+        story = " ".join((implementation.__doc__ or "").split())
+        _PIECES.append(
+            Piece(
+                name,
+                bank,
+                tier,
+                implementation,
+                story,
+                source,
+                " ".join(diagnosis.split()),
+                tuple(caught_by),
+                conventions,
+            )
+        )
+        return implementation
+
+    return hang
+
+
+def pieces(bank: str | None = None) -> list[Piece]:
+    """Every piece, or those of one kind of subject."""
+    for room in _ROOMS:
+        import_module(f"minitransformer.checks.museum.{room}")
+    return [one for one in _PIECES if bank in (None, one.bank)]

@@ -1,0 +1,68 @@
+"""What is checked: any callable, with a declaration of what it takes and promises."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from minitransformer.checks.suite import Failed, NotApplicable
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A callable and its name. Each kind of subject adds what it may declare, and how it is called.
+
+    `comparable`: two subjects of this kind with the same bug give the same numbers (functions do;
+    models with weights of their own do not), so a bug can be told by its numbers.
+    """
+
+    bank: ClassVar[str]
+    comparable: ClassVar[bool] = True
+
+    fn: Callable[..., Any]
+    name: str = ""
+
+    def __post_init__(self):
+        if not callable(self.fn):
+            raise TypeError(f"expected a callable as {self.bank}, got {type(self.fn).__name__}")
+        if not self.name:
+            object.__setattr__(self, "name", name_of(self.fn))
+
+    def stand_in(self, other: "Subject") -> "Subject":
+        """Another implementation in this one's place, under the same declarations."""
+        return replace(self, fn=other.fn, name=other.name)
+
+
+def name_of(fn: Any) -> str:
+    """module.function, or the class of a module."""
+    name = getattr(fn, "__qualname__", type(fn).__qualname__)
+    module = getattr(fn, "__module__", None) or type(fn).__module__
+    return name if module in (None, "builtins", "__main__") else f"{module}.{name}"
+
+
+def needs(condition: Any, reason: str) -> None:
+    """Leave the check, for the subject does not promise this."""
+    if not condition:
+        raise NotApplicable(reason)
+
+
+def expect(holds: Any, diagnosis: str, measured: float | None = None, **example: Tensor) -> None:
+    """Fail the check unless it holds. The example: small tensors, _ in their names for spaces."""
+    if not holds:
+        shown = {name.replace("_", " "): tensor.detach() for name, tensor in example.items()}
+        raise Failed(diagnosis, measured, shown)
+
+
+def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """torch.float32 from itself or from "float32"."""
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"expected a torch dtype such as 'float32', got {dtype!r}")
+    return found
+
+
+def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
