@@ -6,6 +6,7 @@ c · identity makes the output c · weights.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, ClassVar
 
 import torch
@@ -37,6 +38,7 @@ class AttentionSubject(Subject):
     same_length   it needs as many queries as keys
     dead_rows     what a query that may see nothing gets: "zeros", or "any" finite value
     causal_flag, dropout_flag   the names of such arguments: "is_causal", "dropout_p"
+    refuses_misuse  it raises an error for a mask of a shape that it does not take
     """
 
     bank: ClassVar[str] = "attention"
@@ -52,6 +54,7 @@ class AttentionSubject(Subject):
     dead_rows: str = "zeros"
     causal_flag: str | None = None
     dropout_flag: str | None = None
+    refuses_misuse: bool = False
     full_masks: bool | None = None  # whether queries may differ; None: as mask_layout says
 
     def __post_init__(self):
@@ -97,11 +100,10 @@ class AttentionSubject(Subject):
     ) -> tuple[Tensor, Tensor | None]:
         """The output (B,H,Q,Dv) and, where it returns them too, the weights (B,H,Q,K)."""
         batch, heads, queries, _ = query.shape
-        mask = mask.expand(batch, heads, queries, key.shape[2])
         answers = []
         for inputs in self.calls(query, key, value, mask):
-            answers.append(self._answer(self.fn(*inputs, **flags)))
-        output = self._gather([output for output, _ in answers], batch)
+            answers.append(self.answer(self.fn(*inputs, **flags)))
+        output = self.gather([output for output, _ in answers], batch)
         wanted = (batch, heads, queries, value.shape[-1])
         expect(
             output.shape == wanted,
@@ -109,17 +111,23 @@ class AttentionSubject(Subject):
             f"{wanted} was expected (its layout is declared as {self.layout!r}).",
         )
         weights = [weights for _, weights in answers if weights is not None]
-        if sum(one.numel() for one in weights) != mask.numel():
+        shape = (batch, heads, queries, key.shape[2])
+        if sum(one.numel() for one in weights) != prod(shape):
             return output.to(query.device), None
-        return output.to(query.device), torch.stack(weights).detach().reshape(mask.shape)
+        return output.to(query.device), torch.stack(weights).detach().reshape(shape)
 
     def calls(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> list[list[Tensor]]:
         """Copies of the arguments as the subject takes them: one call, or one for each sequence."""
+        mask = mask.expand(*query.shape[:3], key.shape[2])
         if "h" in self.layout:
             rows = [(query, key, value, mask)]
         else:  # without heads each head is a sequence of its own
             flat = [rearrange(x, "b h t d -> (b h) 1 t d") for x in (query, key, value, mask)]
-            rows = [flat] if "b" in self.layout else list(zip(*(x.split(1) for x in flat)))
+            rows = (
+                [flat]
+                if "b" in self.layout
+                else list(zip(*(x.split(1) for x in flat), strict=True))
+            )
         pattern = f"{_with_ones(self.layout, 'b h t d')} -> {self.layout}"
         return [
             [*(_copy(rearrange(x, pattern)) for x in inputs), self._present(mask, inputs[0].dtype)]
@@ -141,7 +149,7 @@ class AttentionSubject(Subject):
         mask = mask.clone() if self.mask_means == "attend" else ~mask
         return mask.long() if self.mask_values == "int" else mask
 
-    def _answer(self, returned: Any) -> tuple[Tensor, Tensor | None]:
+    def answer(self, returned: Any) -> tuple[Tensor, Tensor | None]:
         """(output, weights or None), whichever of the usual ways it returned them."""
         parts = returned if isinstance(returned, tuple | list) else (returned,)
         tensors = [part for part in parts if isinstance(part, Tensor)]
@@ -158,7 +166,7 @@ class AttentionSubject(Subject):
         )
         return parts[0], tensors[1] if len(tensors) > 1 else None
 
-    def _gather(self, outputs: list[Tensor], batch: int) -> Tensor:
+    def gather(self, outputs: list[Tensor], batch: int) -> Tensor:
         pattern = f"{self.layout} -> {_with_ones(self.layout, 'b h t d')}"
         output = torch.cat([rearrange(output, pattern) for output in outputs])
         if "h" in self.layout:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 WIDTH = 96  # of a printed report
+DETAILED = 3  # failures are printed with example and links, the others without
 SIGNS = {"pass": "✓", "fail": "✗", "not applicable": "-"}
 
 
@@ -33,13 +34,19 @@ class Result:
     raised: bool = False  # the subject gave no answer, but raised or hung
     hung: bool = False
 
-    def __str__(self) -> str:
+    @property
+    def brief(self) -> str:
+        """Name and number; of a failure also the diagnosis."""
         number = "" if self.measured is None else f"   {self.measures}: {self.measured:.3g}"
-        lines = [f"{SIGNS[self.outcome]} {self.check} ({self.tier}){number}"]
+        line = f"{SIGNS[self.outcome]} {self.check} ({self.tier}){number}"
         if self.outcome == "not applicable":
-            lines[0] += f"   not applicable: {self.diagnosis}"
+            return f"{line}   not applicable: {self.diagnosis}"
+        return "\n".join([line, *_wrap(self.diagnosis)])
+
+    def __str__(self) -> str:
+        lines = [self.brief]
         if self.outcome == "fail":
-            lines += _wrap(f"must hold: {self.statement}") + _wrap(self.diagnosis)
+            lines += _wrap(f"must hold: {self.statement}")
             lines += ["    " + line for line in _side_by_side(self.example)]
             if self.printed:
                 lines += _wrap(f"it printed: {self.printed.strip()[:200]!r}")
@@ -130,9 +137,10 @@ class Report:
             blocks.append("\n".join(lines))
         elif self.failed:
             blocks.append("diagnosis: " + textwrap.fill(self.diagnosis, WIDTH))
-        failures = [str(result) for result in self.results if result.outcome == "fail"]
+        failures = [result for result in self.results if result.outcome == "fail"]
+        blocks += [str(result) for result in failures[:DETAILED]]
+        blocks += [result.brief for result in failures[DETAILED:]]
         others = [str(result) for result in self.results if result.outcome != "fail"]
-        blocks += failures
         blocks.append("\n".join(others))
         if self.advice:
             blocks.append(self.advice)
@@ -201,7 +209,8 @@ def _picture(result: Result) -> str:
             )
             figure.savefig(file, format="png", dpi=110)
             image = base64.b64encode(file.getvalue()).decode()
-            return f'<br><img alt="mask wanted beside weights found" src="data:image/png;base64,{image}">'
+            alt = "mask wanted beside weights found"
+            return f'<br><img alt="{alt}" src="data:image/png;base64,{image}">'
     return "<pre>" + html.escape("\n".join(_side_by_side(result.example))) + "</pre>"
 
 

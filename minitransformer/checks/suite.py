@@ -200,7 +200,10 @@ def time_limit(seconds: float) -> Iterator[None]:
 
     Only the main thread of a POSIX system can be interrupted; elsewhere there is no limit.
     """
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+    if (
+        not hasattr(signal, "setitimer")
+        or threading.current_thread() is not threading.main_thread()
+    ):
         yield
         return
 
