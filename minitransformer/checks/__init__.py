@@ -3,24 +3,28 @@
     from minitransformer.checks import check_attention
     print(check_attention(my_attention))  # any function (query, key, value, mask) -> output
 
-Each `check_...` takes a callable, the declarations of its subject (see the classes in SUBJECTS),
-and `tier`, and gives a Report. A subject can also be built first:
-`AttentionSubject(fn, layout="b t d")`.
+Each `check_...` takes a callable and gives a Report. `tier` says how much is asked of it: "core",
+"robust" or "strict"; `seconds` is the longest that one check may take; every other argument
+declares what the callable takes and promises, where that is not the default: each docstring names
+the subject class that lists them. A subject can also be made first: `AttentionSubject(fn, ...)`.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from minitransformer.checks import attention as _attention  # noqa: F401 -- registers its checks
+from minitransformer.checks import (  # noqa: F401 -- each registers its checks and its subjects
+    attention,
+    building,
+    generators,
+    labels,
+    losses,
+    models,
+)
 from minitransformer.checks.diagnosis import diagnose
 from minitransformer.checks.probes import AttentionSubject, attention_weights_of
 from minitransformer.checks.report import Report, Result
-from minitransformer.checks.subject import Subject
+from minitransformer.checks.subject import SUBJECTS, Subject
 from minitransformer.checks.suite import BANKS, TIERS, checks_of, run_checks
-
-SUBJECTS: dict[str, type[Subject]] = {  # kind of subject -> what it may declare
-    "attention": AttentionSubject,
-}
 
 
 def check_attention(
@@ -28,15 +32,96 @@ def check_attention(
 ) -> Report:
     """Check an attention function `fn(query, key, value, mask) -> output` or `(output, weights)`.
 
-    `declared`: what it takes and promises, where that is not the default; see AttentionSubject.
-    `seconds` is the longest that one check may take.
+    Declarations: AttentionSubject.
     """
     return _check("attention", fn, tier, seconds, declared)
+
+
+def check_mask(
+    fn: Callable, *, tier: str = "core", seconds: float = 20.0, **declared: Any
+) -> Report:
+    """Check a function that builds a mask from an attention_mask: `fn(attention_mask) -> mask`.
+
+    Declarations: MaskSubject.
+    """
+    return _check("mask", fn, tier, seconds, declared)
+
+
+def check_encoder(
+    fn: Callable, *, tier: str = "core", seconds: float = 20.0, **declared: Any
+) -> Report:
+    """Check an encoder `fn(input_ids, attention_mask) -> hidden states or logits`.
+
+    Declarations: EncoderSubject.
+    """
+    return _check("encoder", fn, tier, seconds, declared)
+
+
+def check_decoder(
+    fn: Callable, *, tier: str = "core", seconds: float = 20.0, **declared: Any
+) -> Report:
+    """Check a decoder-only model `fn(input_ids, attention_mask) -> logits`.
+
+    Declarations: DecoderSubject.
+    """
+    return _check("decoder", fn, tier, seconds, declared)
+
+
+def check_encoder_decoder(
+    fn: Callable, *, tier: str = "core", seconds: float = 20.0, **declared: Any
+) -> Report:
+    """Check a model `fn(source_ids, source_mask, target_ids, target_mask) -> logits`.
+
+    Declarations: EncoderDecoderSubject.
+    """
+    return _check("encoder-decoder", fn, tier, seconds, declared)
+
+
+def check_loss(
+    fn: Callable, *, tier: str = "core", seconds: float = 20.0, **declared: Any
+) -> Report:
+    """Check a loss `fn(logits, labels) -> scalar` that ignores the label -100.
+
+    Declarations: LossSubject.
+    """
+    return _check("loss", fn, tier, seconds, declared)
+
+
+def check_labels(
+    fn: Callable, *, tier: str = "core", seconds: float = 20.0, **declared: Any
+) -> Report:
+    """Check a function that builds labels: `fn(input_ids, attention_mask) -> labels`.
+
+    Declarations: LabelsSubject.
+    """
+    return _check("labels", fn, tier, seconds, declared)
+
+
+def check_collator(
+    fn: Callable, *, tier: str = "core", seconds: float = 20.0, **declared: Any
+) -> Report:
+    """Check a collator: `fn(rows) -> batch` with input_ids, attention_mask and perhaps labels.
+
+    Declarations: CollatorSubject.
+    """
+    return _check("collator", fn, tier, seconds, declared)
+
+
+def check_generator(
+    fn: Callable, *, tier: str = "core", seconds: float = 20.0, **declared: Any
+) -> Report:
+    """Check a generator `fn(model, input_ids, attention_mask, max_new_tokens)`.
+
+    Declarations: GeneratorSubject.
+    """
+    return _check("generator", fn, tier, seconds, declared)
 
 
 def _check(bank: str, fn: Any, tier: str, seconds: float, declared: dict[str, Any]) -> Report:
     if not isinstance(fn, Subject):
         fn = SUBJECTS[bank](fn, **declared)
+    elif fn.bank != bank:
+        raise TypeError(f"{fn.name} was declared as {fn.bank}, not as {bank}")
     elif declared:
         raise TypeError(f"{fn.name} is a subject already: declare {', '.join(declared)} there")
     return diagnose(run_checks(fn, tier, seconds), fn)
@@ -52,6 +137,14 @@ __all__ = [
     "Subject",
     "attention_weights_of",
     "check_attention",
+    "check_collator",
+    "check_decoder",
+    "check_encoder",
+    "check_encoder_decoder",
+    "check_generator",
+    "check_labels",
+    "check_loss",
+    "check_mask",
     "checks_of",
     "diagnose",
     "run_checks",

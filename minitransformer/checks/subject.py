@@ -9,6 +9,8 @@ from torch import Tensor
 
 from minitransformer.checks.suite import Failed, NotApplicable
 
+SUBJECTS: dict[str, type["Subject"]] = {}  # kind of subject -> what it may declare
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -23,6 +25,9 @@ class Subject:
 
     fn: Callable[..., Any]
     name: str = ""
+
+    def __init_subclass__(cls):
+        SUBJECTS[cls.bank] = cls
 
     def __post_init__(self):
         if not callable(self.fn):

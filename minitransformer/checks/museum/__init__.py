@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
+from minitransformer.checks.subject import SUBJECTS
 from minitransformer.checks.suite import TIERS
 
 
@@ -40,8 +41,6 @@ class Piece:
 
     def subject(self) -> Any:
         """The piece, ready to be checked."""
-        from minitransformer.checks import SUBJECTS
-
         built = isinstance(self.implementation, type)
         fn = self.implementation() if built else self.implementation
         return SUBJECTS[self.bank](fn, name=f"museum: {self.name}", **self.conventions)
