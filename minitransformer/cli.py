@@ -1,6 +1,7 @@
-"""The command line: train a model, have it answer, look inside it.
+"""The command line: train a model, have it answer, look inside it, check anyone's masks.
 
-Exit status: 0 done, 2 the input cannot be used (one line says what and why), 130 interrupted.
+Exit status: 0 done, 1 a check fails, 2 the input cannot be used (one line says what and why), 130
+interrupted.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 
+from minitransformer.checks import command
 from minitransformer.config import STYLES, Config
 from minitransformer.models import DecoderOnly, EncoderOnly
 from minitransformer.training.answering import ROWS, answer, encode
@@ -202,6 +204,13 @@ def _texts(options: argparse.Namespace, run: Run, new_tokens: int = 0) -> list[s
     return texts
 
 
+def _check(options: argparse.Namespace) -> int:
+    try:
+        return command.check(options)
+    except (TypeError, ValueError) as error:
+        raise InputError(str(error)) from None
+
+
 # ---- the words of the command line -----------------------------------------------------------
 
 CONFIG_HELP = {
@@ -224,7 +233,8 @@ SETTINGS_HELP = {
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="minitransformer",
-        description="Train a small transformer, have it answer, and look at its attention.",
+        description="Train a small transformer, have it answer, look at its attention; check what "
+        "any implementation does with its masks.",
     )
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
 
@@ -316,6 +326,16 @@ def _parser() -> argparse.ArgumentParser:
         "--layer", type=int, default=-1, metavar="N", help="from 0; -1 is the last (default)"
     )
     sub.add_argument("--out", metavar="DIR", help="where to save (default: RUN/attention)")
+
+    sub = verb(
+        "check",
+        _check,
+        "check that an implementation keeps the promises of its mask",
+        "Any attention function, mask builder, model, loss, label builder, collator or generator: "
+        "yours, a library's, a student's. The report says of each check whether it passes, what "
+        "was measured and, where it fails, what is most likely wrong.",
+    )
+    command.add_options(sub)
     return parser
 
 

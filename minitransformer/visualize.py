@@ -64,11 +64,12 @@ def forbidden(mask, queries: Tokens, keys: Tokens) -> dict[str, np.ndarray]:
     """Why each cell of `mask` (Q, K) is False: three boolean arrays (Q, K), no cell in two of them.
 
     padding: the query or the key is padding (None); future: both are real, and the key lies after
-    the query; other: neither, as in a sliding window or between packed examples.
+    the query, the last query being the last key's, as in `causal_mask`; other: neither, as in a
+    sliding window or between packed examples.
     """
     mask = _array("mask", mask, "(queries, keys)", (len(queries), len(keys)), torch.bool)
     padded = np.array([q is None for q in queries])[:, None] | np.array([k is None for k in keys])
-    later = np.arange(len(keys)) > np.arange(len(queries))[:, None]
+    later = np.arange(len(keys)) - len(keys) > np.arange(len(queries))[:, None] - len(queries)
     return {
         "padding": ~mask & padded,
         "future": ~mask & ~padded & later,
@@ -168,6 +169,37 @@ def attention_figure(weights, mask, queries: Tokens, keys: Tokens, *, title: str
         figure.legend(handles=legend, **where, frameon=False, fontsize=8, labelcolor=INK)
     if title:
         figure.suptitle(drawable(title), x=0, ha="left", **_style(title, 11))
+    return figure
+
+
+def wanted_beside_found(mask, weights, title: str = "") -> Figure:
+    """What a mask (Q, K) allows beside the weights (Q, K) that an implementation really uses.
+
+    A key that no query may see is taken for padding. On the right, colour under a hatch is a leak,
+    an allowed cell that stays white is hidden, and red is NaN.
+    """
+    mask = _array("mask", mask, "(queries, keys)", (None, None), torch.bool)
+    weights = _array("weights", weights, "(queries, keys)", mask.shape)
+    queries, keys = (
+        [str(i) if seen else None for i, seen in enumerate(mask.any(axis=axis))] for axis in (1, 0)
+    )
+    cell = 0.26  # inches
+    width, height = 2 * cell * len(keys) + 2.0, cell * len(queries) + 1.35
+    figure = Figure(figsize=(max(width, 5.6), height), layout="compressed", facecolor="white")
+    left, right = figure.subplots(1, 2)
+    why = attention_map(left, 0.1 * mask, mask, queries, keys, title="mask wanted")
+    attention_map(right, weights, mask, queries, keys, title="weights found")
+    left.set_ylabel("query", fontsize=8, color=INK)
+    for axes in (left, right):
+        axes.set_xlabel("key", fontsize=8, color=INK)
+    legend = [Patch(color=COLOURS(SCALE(0.1)), label="allowed")]
+    legend += [Patch(**_hatching(r), label=HATCHES[r][-1]) for r in HATCHES if why[r].any()]
+    if np.isnan(weights).any():
+        legend.append(Patch(color=COLOURS.get_bad(), label="NaN"))
+    where = {"loc": "outside lower left", "ncols": 3}
+    figure.legend(handles=legend, **where, frameon=False, fontsize=7, labelcolor=INK)
+    if title:
+        figure.suptitle(drawable(title), x=0, ha="left", **_style(title, 9))
     return figure
 
 

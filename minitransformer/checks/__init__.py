@@ -127,6 +127,13 @@ def _check(bank: str, fn: Any, tier: str, seconds: float, declared: dict[str, An
     return diagnose(run_checks(fn, tier, seconds), fn)
 
 
+def parametrize_with_checks(*arguments: Any, **options: Any) -> Any:
+    """A decorator for a pytest test of (subject, check): see `minitransformer.checks.pytest_plugin`."""
+    from minitransformer.checks import pytest_plugin
+
+    return pytest_plugin.parametrize_with_checks(*arguments, **options)
+
+
 __all__ = [
     "BANKS",
     "SUBJECTS",
@@ -147,5 +154,6 @@ __all__ = [
     "check_mask",
     "checks_of",
     "diagnose",
+    "parametrize_with_checks",
     "run_checks",
 ]

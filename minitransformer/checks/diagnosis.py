@@ -34,7 +34,7 @@ def _behaves_like(one: Piece, report: Report, subject: Any) -> bool:
 def _agree(result: Result, other: Result, numbers: bool) -> bool:
     if other.outcome == "not applicable" and result.outcome == "pass":
         return True
-    if other.outcome != result.outcome or other.raised != result.raised:
+    if other.outcome != result.outcome or bool(other.raised) != bool(result.raised):
         return False
     if result.outcome == "pass" or not numbers:
         return True

@@ -42,6 +42,7 @@ class AttentionSubject(Subject):
     """
 
     bank: ClassVar[str] = "attention"
+    arguments: ClassVar[tuple[str, ...]] = ("query", "key", "value", "mask")
 
     layout: str = "b h t d"
     mask_layout: str = "b 1 q k"
@@ -102,7 +103,7 @@ class AttentionSubject(Subject):
         batch, heads, queries, _ = query.shape
         answers = []
         for inputs in self.calls(query, key, value, mask):
-            answers.append(self.answer(self.fn(*inputs, **flags)))
+            answers.append(self.answer(self.call(*inputs, **flags)))
         output = self.gather([output for output, _ in answers], batch)
         wanted = (batch, heads, queries, value.shape[-1])
         expect(

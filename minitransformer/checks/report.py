@@ -31,17 +31,21 @@ class Result:
     example: dict[str, Tensor] = field(default_factory=dict)  # small tensors that show the failure
     mirrors: tuple[str, ...] = ()  # the same failure in real code
     printed: str = ""  # what the subject wrote to the terminal meanwhile
-    raised: bool = False  # the subject gave no answer, but raised or hung
+    raised: str = ""  # the subject gave no answer, but raised or hung: how
     hung: bool = False
 
     @property
-    def brief(self) -> str:
-        """Name and number; of a failure also the diagnosis."""
+    def title(self) -> str:
+        """Sign, name and number."""
         number = "" if self.measured is None else f"   {self.measures}: {self.measured:.3g}"
-        line = f"{SIGNS[self.outcome]} {self.check} ({self.tier}){number}"
+        return f"{SIGNS[self.outcome]} {self.check} ({self.tier}){number}"
+
+    @property
+    def brief(self) -> str:
+        """The title; of a failure also the diagnosis."""
         if self.outcome == "not applicable":
-            return f"{line}   not applicable: {self.diagnosis}"
-        return "\n".join([line, *_wrap(self.diagnosis)])
+            return f"{self.title}   not applicable: {self.diagnosis}"
+        return "\n".join([self.title, *_wrap(self.diagnosis)])
 
     def __str__(self) -> str:
         lines = [self.brief]
@@ -138,8 +142,13 @@ class Report:
         elif self.failed:
             blocks.append("diagnosis: " + textwrap.fill(self.diagnosis, WIDTH))
         failures = [result for result in self.results if result.outcome == "fail"]
-        blocks += [str(result) for result in failures[:DETAILED]]
-        blocks += [result.brief for result in failures[DETAILED:]]
+        told: list[str] = []
+        for number, result in enumerate(failures):
+            if result.raised and result.raised in told:
+                blocks[-1] += f"\n{result.title}   as above"
+            else:
+                blocks.append(str(result) if number < DETAILED else result.brief)
+            told.append(result.raised)
         others = [str(result) for result in self.results if result.outcome != "fail"]
         blocks.append("\n".join(others))
         if self.advice:

@@ -21,6 +21,7 @@ class Subject:
     """
 
     bank: ClassVar[str]
+    arguments: ClassVar[tuple[str, ...]]  # what it is called with, by position
     comparable: ClassVar[bool] = True
 
     fn: Callable[..., Any]
@@ -35,6 +36,16 @@ class Subject:
         if not self.name:
             object.__setattr__(self, "name", name_of(self.fn))
 
+    def call(self, *given: Any, **flags: Any) -> Any:
+        """What it returns. An error that it raises gets a note of what it was called with."""
+        try:
+            return self.fn(*given, **flags)
+        except Exception as error:
+            named = zip(self.arguments, given, strict=False)
+            shown = ", ".join(f"{name} {_described(x)}" for name, x in named)
+            error.add_note(f"It was called with {shown}.")
+            raise
+
     def stand_in(self, other: "Subject") -> "Subject":
         """Another implementation in this one's place, under the same declarations."""
         return replace(self, fn=other.fn, name=other.name)
@@ -45,6 +56,13 @@ def name_of(fn: Any) -> str:
     name = getattr(fn, "__qualname__", type(fn).__qualname__)
     module = getattr(fn, "__module__", None) or type(fn).__module__
     return name if module in (None, "builtins", "__main__") else f"{module}.{name}"
+
+
+def _described(x: Any) -> str:
+    if isinstance(x, Tensor):
+        return f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}"
+    text = repr(x)
+    return text if len(text) < 60 else type(x).__name__
 
 
 def needs(condition: Any, reason: str) -> None:

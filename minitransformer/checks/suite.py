@@ -138,11 +138,13 @@ def run_check(one: Check, subject: Any, seconds: float = 20.0) -> Result:
             }
         except OutOfTime:
             diagnosis = f"It had not come back after {seconds:g} seconds: does it ever?"
-            outcome = {"outcome": "fail", "diagnosis": diagnosis, "hung": True, "raised": True}
+            outcome = {"outcome": "fail", "diagnosis": diagnosis, "raised": diagnosis, "hung": True}
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit too: a subject may call exit()
-            outcome = {"outcome": "fail", "diagnosis": _raised(error), "raised": True}
+            raised = _raised(error)
+            diagnosis = " ".join([raised, *getattr(error, "__notes__", ())])
+            outcome = {"outcome": "fail", "diagnosis": diagnosis, "raised": raised}
     if outcome["outcome"] != "fail":
         outcome["example"] = {}
     return Result(
@@ -164,8 +166,8 @@ def _raised(error: BaseException) -> str:
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         inside = frame.filename.startswith((ours, theirs, "<")) and "museum" not in frame.filename
         if not inside:
-            return f"{what} ({Path(frame.filename).name}, line {frame.lineno})"
-    return what
+            return f"{what} ({Path(frame.filename).name}, line {frame.lineno})."
+    return f"{what}."
 
 
 @contextmanager

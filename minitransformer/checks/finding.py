@@ -1,0 +1,238 @@
+"""From what the user names, `package.module:function` or `file.py:function`, to a subject."""
+
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import MISSING, fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from minitransformer.checks.known import known
+from minitransformer.checks.subject import SUBJECTS, Subject
+from minitransformer.checks.suite import OutOfTime, time_limit
+
+IMPORT_SECONDS = 120.0
+
+
+def find_subject(where: str, kind: str | None = None, declared: dict[str, str] | None = None):
+    """The subject that `where` names, as this kind, with declarations as they were typed.
+
+    A class is built without arguments; `name()` is called and gives what is checked. Raises
+    ValueError, TypeError or ImportError with what to do about it.
+    """
+    declared = declared or {}
+    subject = known(where) if kind is None else None
+    if subject is not None:
+        return replace(subject, **parse_declarations(type(subject), declared))
+    thing = find(where)
+    if isinstance(thing, Subject):
+        if kind not in (None, thing.bank):
+            raise ValueError(f"{where} was declared as {thing.bank}, not as {kind}")
+        return replace(thing, **parse_declarations(type(thing), declared))
+    kind = kind or "attention"
+    cls = SUBJECTS[kind]
+    adapted = adapt(thing, cls.arguments, where, kind)
+    return cls(adapted, name=where, **parse_declarations(cls, declared))
+
+
+# ---- finding it ----------------------------------------------------------------------------------
+
+
+def find(where: str) -> Any:
+    """The function, or the object of the class, that `where` names."""
+    source, colon, name = where.rpartition(":")
+    if not colon or not source or not name:
+        raise ValueError(
+            f"expected package.module:function or file.py:function, got {where!r}"
+            + _offer(where if where.endswith(".py") and Path(where).is_file() else None)
+        )
+    module = _import(source)
+    name, call, _ = name.partition("()")
+    thing = module
+    for part in name.split("."):
+        if not hasattr(thing, part):
+            names = [one for one in dir(thing) if callable(getattr(thing, one, None))]
+            near = get_close_matches(part, names, n=3, cutoff=0.5) or _own(module)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise ValueError(f"{source} has no {part!r}{hint}")
+        thing = getattr(thing, part)
+    if call or isinstance(thing, type):
+        try:
+            with _as_their_own(f"calling {name}()"):
+                thing = thing()
+        except TypeError as error:
+            raise TypeError(
+                f"{where}: could not be called without arguments ({error}); write a function "
+                f"that builds it, `def build(): return {name}(...)`, and check {source}:build()"
+            ) from None
+    if not callable(thing):
+        raise TypeError(f"{where} is not callable: it is of type {type(thing).__name__}")
+    return thing
+
+
+def _import(source: str) -> ModuleType:
+    """A module by its name, or a file; whatever goes wrong in it is told with its line."""
+    file = Path(source)
+    if source.endswith(".py"):
+        if not file.is_file():
+            names = [str(path) for path in file.parent.glob("*.py")] if file.parent.is_dir() else []
+            near = get_close_matches(source, names, n=3)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise ValueError(f"{source}: no such file{hint}")
+        folder, name = str(file.resolve().parent), file.stem
+    else:
+        folder, name = str(Path.cwd()), source
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # and left there: a function may import when it is called
+    with _as_their_own(f"importing {source}"):
+        if not source.endswith(".py"):
+            return importlib.import_module(name)
+        spec = importlib.util.spec_from_file_location(name, file)
+        if spec is None or spec.loader is None:
+            raise ValueError(f"{source}: cannot be imported")
+        module = importlib.util.module_from_spec(spec)
+        before = sys.modules.get(name)
+        sys.modules[name] = module  # dataclasses and pickle look a module up by its name
+        try:
+            spec.loader.exec_module(module)
+        finally:
+            if before is not None:  # a student's random.py must not replace Python's
+                sys.modules[name] = before
+        return module
+
+
+@contextmanager
+def _as_their_own(doing: str) -> Iterator[None]:
+    """Run foreign code: its output goes to stderr, its errors are told in a line with their place."""
+    try:
+        with redirect_stdout(sys.stderr), time_limit(IMPORT_SECONDS):
+            yield
+    except OutOfTime:
+        raise ValueError(f"{doing} did not end within {IMPORT_SECONDS:g} seconds") from None
+    except SystemExit:
+        raise ValueError(
+            f'{doing} called exit(): put the main part under `if __name__ == "__main__":`'
+        ) from None
+    except SyntaxError as error:
+        raise ValueError(f"{doing}: {error.filename}:{error.lineno}: {error.msg}") from None
+    except TypeError as error:
+        if len(traceback.extract_tb(error.__traceback__)) <= 2:  # the call itself, not inside it
+            raise
+        raise ValueError(f"{doing} failed: {_told(error)}") from None
+    except Exception as error:
+        raise ValueError(f"{doing} failed: {_told(error)}") from None
+
+
+def _told(error: Exception) -> str:
+    """Type, message and the last line that is not of the import machinery."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename not in (__file__, importlib.__file__)]
+    own = [frame for frame in own if not frame.filename.startswith("<frozen")]
+    place = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {error}{place}"
+
+
+def _own(module: ModuleType) -> list[str]:
+    """The functions and classes that a module defines itself, in the order of their lines."""
+    return [
+        name
+        for name, thing in vars(module).items()
+        if getattr(thing, "__module__", None) == module.__name__
+        and callable(thing)
+        and not name.startswith("_")
+    ]
+
+
+def _offer(source: str | None) -> str:
+    """The functions of a file named without one of them."""
+    names = _own(_import(source)) if source else []
+    return f"; it has {', '.join(names)}: say {source}:{names[0]}" if names else ""
+
+
+# ---- calling it ----------------------------------------------------------------------------------
+
+
+ROLES = {"query": "q|quer(y|ies)", "key": "k|keys?", "value": "v|values?", "mask": ".*mask.*"}
+
+
+def adapt(fn: Callable, arguments: tuple[str, ...], where: str, kind: str) -> Callable:
+    """`fn` as it will be called: with these arguments by position.
+
+    Where the names of its parameters tell another order, or others stand between, they are passed
+    by name: f(values, keys, query, dropout=0.0, mask=None) is understood.
+    """
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):  # written in C
+        return fn
+    parameters = signature.parameters.values()
+    if any(one.kind is one.VAR_POSITIONAL for one in parameters):
+        return fn
+    roles = [(role, one.name) for one in parameters for role in arguments if _means(one, role)]
+    names = dict(reversed(roles))  # of two masks the first
+    required = {one.name for one in parameters if one.default is one.empty}
+    required -= {one.name for one in parameters if one.kind is one.VAR_KEYWORD}
+    all_named = names.keys() == set(arguments) and required <= set(names.values())
+    in_order = [one.name for one in parameters][: len(arguments)] == [
+        names.get(role) for role in arguments
+    ]
+    if all_named and not in_order:
+        return lambda *given, **flags: fn(
+            **{names[role]: x for role, x in zip(arguments, given, strict=True)}, **flags
+        )
+    by_position = [one for one in parameters if one.kind < one.VAR_POSITIONAL]
+    if len(by_position) < len(arguments) or len(required) > len(arguments):
+        raise TypeError(
+            f"{where} takes {signature}, but as {kind} it is called with "
+            f"({', '.join(arguments)}): wrap it in a function that takes these, or say with --as "
+            "what else it is"
+        )
+    return fn
+
+
+def _means(parameter: inspect.Parameter, role: str) -> bool:
+    """Whether the name of a parameter says that it is this argument."""
+    return re.fullmatch(ROLES.get(role, role), parameter.name.lower()) is not None
+
+
+# ---- what is declared ----------------------------------------------------------------------------
+
+
+def parse_declarations(cls: type[Subject], declared: dict[str, str]) -> dict[str, Any]:
+    """The values as the class wants them: yes and no, numbers, lists with commas."""
+    known_fields = {one.name: one for one in fields(cls) if one.name not in ("fn", "name")}
+    values = {}
+    for name, text in declared.items():
+        if name not in known_fields:
+            near = get_close_matches(name, known_fields, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it may declare {', '.join(known_fields)}"
+            raise ValueError(f"a subject of kind {cls.bank} declares no {name!r}: {hint}")
+        default = known_fields[name].default
+        values[name] = _value(name, text, None if default is MISSING else default)
+    return values
+
+
+def _value(name: str, text: str, default: Any) -> Any:
+    """Of the default's type."""
+    words = {"yes": True, "true": True, "no": False, "false": False}
+    if isinstance(default, bool):
+        if text.lower() not in words:
+            raise ValueError(f"{name} must be yes or no, got {text!r}")
+        return words[text.lower()]
+    if isinstance(default, tuple):
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    if isinstance(default, int | float):
+        try:
+            return type(default)(text)
+        except ValueError:
+            raise ValueError(f"{name} must be a number, got {text!r}") from None
+    if default is None and text.lower() in words:
+        return words[text.lower()]
+    return None if text.lower() == "none" else text

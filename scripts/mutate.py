@@ -1,0 +1,127 @@
+"""Does a test notice? Changes one thing of the code at a time (mutmut) and runs the tests.
+
+    pip install mutmut && python scripts/mutate.py   # a few minutes on one core
+    python scripts/mutate.py masks loss
+
+Every mutant that no test notices must stand in `scripts/surviving_mutants.md` with the reason why
+it changes nothing that matters. Prints those that do not, and lines of the table that are no
+longer true; exit status 1 if there are any. `--write` adds the new ones, for you to give reasons.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TABLE = ROOT / "scripts" / "surviving_mutants.md"
+MODULES = ["masks", "attention", "loss", "data", "layers", "models"]
+TESTS = ["masks", "attention", "loss", "data", "layers", "models", "properties"]
+HEADER = """# Mutants that survive
+
+What `scripts/mutate.py` changes without any test noticing, and why none can or need.
+
+| module | line | becomes | why it survives |
+|---|---|---|---|
+"""
+CONFIG = """
+[tool.mutmut]
+source_paths = ["minitransformer"]
+only_mutate = {modules}
+pytest_add_cli_args_test_selection = {tests}
+also_copy = ["tests"]
+"""
+
+Mutant = tuple[str, str, str]  # module, line, what it becomes
+
+
+def survivors(modules: list[str]) -> list[Mutant]:
+    """Run mutmut on a copy of the project, since it writes into the folder that it works on."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("minitransformer", "tests"):
+            shutil.copytree(ROOT / name, Path(folder) / name)
+        config = CONFIG.format(
+            modules=[f"minitransformer/{name}.py" for name in modules],
+            tests=[f"tests/test_{name}.py" for name in TESTS],
+        )
+        text = (ROOT / "pyproject.toml").read_text() + config
+        (Path(folder) / "pyproject.toml").write_text(text)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+        def mutmut(*arguments: str, capture: bool = True) -> str:
+            command = [sys.executable, "-m", "mutmut", *arguments]
+            done = subprocess.run(
+                command, cwd=folder, env=environment, capture_output=capture, text=True, check=False
+            )
+            if done.returncode:
+                raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
+            return done.stdout or ""
+
+        mutmut("run", capture=False)
+        listed = re.findall(r"(\S+): (?:survived|no tests)", mutmut("results"))
+        return [one for name in listed for one in _changes(name, mutmut("show", name))]
+
+
+def _changes(name: str, diff: str) -> list[Mutant]:
+    """(module, line, what it becomes); a mutant may change several lines."""
+    lines = [line for line in diff.splitlines() if not line.startswith(("---", "+++"))]
+    before, after = (
+        " ".join(line[1:].strip() for line in lines if line.startswith(sign)) for sign in "-+"
+    )
+    return [(name.split(".")[1], before, after)]
+
+
+def read_table() -> dict[Mutant, str]:
+    """Mutant -> why it survives."""
+    rows = {}
+    for line in TABLE.read_text().splitlines() if TABLE.exists() else []:
+        if line.startswith("| ") and "`" in line:
+            module, before, after, why = (_unquote(cell) for cell in re.split(r" \| ", line[2:-2]))
+            rows[module, before, after] = why
+    return rows
+
+
+def write_table(rows: dict[Mutant, str]) -> None:
+    lines = [
+        f"| {module} | `{_quote(before)}` | `{_quote(after)}` | {why} |"
+        for (module, before, after), why in sorted(rows.items())
+    ]
+    TABLE.write_text(HEADER + "\n".join(lines) + "\n")
+
+
+def _quote(code: str) -> str:
+    return code.replace("|", "¦")  # a | would end the cell
+
+
+def _unquote(cell: str) -> str:
+    return cell.strip().strip("`").replace("¦", "|")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"of {', '.join(MODULES)}")
+    parser.add_argument("--write", action="store_true", help="bring the table up to date")
+    options = parser.parse_args()
+    modules = options.modules or MODULES
+    if wrong := set(modules) - set(MODULES):
+        parser.error(f"unknown: {', '.join(wrong)}")
+    known, found = read_table(), survivors(modules)
+    new = [one for one in found if not known.get(one)]
+    stale = [one for one in known if one[0] in modules and one not in found]
+    for module, before, after in new:
+        print(f"\n{module}.py: no test notices\n  - {before}\n  + {after}")
+    for module, before, after in stale:
+        print(f"\n{module}.py: in the table, but noticed or gone\n  - {before}\n  + {after}")
+    if options.write:
+        rows = {one: why for one, why in known.items() if one not in stale}
+        write_table(rows | {one: rows.get(one, "") for one in found})
+    print(f"\n{len(found)} survive: {len(found) - len(new)} for a known reason, {len(new)} new")
+    return int(bool(new or stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

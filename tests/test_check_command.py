@@ -1,0 +1,227 @@
+"""`minitransformer check` as its user meets it: what is found, what is printed, what is refused."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from minitransformer.checks import BANKS, SUBJECTS
+from minitransformer.checks.museum import pieces
+from minitransformer.cli import main
+
+STUDENT = """
+import torch
+from torch import nn
+
+def attention(query, key, value, mask):
+    scores = query @ key.mT / query.shape[-1] ** 0.5
+    return scores.masked_fill(~mask, float("-inf")).softmax(dim=-1) @ value
+
+def values_first(values, keys, queries, dropout=0.0, attn_mask=None):
+    return attention(queries, keys, values, attn_mask)
+
+def ignores(q, k, v, mask):
+    return attention(q, k, v, ~mask)
+
+def after_softmax(q, k, v, mask):
+    return (q @ k.mT / q.shape[-1] ** 0.5).softmax(dim=-1) * mask @ v
+
+def raises(q, k, v, mask):
+    raise RuntimeError("sizes do not fit")
+
+def loss(logits, labels):
+    return nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+class Attention(nn.Module):
+    def forward(self, q, k, v, mask):
+        return attention(q, k, v, mask)
+
+class Sized(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+
+    def forward(self, q, k, v, mask):
+        return attention(q, k, v, mask)
+
+def build():
+    return Sized(3)
+
+def one_tensor(x, mask):
+    return x
+
+number = 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "student.py").write_text(STUDENT)
+    return tmp_path
+
+
+def check(capsys, *arguments):
+    """(exit status, what was printed, what went to stderr)."""
+    status = main(["check", *arguments])
+    return status, *capsys.readouterr()
+
+
+# ---- what is found -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["student.py:attention"],
+        ["student:attention"],
+        ["student.py:values_first"],
+        ["student.py:ignores", "--mask-means", "ignore"],
+        ["student.py:Attention"],
+        ["student.py:build()"],
+        ["student.py:loss", "--as", "loss"],
+        ["student.py:attention", "--tier", "strict", "--declare", "differentiable=no"],
+    ],
+    ids=" ".join,
+)
+def test_it_finds_and_calls_what_is_named(folder, capsys, arguments):
+    status, printed, _ = check(capsys, *arguments)
+    assert printed.startswith(f"{arguments[0]} as ")
+    assert status == ("strict" in arguments)  # -inf alone does not bear NaN in padding
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torch.nn.functional:scaled_dot_product_attention",
+        "minitransformer:scaled_dot_product_attention",
+        "torch.nn:MultiheadAttention",
+    ],
+)
+def test_the_best_known_subjects_work_as_they_are(capsys, name):
+    status, printed, _ = check(capsys, name)
+    assert "forbidden_keys_get_exactly_zero" in printed
+    assert status == 0
+
+
+def test_a_failure_has_status_1_and_is_told_with_its_cause(folder, capsys):
+    status, printed, errors = check(capsys, "student.py:after_softmax")
+    assert status == 1
+    assert "likely bug: mask after the softmax" in printed
+    assert errors == ""
+
+
+def test_json_is_all_that_is_printed(folder, capsys):
+    (folder / "loud.py").write_text("print('hello')\n" + STUDENT)
+    status, printed, errors = check(capsys, "loud.py:after_softmax", "--json")
+    assert status == 1
+    assert json.loads(printed)["likely"] == ["mask after the softmax"]
+    assert errors == "hello\n"
+
+
+# ---- what is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "SUBJECT is missing: package.module:function or file.py:function"),
+        (["student.py"], "expected package.module:function or file.py:function, got 'student.py'"),
+        (["student.py"], "it has attention, values_first"),
+        (["studnet.py:attention"], "studnet.py: no such file; did you mean student.py?"),
+        (["student.py:atention"], "student.py has no 'atention'; did you mean attention?"),
+        (["student.py:number"], "student.py:number is not callable: it is of type int"),
+        (["student.py:Sized"], "check student.py:build()"),
+        (["student.py:one_tensor"], "it is called with (query, key, value, mask): wrap it"),
+        (["student.py:raises"], "could not be checked: It raised RuntimeError: sizes do not fit"),
+        (["nowhere.module:f"], "ModuleNotFoundError: No module named 'nowhere'"),
+        (["broken.py:f"], "broken.py:2: '(' was never closed"),
+        (["divides.py:f"], "ZeroDivisionError: division by zero"),
+        (["divides.py:f"], "divides.py, line 1)"),
+        (["exits.py:f"], "called exit(): put the main part under"),
+        (["student.py:attention", "--declare", "layout"], "--declare expects NAME=VALUE"),
+        (["student.py:attention", "--declare", "dead_row=any"], "did you mean dead_rows?"),
+        (["student.py:attention", "--declare", "same_length=si"], "must be yes or no, got 'si'"),
+        (["student.py:attention", "--layout", "b q"], "layout must name t and d"),
+        (["student.py:attention", "--dtypes", "float31"], "expected a torch dtype"),
+        (["--museum", "no such bug"], "the museum has no 'no such bug'. It has:\n  mask"),
+    ],
+)
+def test_what_cannot_be_checked_has_status_2_and_a_reason(folder, capsys, arguments, words):
+    (folder / "broken.py").write_text("x = 1\ny = (\n")
+    (folder / "divides.py").write_text("1 / 0\n")
+    (folder / "exits.py").write_text("raise SystemExit(0)\n")
+    status, _, errors = check(capsys, *arguments)
+    assert status == 2
+    assert words in errors
+    assert errors.startswith("minitransformer: error: ")
+    assert "Traceback" not in errors
+
+
+def test_a_file_named_like_a_library_does_not_replace_it(folder, capsys):
+    (folder / "random.py").write_text(STUDENT)
+    import random
+
+    assert check(capsys, "random.py:attention")[0] == 0
+    assert sys.modules["random"] is random
+
+
+# ---- help, lists, the museum ---------------------------------------------------------------------
+
+
+def test_the_help_shows_a_whole_example_that_passes(folder, capsys):
+    with pytest.raises(SystemExit):
+        main(["check", "--help"])
+    words = capsys.readouterr().out
+    code = words[words.index("    def attention(") : words.index("    minitransformer check att")]
+    lines = [line[4:].rstrip() for line in code.splitlines()]
+    (folder / "attention.py").write_text("\n".join(lines))
+    assert check(capsys, "attention.py:attention")[0] == 0
+    for kind in SUBJECTS:
+        assert f"--as {kind}" in words
+    assert max(map(len, words.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("kind", BANKS)
+def test_the_list_shows_checks_and_declarations(capsys, kind):
+    status, printed, _ = check(capsys, "--list", "--as", kind)
+    assert status == 0
+    for one in BANKS[kind].values():
+        assert one.name in printed
+    for name in SUBJECTS[kind].__dataclass_fields__:
+        assert name in ("fn", "name") or name in printed
+
+
+def test_the_museum_is_printed_and_drawn(capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    name = "mask after the softmax"
+    status, printed, _ = check(capsys, "--museum", name, "--out", str(tmp_path / "pictures"))
+    assert status == 0
+    assert printed.startswith(name)
+    assert "weights_sum_to_one" in printed
+    (picture,) = (tmp_path / "pictures").iterdir()
+    assert picture.name == "mask_after_the_softmax.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_museum_is_json_too(capsys):
+    status, printed, _ = check(capsys, "--museum", "--json", "--as", "loss")
+    data = json.loads(printed)
+    assert status == 0
+    assert [one["name"] for one in data] == [one.name for one in pieces("loss")]
+    assert all(set(one["caught by"]) <= set(one["failed"]) for one in data)
+
+
+def test_the_command_runs_in_a_process_of_its_own(folder):
+    """As a student types it: in seconds, from a file that is in no package."""
+    run = subprocess.run(
+        [sys.executable, "-m", "minitransformer.cli", "check", "student.py:after_softmax"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=folder,
+    )
+    assert run.returncode == 1
+    assert "likely bug: mask after the softmax" in run.stdout
+    assert run.stderr == ""

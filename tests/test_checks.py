@@ -1,0 +1,383 @@
+"""The suite itself: whatever its subject does, each check says what it found and the next runs."""
+
+import json
+import sys
+import time
+import warnings
+from contextlib import suppress
+
+import pytest
+import torch
+
+from minitransformer import scaled_dot_product_attention
+from minitransformer.checks import (
+    BANKS,
+    SUBJECTS,
+    AttentionSubject,
+    Report,
+    Result,
+    attention_weights_of,
+    check_attention,
+    check_loss,
+    checks_of,
+    run_checks,
+)
+from minitransformer.checks.suite import Failed, NotApplicable, check, run_check
+
+
+def attention(query, key, value, mask):
+    """The formula, and nothing else."""
+    scores = query @ key.mT / query.shape[-1] ** 0.5
+    return scores.masked_fill(~mask, float("-inf")).softmax(dim=-1) @ value
+
+
+def after_softmax(query, key, value, mask):
+    """The commonest first try."""
+    return (query @ key.mT / query.shape[-1] ** 0.5).softmax(dim=-1) * mask @ value
+
+
+# ---- what a subject may do -----------------------------------------------------------------------
+
+
+def hangs(query, key, value, mask):
+    while True:
+        with suppress(Exception):  # as careless code does
+            time.sleep(9)
+
+
+def raises(query, key, value, mask):
+    raise RuntimeError("sizes do not fit")
+
+
+def exits(query, key, value, mask):
+    sys.exit("done")
+
+
+def returns_nothing(query, key, value, mask):
+    attention(query, key, value, mask)
+
+
+def drops_an_axis(query, key, value, mask):
+    return attention(query, key, value, mask)[0]
+
+
+def is_transposed(query, key, value, mask):
+    return attention(query, key, value, mask).transpose(1, 2)
+
+
+def returns_float64(query, key, value, mask):
+    return attention(query, key, value, mask).double()
+
+
+def lives_on_another_device(query, key, value, mask):
+    return attention(query, key, value, mask).to("meta")
+
+
+def returns_its_value(query, key, value, mask):
+    return value[:, :, : query.shape[2]]
+
+
+def scales_in_place(query, key, value, mask):
+    query /= query.shape[-1] ** 0.5
+    return (query @ key.mT).masked_fill(~mask, float("-inf")).softmax(dim=-1) @ value
+
+
+def is_random(query, key, value, mask):
+    return attention(query, key, value, mask) * (1 + 1e-3 * torch.rand(()))
+
+
+def has_no_gradient(query, key, value, mask):
+    return attention(query, key, value, mask).detach()
+
+
+@pytest.mark.parametrize(
+    ("subject", "name", "words"),
+    [
+        (raises, "forbidden_keys_get_exactly_zero", "RuntimeError: sizes do not fit (test_checks"),
+        (exits, "forbidden_keys_get_exactly_zero", "It raised SystemExit: done"),
+        (returns_nothing, "forbidden_keys_get_exactly_zero", "Does it end without `return`?"),
+        (drops_an_axis, "forbidden_keys_get_exactly_zero", "where 4 axes, b h t d, were expected"),
+        (is_transposed, "forbidden_keys_get_exactly_zero", "of shape (4, 5, 2, 8)"),
+        (
+            returns_float64,
+            "the_output_has_the_shape_dtype_and_device_of_its_inputs",
+            "It returned torch.float64 for inputs of torch.float32",
+        ),
+        (
+            lives_on_another_device,
+            "the_output_has_the_shape_dtype_and_device_of_its_inputs",
+            "It returned a tensor on meta for inputs on cpu",
+        ),
+        (
+            returns_its_value,
+            "the_output_has_the_shape_dtype_and_device_of_its_inputs",
+            "It returned its value, or a view of it",
+        ),
+        (scales_in_place, "the_arguments_are_left_alone", "It changes its query in place"),
+        (is_random, "the_same_call_gives_the_same_result", "two equal calls differ"),
+        (has_no_gradient, "gradients_are_right", "No gradient flows through it"),
+    ],
+    ids=lambda x: getattr(x, "__name__", None),
+)
+def test_what_a_subject_does_is_reported_as_itself(subject, name, words):
+    report = check_attention(subject)
+    assert words in report[name].diagnosis
+    assert len(report.results) == len(checks_of("attention", "core"))
+    assert not report.passed
+    assert words in " ".join(str(report).split())
+
+
+def test_a_subject_that_hangs_is_left_alone_after_a_while():
+    started = time.monotonic()
+    (first, *_) = checks_of("attention")
+    result = run_check(first, AttentionSubject(hangs), seconds=0.2)
+    assert time.monotonic() - started < 5
+    assert result.hung
+    assert "had not come back after 0.2 seconds" in result.diagnosis
+
+
+def test_a_report_of_one_that_hangs_is_complete():
+    report = run_checks(AttentionSubject(hangs), "core", seconds=0.05)
+    assert len(report.results) == len(checks_of("attention", "core"))
+    assert not report.ran
+
+
+def test_an_error_tells_what_it_was_called_with():
+    diagnosis = check_attention(raises).diagnosis
+    assert "query (4, 2, 5, 8) float32" in diagnosis
+    assert "mask (4, 1, 5, 7) bool" in diagnosis
+    assert not check_attention(raises).ran
+
+
+def test_an_interruption_by_the_user_is_not_swallowed():
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        check_attention(interrupted)
+
+
+def test_what_a_subject_prints_and_warns_stays_in_the_report(capsys):
+    def chatty(query, key, value, mask):
+        print("scores", query.shape)
+        warnings.warn("deprecated", stacklevel=1)
+        return after_softmax(query, key, value, mask)
+
+    report = check_attention(chatty)
+    assert capsys.readouterr() == ("", "")
+    assert "scores torch.Size" in report["weights_sum_to_one"].printed
+    assert "it printed: 'scores torch.Size" in str(report)
+
+
+def test_nothing_of_a_subject_is_left_behind(capsys):
+    def meddler(query, key, value, mask):
+        torch.manual_seed(7)
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+        sys.stdout = None
+        return attention(query, key, value, mask)
+
+    torch.manual_seed(3)
+    before = torch.rand(2)
+    torch.manual_seed(3)
+    check_attention(meddler)
+    assert torch.equal(torch.rand(2), before)
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.is_grad_enabled()
+    print("still here")
+    assert capsys.readouterr().out == "still here\n"
+
+
+def test_a_check_is_repeatable():
+    first, second = (check_attention(after_softmax, tier="strict").to_json() for _ in range(2))
+    assert first == second
+
+
+# ---- checks --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bank", BANKS)
+def test_every_check_says_what_must_hold(bank):
+    for one in checks_of(bank):
+        assert one.statement.endswith((".", "?"))
+        assert "_" in one.name  # more than a word
+        assert all(link.startswith("https://") for link in one.mirrors)
+    assert {one.tier for one in checks_of(bank)} <= {"core", "robust", "strict"}
+    assert checks_of(bank, "core")
+    assert SUBJECTS[bank].arguments
+
+
+def test_tiers_contain_each_other():
+    core, robust, strict = (checks_of("attention", tier) for tier in ("core", "robust", "strict"))
+    assert core == robust[: len(core)]
+    assert robust == strict[: len(robust)]
+    assert len(core) < len(robust) < len(strict)
+
+
+def test_a_check_needs_a_tier_and_a_statement():
+    with pytest.raises(ValueError, match="tier must be one of core, robust, strict, got 'hard'"):
+        check("attention", "hard")
+    with pytest.raises(ValueError, match="needs a docstring"):
+        check("attention", "core")(lambda subject: None)
+    with pytest.raises(ValueError, match="tier must be one of"):
+        check_attention(attention, tier="all")
+
+
+def test_the_number_of_a_pass_is_reported_too():
+    report = check_attention(attention)
+    assert report.passed
+    assert report["forbidden_keys_get_exactly_zero"].measured == 0.0
+    assert 0.0 < report["weights_sum_to_one"].measured < 1e-5
+
+
+# ---- reading weights -----------------------------------------------------------------------------
+
+
+def test_weights_are_read_from_outside():
+    query, key, value = (torch.randn(2, 3, length, 4) for length in (5, 9, 9))
+    mask = torch.rand(2, 3, 5, 9) < 0.7
+    mask[..., 0] = True
+    _, wanted = scaled_dot_product_attention(query, key, value, mask)
+    found = attention_weights_of(scaled_dot_product_attention, query, key, value, mask)
+    assert torch.equal(found, wanted)
+    torch.testing.assert_close(attention_weights_of(attention, query, key, value, mask), wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_leak_too_small_for_the_dtype_is_read(dtype):
+    """exp(-15) is 3e-7, a subnormal number of float16: times a small value it is 0."""
+
+    def leaks(query, key, value, mask):
+        scores = (query @ key.mT / query.shape[-1] ** 0.5).float()
+        return scores.masked_fill(~mask, -15.0).softmax(dim=-1).to(value.dtype) @ value
+
+    query, key, value = (torch.randn(1, 1, length, 4).to(dtype) for length in (2, 3, 3))
+    mask = torch.tensor([True, True, False]).expand(1, 1, 2, 3)
+    leak = attention_weights_of(leaks, query, key, value, mask)[..., 2]
+    assert (leak > 0.0).all()
+
+
+# ---- declarations --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("declared", "words"),
+    [
+        ({"layout": "b t x"}, "layout must name t and d"),
+        ({"mask_layout": "b q"}, "mask_layout must be of b h q k and 1s"),
+        ({"mask_means": "ignored"}, "mask_means must be one of attend, ignore, got 'ignored'"),
+        ({"mask_values": "float"}, "mask_values must be one of bool, int, additive"),
+        ({"dtypes": "float32"}, "dtypes must be a tuple"),
+        ({"dtypes": ("float31",)}, "expected a torch dtype such as 'float32', got 'float31'"),
+        ({"dead_rows": "nan"}, "dead_rows must be one of zeros, any"),
+    ],
+)
+def test_declarations_are_checked(declared, words):
+    with pytest.raises(ValueError, match=words):
+        check_attention(attention, **declared)
+
+
+def test_what_is_no_subject_is_refused():
+    with pytest.raises(TypeError, match="expected a callable as attention, got Tensor"):
+        check_attention(torch.ones(2))
+    subject = AttentionSubject(attention)
+    with pytest.raises(TypeError, match="was declared as attention, not as loss"):
+        check_loss(subject)
+    with pytest.raises(TypeError, match="is a subject already: declare layout there"):
+        check_attention(subject, layout="b t d")
+    assert check_attention(subject).passed
+
+
+def test_a_subject_is_named_after_its_function():
+    assert AttentionSubject(attention).name == "test_checks.attention"
+    assert AttentionSubject(torch.nn.Identity()).name == "torch.nn.modules.linear.Identity"
+    assert AttentionSubject(attention, name="mine").name == "mine"
+
+
+# ---- reports -------------------------------------------------------------------------------------
+
+
+def test_a_failure_is_told_with_number_example_and_likely_bug():
+    report = check_attention(after_softmax)
+    assert not report.passed
+    assert "weights_sum_to_one" in report.failed
+    assert report.likely == ("mask after the softmax",)
+    printed = str(report)
+    assert "likely bug: mask after the softmax" in printed
+    assert report.diagnosis in " ".join(printed.split())
+    assert "mask wanted      weights found" in printed
+    assert "must hold: The weights of a query over the keys that it may see sum to 1." in printed
+    assert max(map(len, printed.splitlines())) <= 110
+
+
+def test_a_report_is_json():
+    report = check_attention(after_softmax, tier="strict")
+    data = json.loads(report.to_json())
+    assert data["as"] == "attention"
+    assert data["passed"] is False
+    assert data["failed"] == report.failed
+    assert data["likely"] == list(report.likely)
+    (one,) = (one for one in data["results"] if one["check"] == "weights_sum_to_one")
+    assert one["outcome"] == "fail"
+    assert one["measured"] > 0.5
+    assert one["example"]["mask wanted"][0] == [True] + 6 * [False]
+
+
+def test_numbers_that_json_lacks_become_words():
+    nan = float("nan")
+    results = [
+        Result("a", "core", "A.", "fail", nan, example={"x": torch.tensor([nan, 1.0, -torch.inf])})
+    ]
+    data = json.loads(Report("attention", "f", "core", results).to_json())
+    assert data["results"][0]["measured"] == "nan"
+    assert data["results"][0]["example"]["x"] == ["nan", 1.0, "-inf"]
+
+
+def test_a_report_is_a_page_in_a_notebook():
+    pytest.importorskip("matplotlib")
+    page = check_attention(after_softmax)._repr_html_()
+    assert page.count("data:image/png;base64,") >= 1
+    assert "likely bug: <b>mask after the softmax</b>" in page
+    assert page.count("<tr>") == len(checks_of("attention", "core"))
+    assert check_attention(attention)._repr_html_().count("img") == 0
+
+
+def test_what_a_subject_says_cannot_break_the_page():
+    def injects(query, key, value, mask):
+        raise ValueError("<script>alert(1)</script>")
+
+    assert "<script>" not in check_attention(injects)._repr_html_()
+
+
+def test_a_report_is_asked_by_name():
+    report = check_attention(attention)
+    assert report["weights_sum_to_one"].outcome == "pass"
+    with pytest.raises(KeyError, match="this report has forbidden_keys"):
+        report["weights_sum_to_two"]
+    assert report.headline.startswith("test_checks.attention as attention, core: 19 of 19")
+    assert report.advice == "next: the robust tier"
+    assert check_attention(after_softmax).advice.startswith("mend the first failure first: ")
+
+
+def test_results_have_three_outcomes():
+    @check("test", "core", measures="x")
+    def it_passes_or_fails(subject):
+        """It holds."""
+        if subject.fn is None:
+            raise NotApplicable("it has none")
+        if subject.fn:
+            raise Failed("it broke", 2.0)
+        return 1.0
+
+    class Subject:
+        bank, name = "test", "s"
+
+        def __init__(self, fn):
+            self.fn = fn
+
+    try:
+        reports = [run_checks(Subject(fn)) for fn in (None, True, False)]
+    finally:
+        del BANKS["test"]
+    assert [r.results[0].outcome for r in reports] == ["not applicable", "fail", "pass"]
+    assert [r.passed for r in reports] == [False, False, True]
