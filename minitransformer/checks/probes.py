@@ -53,8 +53,8 @@ class AttentionSubject(Subject):
     differentiable: bool = True
     same_length: bool = False
     dead_rows: str = "zeros"
-    causal_flag: str | None = None
-    dropout_flag: str | None = None
+    causal_flag: str = ""
+    dropout_flag: str = ""
     refuses_misuse: bool = False
     full_masks: bool | None = None  # whether queries may differ; None: as mask_layout says
 
