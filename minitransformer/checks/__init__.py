@@ -128,7 +128,7 @@ def _check(bank: str, fn: Any, tier: str, seconds: float, declared: dict[str, An
 
 
 def parametrize_with_checks(*arguments: Any, **options: Any) -> Any:
-    """A decorator for a pytest test of (subject, check): see `minitransformer.checks.pytest_plugin`."""
+    """A decorator for a test of (subject, check): see `minitransformer.checks.pytest_plugin`."""
     from minitransformer.checks import pytest_plugin
 
     return pytest_plugin.parametrize_with_checks(*arguments, **options)

@@ -38,7 +38,7 @@ SUBJECT is package.module:function or file.py:function. A minimal file, attentio
 
 A function that takes something else says so, and need not be rewritten:
 
-    --mask-means ignore          True (or 1) means: may NOT attend, as in torch.nn.MultiheadAttention
+    --mask-means ignore          True (or 1) means: may NOT attend, as in nn.MultiheadAttention
     --mask-values int            1 and 0;  additive: 0 and -inf, added to the scores
     --mask-layout "b 1 1 k"      the mask hides keys only; also "b k", "q k", "b h q k", ...
     --layout "b t h d"           axes of query, key, value and output; "b t d": no heads;
@@ -68,7 +68,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tier", choices=TIERS, default="core", help="how much is asked (default: core)"
     )
-    for name, choices in {"means": ("attend", "ignore"), "values": ("bool", "int", "additive")}.items():
+    for name, choices in {
+        "means": ("attend", "ignore"),
+        "values": ("bool", "int", "additive"),
+    }.items():
         parser.add_argument(f"--mask-{name}", choices=choices, help=f"default: {choices[0]}")
     parser.add_argument("--mask-layout", metavar="AXES", help='default: "b 1 q k"')
     parser.add_argument("--layout", metavar="AXES", help='default: "b h t d"')
@@ -129,7 +132,9 @@ def _progress(items: list, unit: str = "check") -> tqdm:
 def _print_list(kind: str) -> None:
     cls = SUBJECTS[kind]
     print(inspect.cleandoc(cls.__doc__ or ""))
-    print("\ndefaults: " + ", ".join(f"{one.name}={_shown(one.default)}" for one in fields(cls)[2:]))
+    print(
+        "\ndefaults: " + ", ".join(f"{one.name}={_shown(one.default)}" for one in fields(cls)[2:])
+    )
     for tier, means in TIERS.items():
         print(f"\n{tier}: {means}")
         for one in checks_of(kind):
@@ -179,10 +184,15 @@ def table(chosen: list[Piece], reports: dict[str, Report]) -> str:
             kind = one.bank
             lines.append(f"\n{kind.upper()}")
         failed = reports[one.name].failed
-        lines += ["", f"{one.name}   ({one.tier}; {len(failed)} of {len(reports[one.name].results)} fail)"]
+        lines += [
+            "",
+            f"{one.name}   ({one.tier}; {len(failed)} of {len(reports[one.name].results)} fail)",
+        ]
         lines += textwrap.wrap(one.diagnosis, 92, initial_indent="    ", subsequent_indent="    ")
         caught = ", ".join(one.caught_by)
-        lines += textwrap.wrap(f"caught by {caught}", 92, initial_indent="    ", subsequent_indent="      ")
+        lines += textwrap.wrap(
+            f"caught by {caught}", 92, initial_indent="    ", subsequent_indent="      "
+        )
         lines.append(f"    seen in: {one.source}")
     return "\n".join(lines).strip()
 

@@ -110,7 +110,7 @@ def _import(source: str) -> ModuleType:
 
 @contextmanager
 def _as_their_own(doing: str) -> Iterator[None]:
-    """Run foreign code: its output goes to stderr, its errors are told in a line with their place."""
+    """Run foreign code: its output goes to stderr, its errors are told in a line with place."""
     try:
         with redirect_stdout(sys.stderr), time_limit(IMPORT_SECONDS):
             yield
@@ -212,7 +212,9 @@ def parse_declarations(cls: type[Subject], declared: dict[str, str]) -> dict[str
     for name, text in declared.items():
         if name not in known_fields:
             near = get_close_matches(name, known_fields, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it may declare {', '.join(known_fields)}"
+            hint = (
+                f"did you mean {near[0]}?" if near else f"it may declare {', '.join(known_fields)}"
+            )
             raise ValueError(f"a subject of kind {cls.bank} declares no {name!r}: {hint}")
         default = known_fields[name].default
         values[name] = _value(name, text, None if default is MISSING else default)

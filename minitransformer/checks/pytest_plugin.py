@@ -1,4 +1,4 @@
-"""The checks as pytest tests, one for each check; loaded by pytest where minitransformer is installed.
+"""The checks as pytest tests; pytest loads this wherever minitransformer is installed.
 
     from minitransformer.checks import AttentionSubject, parametrize_with_checks
 

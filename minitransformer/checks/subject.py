@@ -78,6 +78,16 @@ def expect(holds: Any, diagnosis: str, measured: float | None = None, **example:
         raise Failed(diagnosis, measured, shown)
 
 
+def size(x: Tensor) -> float:
+    """The largest magnitude; NaN where there is one."""
+    return float(x.detach().double().abs().max()) if x.numel() else 0.0
+
+
+def differs(x: float, allowed: float = 0.0) -> bool:
+    """More than is allowed, or NaN."""
+    return not x <= allowed
+
+
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
     """torch.float32 from itself or from "float32"."""
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype

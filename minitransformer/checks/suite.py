@@ -160,7 +160,7 @@ def run_check(one: Check, subject: Any, seconds: float = 20.0) -> Result:
 
 def _raised(error: BaseException) -> str:
     """What it raised, and where in the subject's own code."""
-    said = str(error).strip().split("\n")[0]
+    said = str(error).strip().split("\n")[0].rstrip(".")
     what = f"It raised {type(error).__name__}" + (f": {said}" if said else "")
     ours, theirs = str(Path(__file__).parent), str(Path(torch.__file__).parent)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):

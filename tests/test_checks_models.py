@@ -1,0 +1,244 @@
+"""The checks of whole models: what is right passes, however it is called, and stays as it was.
+
+The broken ones are in the museum.
+"""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from conftest import PARTS
+from torch import Tensor, nn
+
+from minitransformer import Config, DecoderOnly, EncoderDecoder, EncoderOnly
+from minitransformer.checks import check_decoder, check_encoder, check_encoder_decoder
+from minitransformer.checks.models import EncoderDecoderSubject, EncoderSubject, Ready, batch_of
+from minitransformer.checks.museum.models import (
+    VOCAB,
+    WIDTH,
+    NoPaddingMask,
+    TinyDecoder,
+    TinyEncoder,
+    TinyEncoderDecoder,
+)
+
+KINDS = {
+    "encoder": (EncoderOnly, TinyEncoder, check_encoder),
+    "decoder": (DecoderOnly, TinyDecoder, check_decoder),
+    "encoder-decoder": (EncoderDecoder, TinyEncoderDecoder, check_encoder_decoder),
+}
+PROMISES = {"holes": True, "documents": True}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request) -> str:
+    return request.param
+
+
+def applicable(report) -> set[str]:
+    return {result.outcome for result in report}
+
+
+# ---- what is right passes ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_our_models_pass_at_every_tier(kind, parts):
+    build, _, check = KINDS[kind]
+    model = build(Config(VOCAB, WIDTH, **({"style": parts, "max_length": 16} | PARTS[parts])))
+    report = check(model, tier="strict", **PROMISES)
+    assert report.passed, report
+    assert applicable(report) == {"pass"}
+
+
+def test_the_right_model_of_the_museum_passes_at_every_tier(kind):
+    _, tiny, check = KINDS[kind]
+    report = check(tiny(), tier="strict", **PROMISES)
+    assert report.passed, report
+
+
+def test_dropout_is_switched_off_to_be_compared():
+    model = EncoderOnly(Config(VOCAB, WIDTH, dropout=0.5))
+    assert check_encoder(model.train()).passed
+
+
+class Torch(nn.Module):
+    """torch.nn.TransformerEncoder, called as fn(embeddings, mask); dropout 0.1 by default."""
+
+    def __init__(self, **numbers):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(WIDTH, 2, 24, batch_first=True, **numbers)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+        return self.encoder(x, src_key_padding_mask=padding)
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_the_encoder_of_torch_passes_core(norm_first):
+    report = check_encoder(
+        Torch(norm_first=norm_first), takes="embeddings", mask_means="ignore", mask_values="bool"
+    )
+    assert report.passed, report
+
+
+# ---- adapters ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Output:
+    logits: Tensor
+
+
+@dataclass
+class States:
+    last_hidden_state: Tensor
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda x: (x, None),
+        lambda x: [x],
+        Output,
+        States,
+        lambda x: {"logits": x},
+        lambda x: {"last_hidden_state": x},
+    ],
+)
+def test_outputs_come_in_many_wrappings(kind, wrapped):
+    _, tiny, check = KINDS[kind]
+    model = tiny().eval()
+    assert check(lambda *inputs: wrapped(model(*inputs))).passed
+
+
+@pytest.mark.parametrize(
+    ("means", "values", "as_ours"),
+    [
+        ("attend", "int", lambda mask: mask),
+        ("attend", "bool", lambda mask: mask.long()),
+        ("ignore", "int", lambda mask: 1 - mask),
+        ("ignore", "bool", lambda mask: (~mask).long()),
+        ("attend", "additive", lambda mask: (mask == 0.0).long()),
+    ],
+)
+def test_masks_come_in_many_conventions(means, values, as_ours):
+    model = TinyEncoder().eval()
+    report = check_encoder(
+        lambda ids, mask: model(ids, as_ours(mask)), mask_means=means, mask_values=values
+    )
+    assert report.passed, report
+    wrong = check_encoder(model, mask_means="ignore")
+    assert not wrong.passed
+
+
+def test_a_pooled_output_is_checked_too():
+    class Pooled(TinyEncoder):
+        def forward(self, ids, attention_mask):
+            x = super().forward(ids, attention_mask)
+            count = attention_mask.sum(1, keepdim=True).clamp(min=1)
+            return x.masked_fill(attention_mask.unsqueeze(-1) == 0, 0.0).sum(1) / count
+
+    class MeanOverAll(TinyEncoder):
+        def forward(self, ids, attention_mask):
+            return super().forward(ids, attention_mask).mean(1)
+
+    assert check_encoder(Pooled(), returns="sequence", tier="robust").passed
+    report = check_encoder(MeanOverAll(), returns="sequence")
+    assert "padding_on_the_right_is_irrelevant" in report.failed
+
+
+def test_the_padding_id_is_the_one_declared():
+    seen = set()
+
+    def spy(ids, mask):
+        seen.update(ids[mask == 0].tolist())
+        assert 7 not in ids[mask != 0]
+        return nn.functional.one_hot(ids, 20).float()
+
+    subject = EncoderSubject(spy, pad_id=7, vocab_size=20)
+    Ready(subject)(*batch_of(subject, "left"))
+    assert seen == {7}
+
+
+def test_what_is_not_a_module_is_checked_by_its_outputs_alone():
+    report = check_encoder(TinyEncoder().eval().forward, tier="strict")
+    assert report.passed
+    assert report["parameter_gradients_do_not_depend_on_padding"].outcome == "not applicable"
+
+
+def test_another_shape_is_told():
+    report = check_encoder(lambda ids, mask: torch.zeros(len(ids), 3))
+    assert "(4, 3)" in report.diagnosis
+    report = check_encoder(lambda ids, mask: None)
+    assert "None" in report.diagnosis
+
+
+# ---- what is wrong is told -----------------------------------------------------------------------
+
+
+def test_a_leak_hidden_by_small_weights_is_found():
+    class Leaky(NoPaddingMask, TinyEncoder):
+        pass
+
+    model = Leaky()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 1e-2
+    report = check_encoder(model)
+    assert "padding_on_the_right_is_irrelevant" in report.failed
+    assert "padding mask never used (encoder)" in report.likely
+
+
+def test_a_function_with_dropout_is_told_to_stop_it():
+    model = EncoderOnly(Config(VOCAB, WIDTH, dropout=0.5)).train()
+    report = check_encoder(lambda ids, mask: model(ids, mask))
+    assert report.failed[0] == "the_same_call_gives_the_same_twice"
+    assert "dropout" in report.diagnosis
+
+
+# ---- declarations --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ({"takes": "floats"}, "takes must be one of ids, embeddings"),
+        ({"mask_means": "hide"}, "mask_means must be one of"),
+        ({"mask_values": "float"}, "mask_values must be one of"),
+        ({"sides": "right"}, "sides must be a tuple"),
+        ({"sides": ("top",)}, "sides must be one of right, left"),
+        ({"dtypes": ()}, "dtypes must be a tuple"),
+        ({"dtypes": ("float33",)}, "expected a torch dtype"),
+        ({"vocab_size": 2}, "vocab_size must be at least"),
+        ({"max_length": 4}, "max_length must be at least"),
+        ({"pad_id": 11}, "pad_id must be in"),
+        ({"documents": True, "mask_values": "bool"}, "documents are numbers"),
+        ({"returns": "all"}, "returns must be one of"),
+    ],
+)
+def test_declarations_are_validated(declared, message):
+    with pytest.raises(ValueError, match=message):
+        EncoderSubject(TinyEncoder(), **declared)
+
+
+def test_only_an_encoder_pools():
+    with pytest.raises(ValueError, match="returns='sequence'"):
+        EncoderDecoderSubject(TinyEncoderDecoder(), returns="sequence")
+
+
+# ---- the model is left as it was -----------------------------------------------------------------
+
+
+def test_the_model_given_is_left_unchanged(kind):
+    _, tiny, check = KINDS[kind]
+    training = kind != "decoder"
+    model = tiny().train(training)
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    check(model, tier="strict")
+    assert model.training is training
+    for name, x in model.state_dict().items():
+        assert torch.equal(x, before[name]), name
+        assert x.dtype == torch.float32
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(part._forward_hooks for part in model.modules())

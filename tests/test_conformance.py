@@ -1,0 +1,104 @@
+"""Our own proof: the whole suite, all tiers, on everything of ours, on the CPU and on a GPU."""
+
+import pytest
+import torch
+from conftest import PARTS
+from einops import rearrange
+from torch import nn
+
+from minitransformer import (
+    Config,
+    DecoderOnly,
+    EncoderDecoder,
+    EncoderOnly,
+    MultiHeadAttention,
+    causal_mask,
+    cross_entropy,
+    generate,
+    next_token_labels,
+    pad,
+    padding_mask,
+    scaled_dot_product_attention,
+)
+from minitransformer.checks import SUBJECTS, checks_of
+from minitransformer.checks.suite import run_check
+
+
+class Pick(nn.Module):
+    """One of a pair, in the place of a projection."""
+
+    def __init__(self, index):
+        super().__init__()
+        self.index = index
+
+    def forward(self, pair):
+        return pair[self.index]
+
+
+def heads(query, key, value, mask):
+    """MultiHeadAttention without its projections is an attention function."""
+    layer = MultiHeadAttention(query.shape[1] * query.shape[3], query.shape[1])
+    layer.query, layer.output = nn.Identity(), nn.Identity()
+    layer.key, layer.value = Pick(0), Pick(1)
+    x, *memory = (rearrange(x, "b h t d -> b t (h d)") for x in (query, key, value))
+    return rearrange(layer(x, memory, mask), "b t (h d) -> b h t d", h=query.shape[1])
+
+
+def model(kind, parts, device):
+    torch.manual_seed(0)
+    config = Config(vocab_size=11, d_model=16, num_layers=2, max_length=40, **PARTS[parts])
+    return kind(config).to(device)
+
+
+# what it is -> (kind of subject, how it is made for a device, what it declares)
+OURS = {
+    "scaled_dot_product_attention": (
+        "attention",
+        lambda device: scaled_dot_product_attention,
+        {"mask_layout": "b h q k", "dropout_flag": "dropout_p", "refuses_misuse": True},
+    ),
+    "MultiHeadAttention": (
+        "attention",
+        lambda device: heads,
+        {"mask_layout": "b h q k", "refuses_misuse": True},
+    ),
+    "padding_mask": ("mask", lambda device: padding_mask, {"documents": True}),
+    "padding_mask & causal_mask": (
+        "mask",
+        lambda device: lambda x: padding_mask(x) & causal_mask(x.shape[1], device=x.device),
+        {"documents": True, "causal": True},
+    ),
+    "cross_entropy": ("loss", lambda device: cross_entropy, {"num_labels_flag": "num_labels"}),
+    "next_token_labels": ("labels", lambda device: next_token_labels, {"documents": True}),
+    "pad": ("collator", lambda device: pad, {}),
+    "generate": ("generator", lambda device: generate, {"eos_flag": "eos_id"}),
+}
+for _parts in PARTS:
+    for _kind, _bank in {
+        EncoderOnly: "encoder",
+        DecoderOnly: "decoder",
+        EncoderDecoder: "encoder-decoder",
+    }.items():
+        OURS[f"{_kind.__name__} {_parts}"] = (
+            _bank,
+            lambda device, kind=_kind, parts=_parts: model(kind, parts, device),
+            {"holes": True, "documents": True},
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        pytest.param(name, one, id=f"{name}-{one.name}")
+        for name, (bank, *_) in OURS.items()
+        for one in checks_of(bank)
+    ],
+)
+def test_everything_of_ours_passes_every_check(name, check, device):
+    bank, make, declared = OURS[name]
+    fields = SUBJECTS[bank].__dataclass_fields__
+    place = {"device": str(device)} if "device" in fields else {}
+    result = run_check(check, SUBJECTS[bank](make(device), name=name, **declared, **place))
+    if result.outcome == "not applicable":
+        pytest.skip(result.diagnosis)
+    assert result.outcome == "pass", str(result)

@@ -1,0 +1,118 @@
+"""The checks are checked: each fails on something, and none fails on what is right."""
+
+from collections import Counter
+from functools import cache
+
+import pytest
+from correct_attentions import CORRECT
+
+from minitransformer.checks import BANKS, TIERS, Report, diagnose, diagnosis, run_checks, suite
+from minitransformer.checks.museum import Piece, pieces
+from minitransformer.checks.suite import run_check
+
+ALL = pieces()
+SUBJECTS = {piece.name: piece.subject() for piece in ALL}
+
+every_piece = pytest.mark.parametrize("piece", ALL, ids=lambda piece: piece.name.replace(" ", "-"))
+every_correct = pytest.mark.parametrize(
+    ("subject", "tier"), CORRECT, ids=[f"{subject.name}-{tier}" for subject, tier in CORRECT]
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def remembered():
+    """`diagnose` compares every report with every piece: each check of the same piece runs once."""
+    once = cache(run_check)
+
+    def remember(one, subject, seconds=20.0):
+        return once(one, subject)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Piece, "subject", lambda piece: SUBJECTS[piece.name])
+        patch.setattr(suite, "run_check", remember)
+        patch.setattr(diagnosis, "run_check", remember)
+        yield
+
+
+@cache
+def report_of(name: str) -> Report:
+    """What the checks find in a piece at its own tier, with the diagnosis."""
+    (piece,) = [one for one in ALL if one.name == name]
+    return diagnose(run_checks(SUBJECTS[name], piece.tier), SUBJECTS[name])
+
+
+# ---- the pieces are broken, as they say ----------------------------------------------------------
+
+
+@every_piece
+def test_a_piece_is_caught_by_the_checks_that_it_names(piece: Piece):
+    assert piece.caught_by
+    assert set(piece.caught_by) <= set(BANKS[piece.bank])
+    assert set(piece.caught_by) <= set(report_of(piece.name).failed)
+
+
+@every_piece
+def test_a_piece_passes_every_tier_below_its_own(piece: Piece):
+    below = [result for result in report_of(piece.name) if result.tier != piece.tier]
+    assert [result.check for result in below if result.outcome == "fail"] == []
+
+
+@every_piece
+def test_a_piece_is_recognised(piece: Piece):
+    report = report_of(piece.name)
+    assert piece.name in report.likely
+    assert piece.diagnosis in report.diagnosis
+
+
+@every_piece
+def test_a_piece_answers(piece: Piece):
+    """What only raises errors needs no suite to be found."""
+    assert report_of(piece.name).ran
+
+
+@every_piece
+def test_a_piece_tells_its_story(piece: Piece):
+    assert piece.story
+    assert piece.source
+    assert piece.diagnosis
+    assert piece.tier in TIERS
+
+
+def test_pieces_have_names_of_their_own():
+    assert [name for name, times in Counter(one.name for one in ALL).items() if times > 1] == []
+    assert len(ALL) >= 40
+
+
+# ---- a check that cannot fail proves nothing -----------------------------------------------------
+
+
+@pytest.mark.parametrize("bank", BANKS)
+def test_every_check_fails_on_some_piece(bank):
+    """And in words: an error that a piece raises fails any check, and proves none."""
+    proved = {
+        result.check
+        for piece in ALL
+        if piece.bank == bank
+        for result in report_of(piece.name)
+        if result.outcome == "fail" and not result.raised
+    }
+    assert sorted(set(BANKS[bank]) - proved) == []
+
+
+# ---- no false alarms -----------------------------------------------------------------------------
+
+
+@every_correct
+def test_what_is_right_passes(subject, tier):
+    report = run_checks(subject, tier)
+    assert report.passed, str(report)
+
+
+@every_correct
+def test_what_is_right_is_like_no_known_bug(subject, tier):
+    assert diagnose(run_checks(subject, tier), subject).likely == ()
+
+
+def test_correct_attentions_of_every_tier_are_at_hand():
+    assert {tier for _, tier in CORRECT} == set(TIERS)
+    assert len(CORRECT) >= 10
