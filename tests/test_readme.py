@@ -30,14 +30,15 @@ def test_the_session_in_the_readme_prints_what_it_says():
 
 def test_the_tree_in_the_readme_is_the_tree():
     (tree,) = re.findall(r"```\n(minitransformer/\n.*?)```", README, re.DOTALL)
-    written, folder = {}, ""
+    written, folders = {}, [""]
     for line in tree.splitlines()[1:]:
         indent, name, says = re.fullmatch(r"( *)(\S+) +(\S.*)", line).groups()
+        folders = folders[: max(len(indent) // 2, 1)]
         if name.endswith("/") and indent:
-            folder = name
-            written[f"{name}__init__.py"] = says
+            folders.append(folders[-1] + name)
+            written[f"{folders[-1]}__init__.py"] = says
         elif name.endswith(".py"):
-            written[(folder if len(indent) == 4 else "") + name] = says
+            written[folders[-1] + name] = says
     package = ROOT / "minitransformer"
     modules = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
     assert written.keys() == modules.keys() - {"__init__.py"}
@@ -82,6 +83,13 @@ def test_the_numbers_of_the_main_job_in_the_readme_are_its_numbers():
         assert fact in " ".join(README.split())
 
 
+ATTENTION = """
+def attention(query, key, value, mask):
+    scores = query @ key.mT / query.shape[-1] ** 0.5
+    return scores.masked_fill(~mask, float("-inf")).softmax(dim=-1) @ value
+"""
+
+
 def run(command, folder, timeout=900):
     """The command as a reader would type it, with this Python's scripts first on the PATH."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -104,6 +112,7 @@ def test_the_main_job_reads_dates_and_pays_no_attention_to_padding(tmp_path):
     pytest.importorskip("babel")
     (tmp_path / "FILE.tsv").write_text("".join(f"a{i}\tb{i}\n" for i in range(40)))
     (tmp_path / "FILE.txt").write_text("\n\n".join(f"Paragraph {i}." for i in range(40)))
+    (tmp_path / "attention.py").write_text(ATTENTION)
     for command in COMMANDS:
         if "pytest" in command or not command.strip():
             continue

@@ -16,8 +16,12 @@ def diagnose(report: Report, subject: Any) -> Report:
     same = [one for one in pieces(report.bank) if _behaves_like(one, report, subject)]
     if not same:
         return report
-    explanation = " Or: ".join(dict.fromkeys(one.diagnosis for one in same))
-    return replace(report, likely=tuple(one.name for one in same), explanation=explanation)
+    return replace(
+        report,
+        likely=tuple(one.name for one in same),
+        explanation=" Or: ".join(dict.fromkeys(one.diagnosis for one in same)),
+        certain=subject.comparable,
+    )
 
 
 def _behaves_like(one: Piece, report: Report, subject: Any) -> bool:

@@ -85,6 +85,7 @@ class Report:
     results: list[Result]
     likely: tuple[str, ...] = ()  # bugs of the museum that behave the same, by name
     explanation: str = ""  # what these do, in words
+    certain: bool = True  # the same by their numbers too, not only by which checks fail
 
     @property
     def passed(self) -> bool:
@@ -104,9 +105,15 @@ class Report:
     @property
     def diagnosis(self) -> str:
         """What is most likely wrong, in words; empty where nothing is."""
-        if self.explanation:
+        if self.explanation and self.certain:
             return self.explanation
-        return next((r.diagnosis for r in self.results if r.outcome == "fail"), "")
+        first = next((r.diagnosis for r in self.results if r.outcome == "fail"), "")
+        return first + (f" {self.alike}: {self.explanation}" if self.likely else "")
+
+    @property
+    def alike(self) -> str:
+        """How the bugs that are named behave."""
+        return "likely bug" if self.certain else "Known bugs that fail the same checks"
 
     def __iter__(self):
         return iter(self.results)
@@ -137,10 +144,10 @@ class Report:
         blocks = [self.headline]
         if self.likely:
             named = " or ".join(self.likely)
-            lines = [f"likely bug: {named}", *_wrap(self.explanation)]
-            blocks.append("\n".join(lines))
+            title = textwrap.fill(f"{self.alike}: {named}", WIDTH)
+            blocks.append("\n".join([title, *_wrap(self.explanation)]))
         elif self.failed:
-            blocks.append("diagnosis: " + textwrap.fill(self.diagnosis, WIDTH))
+            blocks.append(textwrap.fill(f"diagnosis: {self.diagnosis}", WIDTH))
         failures = [result for result in self.results if result.outcome == "fail"]
         told: list[str] = []
         for number, result in enumerate(failures):
@@ -178,7 +185,8 @@ class Report:
         colours = {"pass": "#2c7a2c", "fail": "#b3261e", "not applicable": "#777777"}
         parts = [f"<p><b>{html.escape(self.headline)}</b></p>"]
         if self.likely:
-            parts.append(f"<p>likely bug: <b>{html.escape(' or '.join(self.likely))}</b></p>")
+            named = html.escape(" or ".join(self.likely))
+            parts.append(f"<p>{self.alike}: <b>{named}</b></p>")
         if self.diagnosis:
             parts.append(f"<p>{html.escape(self.diagnosis)}</p>")
         parts.append("<table>")

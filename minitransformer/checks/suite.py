@@ -186,14 +186,14 @@ def quarantine() -> Iterator[io.StringIO]:
         ):
             warnings.simplefilter("ignore")
             torch.set_grad_enabled(True)
+            torch.set_num_threads(1)  # the tensors are small: more threads would only wait
             torch.manual_seed(0)
             yield printed
     finally:
         sys.stdout, sys.stderr = streams
         torch.set_grad_enabled(before[0])
         torch.set_default_dtype(before[1])
-        if torch.get_num_threads() != before[2]:
-            torch.set_num_threads(before[2])
+        torch.set_num_threads(before[2])
 
 
 @contextmanager

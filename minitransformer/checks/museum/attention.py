@@ -1,8 +1,8 @@
 """Attention functions that are wrong in one place each: a chapter on mask bugs.
 
 `attention` below is right: exact zeros for forbidden keys, zeros for queries that may see nothing,
-no NaN out of the padding. Every piece after it has one line bent. Most of them run, train and give
-falling losses.
+no NaN out of the padding. Every piece after it is the same with one thing bent. Most of them run,
+train and give falling losses.
 """
 
 import torch
@@ -177,7 +177,7 @@ def values_zeroed_scores_not_masked(query, key, value, mask):
 def polarity_inverted(query, key, value, mask):
     """A causal mask built as "what to hide" was given to a function that expects "what to show".
 
-    The shapes fit, and the loss fell, faster than ever: the next token was in plain sight.
+    The shapes fit and the loss looked fine: the next token was in plain sight.
     """
     return attention(query, key, value, ~mask)
 
@@ -518,8 +518,8 @@ def filled(query, key, value, mask, number):
     "fill of -15",
     tier="core",
     caught_by=["forbidden_keys_get_exactly_zero", "no_gradient_reaches_padding"],
-    diagnosis="""Forbidden scores are set to -15, so forbidden keys get a weight of about e^-15, a
-        ten-millionth: too small to see, and large enough for a network to learn to use.""",
+    diagnosis="""Forbidden keys have a score of -15, so they get weights of about e^-15, a few
+        ten-millionths: too small to see, and large enough for a network to learn to use.""",
     source="Keras (PR 15390): tiny leaks that a network learned to use",
 )
 def fill_of_minus_15(query, key, value, mask):
@@ -673,7 +673,7 @@ def minus_infinity_added_nan_replaced(query, key, value, mask):
     caught_by=["a_query_that_sees_nothing_gets_zeros"],
     diagnosis="""To avoid NaN, a query that may see nothing is allowed to see everything. What it
         then gets, padding and future, flows on to the next layer.""",
-    source="read in several models for vision and for speech",
+    source="Hugging Face transformers (_unmask_unattended), there on purpose",
 )
 def nothing_to_see_so_everything(query, key, value, mask):
     """mask[~mask.any(-1)] = True, with the comment: avoid NaN."""
@@ -936,6 +936,22 @@ def fast_path_forgets_the_mask(query, key, value, mask):
     if torch.is_grad_enabled():
         return attention(query, key, value, mask)
     return F.scaled_dot_product_attention(query, key, value)
+
+
+@piece(
+    "attention",
+    "fused kernel under autocast without the mask",
+    tier="robust",
+    caught_by=["autocast_changes_nothing_but_rounding"],
+    diagnosis="""Under autocast a fused kernel for half precision is called, and it takes no mask:
+        the long run in mixed precision sees padding and future, the tests in float32 do not.""",
+    source="kernels, such as FlashAttention's, that know causal masks and lengths only",
+)
+def fused_kernel_under_autocast(query, key, value, mask):
+    """It was twice as fast, and nobody asked what it left out."""
+    if torch.is_autocast_enabled(query.device.type):
+        return F.scaled_dot_product_attention(query, key, value)
+    return attention(query, key, value, mask)
 
 
 @piece(
