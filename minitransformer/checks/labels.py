@@ -1,1 +1,567 @@
-"""(to be written)"""
+"""What must hold of labels and of collators, which turn rows of token ids into a batch.
+
+Every row ends with the token END, which is also the padding's id in some checks: then ids cannot
+tell a real end from padding, and only lengths can.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from minitransformer.checks.subject import Subject, expect, needs, one_of
+from minitransformer.checks.suite import check
+
+END = 2
+ROWS = ((5, 3, END), (7, 4, 6, 9, 3, END), (8, END), (4,))
+HF = "https://github.com/huggingface/transformers/"
+TRL = "https://github.com/huggingface/trl/"
+
+Batch = tuple[Tensor, Tensor]  # input_ids and attention_mask, (B,T) int64
+
+
+# ---- subjects ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LabelsSubject(Subject):
+    """Labels for language modelling: `fn(input_ids, attention_mask) -> labels`, (B,T) int64.
+
+    The label of a token is the next real token of its own document, or -100 where there is none.
+    What it may declare:
+
+    aligned     labels stand at their own tokens, and the model or the loss shifts them, as in
+                Hugging Face: the token itself, -100 at padding and at the first of a document
+    sides       where padding may stand: ("right", "left")
+    holes       padding may stand between tokens too
+    documents   attention_mask may number packed documents: 1 1 2 2 2 0
+    device      where it is checked
+    """
+
+    bank: ClassVar[str] = "labels"
+    arguments: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
+
+    aligned: bool = False
+    sides: tuple[str, ...] = ("right", "left")
+    holes: bool = False
+    documents: bool = False
+    device: str | torch.device = "cpu"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if isinstance(self.sides, str) or not self.sides:
+            raise ValueError(f"sides must be a tuple such as ('right',), got {self.sides!r}")
+        for side in self.sides:
+            one_of("sides", side, ("right", "left"))
+
+    def stand_in(self, other: Any) -> "LabelsSubject":
+        asked = {name: getattr(self, name) for name in ("sides", "holes", "documents", "device")}
+        return replace(other, aligned=other.aligned and self.aligned, **asked)
+
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Labels in our convention, those of tokens, (B,T)."""
+        labels = self.call(input_ids.clone(), attention_mask.clone())
+        expect(
+            isinstance(labels, Tensor),
+            f"It returned a {type(labels).__name__} where a tensor of labels was expected.",
+        )
+        expect(
+            labels.shape == input_ids.shape,
+            f"It returned labels of shape {tuple(labels.shape)} for ids of "
+            f"{tuple(input_ids.shape)}: each position has one label.",
+        )
+        return labels
+
+
+@dataclass(frozen=True)
+class CollatorSubject(Subject):
+    """A collator: `fn(rows) -> batch` with input_ids, attention_mask and perhaps labels.
+
+    The batch is a mapping or an object; what it may declare:
+
+    rows      "lists" of token ids, or "dicts" with input_ids, as Hugging Face has them
+    pad_id    the id that it pads with; it may be that of a real token, too
+    side      where it pads: "right" or "left"
+    labels    "none"; "next": the next token; "aligned": the token itself, -100 at padding;
+              "given": each row comes with labels of its own, as the entry or the argument `labels`
+    device    where it puts the batch
+    """
+
+    bank: ClassVar[str] = "collator"
+    arguments: ClassVar[tuple[str, ...]] = ("rows",)
+
+    rows: str = "lists"
+    pad_id: int = 0
+    side: str = "right"
+    labels: str = "none"
+
+    def __post_init__(self):
+        super().__post_init__()
+        one_of("rows", self.rows, ("lists", "dicts"))
+        one_of("side", self.side, ("right", "left"))
+        one_of("labels", self.labels, ("none", "next", "aligned", "given"))
+
+    def stand_in(self, other: Any) -> "CollatorSubject":
+        """Pieces take lists and pad with 0; they are asked for the labels that both have."""
+        return replace(other, labels=other.labels if self.labels != "none" else "none")
+
+    def __call__(
+        self, rows: list[list[int]], labels: list[list[int]] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """input_ids, attention_mask and labels, (B,T) each, of copies of the rows."""
+        return self.collate(self.arguments_of(rows, labels))
+
+    def arguments_of(self, rows: list[list[int]], labels: list[list[int]] | None) -> dict:
+        """The rows as the subject takes them, with labels where they are given."""
+        given = None
+        if self.labels == "given":
+            given = [list(row) for row in labels or rows]
+        if self.rows == "lists":
+            return {"rows": [list(row) for row in rows]} | (
+                {} if given is None else {"labels": given}
+            )
+        items: list[dict[str, list[int]]] = [{"input_ids": list(row)} for row in rows]
+        for item, own in zip(items, given or [], strict=False):
+            item["labels"] = own
+        return {"rows": items}
+
+    def collate(self, given: dict) -> tuple[Tensor, Tensor, Tensor | None]:
+        flags = {name: value for name, value in given.items() if name != "rows"}
+        batch = self.call(given["rows"], **flags)
+
+        def part(name: str) -> Any:
+            return batch.get(name) if isinstance(batch, Mapping) else getattr(batch, name, None)
+
+        ids, mask, labels = (part(name) for name in ("input_ids", "attention_mask", "labels"))
+        for name, tensor in {"input_ids": ids, "attention_mask": mask}.items():
+            expect(
+                isinstance(tensor, Tensor) and tensor.ndim == 2,
+                f"It returned {type(batch).__name__} whose {name} is no tensor of two axes, "
+                "(batch, length).",
+            )
+        needs_labels = self.labels != "none"
+        expect(
+            isinstance(labels, Tensor) or not needs_labels,
+            f"It returned {type(batch).__name__} without a tensor `labels`, which it declares.",
+        )
+        for name, tensor in {"attention_mask": mask, "labels": labels}.items():
+            expect(
+                tensor is None
+                or (name == "labels" and not needs_labels)
+                or tensor.shape == ids.shape,
+                f"{name} is {tuple(getattr(tensor, 'shape', ()))} and input_ids "
+                f"{tuple(ids.shape)}: they must be of one shape.",
+            )
+        return ids, mask, labels if needs_labels else None
+
+
+# ---- labels: inputs and the definition -----------------------------------------------------------
+
+
+def laid_out(
+    subject: LabelsSubject, where: str, pad_id: int = 0, extra: int = 0, rows: Any = ROWS
+) -> Batch:
+    """The rows as a batch, padded on a side, with holes, or packed two documents to a row."""
+    length = max(map(len, rows)) + extra + (where == "holes")
+    ids = torch.full((len(rows), length), pad_id)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        start = length - len(row) if where == "left" else 0
+        columns = [start + j + (where == "holes" and j > 0) for j in range(len(row))]
+        ids[i, columns], mask[i, columns] = torch.tensor(row), 1
+        if where == "packed" and len(row) > 2:
+            mask[i, columns[len(row) // 2 :]] = 2
+    return ids.to(subject.device), mask.to(subject.device)
+
+
+def label_batches(subject: LabelsSubject, **options: Any) -> dict[str, Batch]:
+    places = {f"padding on the {side}": side for side in subject.sides}
+    places |= {"holes between tokens": "holes"} if subject.holes else {}
+    return {name: laid_out(subject, where, **options) for name, where in places.items()}
+
+
+def true_labels(subject: LabelsSubject, ids: Tensor, mask: Tensor) -> Tensor:
+    """By the definition, token by token."""
+    labels = torch.full_like(ids, -100)
+    for b, numbers in enumerate(mask.tolist()):
+        last: dict[int, int] = {}  # of each document the column read last
+        for t, number in enumerate(numbers):
+            if number and number in last:
+                labels[b, t if subject.aligned else last[number]] = ids[b, t]
+            if number:
+                last[number] = t
+    return labels
+
+
+def compare(subject: LabelsSubject, batch: Batch, name: str, why: str) -> float:
+    """The labels against the definition. Aligned ones may keep a first token that no one reads."""
+    wanted, found = true_labels(subject, *batch), subject(*batch)
+    wrong = found != wanted
+    if subject.aligned:  # the first label of a row is dropped by every loss that shifts
+        wrong[:, 0] = False
+    row = int(wrong.any(dim=1).long().argmax())
+    expect(
+        not wrong.any(),
+        f"With {name}, {int(wrong.sum())} of {wrong.numel()} labels are wrong. {why}",
+        float(wrong.sum()),
+        input_ids=batch[0][row],
+        attention_mask=batch[1][row],
+        labels_wanted=wanted[row],
+        labels_found=found[row],
+    )
+    return 0.0
+
+
+# ---- labels: checks ------------------------------------------------------------------------------
+
+
+@check("labels", "core", measures="wrong labels", mirrors=HF + "issues/32832")
+def labels_are_the_next_tokens(subject: LabelsSubject) -> float:
+    """The label of each token is the next real token, and -100 where there is none."""
+    why = "Each real token is asked for the next one; the last, and all padding, for nothing."
+    for name, batch in label_batches(subject).items():
+        compare(subject, batch, name, why)
+    return 0.0
+
+
+@check("labels", "core", measures="wrong labels", mirrors=(HF + "issues/23530", TRL + "issues/976"))
+def a_real_end_is_learned_though_padding_looks_the_same(subject: LabelsSubject) -> float:
+    """Where padding has the id of the end of sequence, the real end is still a label."""
+    why = (
+        "Padding has the id of the end of sequence here, and the real ends are no labels any more "
+        "(or padding is one): a model so trained never stops. Ask the attention_mask, not the ids."
+    )
+    for name, batch in label_batches(subject, pad_id=END).items():
+        compare(subject, batch, name, why)
+    return 0.0
+
+
+@check(
+    "labels",
+    "core",
+    measures="wrong labels",
+    mirrors="https://github.com/QwenLM/Qwen3-ASR/pull/212",
+)
+def padding_predicts_nothing(subject: LabelsSubject) -> float:
+    """No label is predicted from padding, and no padding is a label."""
+    for name, (ids, mask) in label_batches(subject, extra=2).items():
+        labels = subject(ids, mask)
+        if subject.aligned:  # the label at t is predicted from t - 1
+            previous = torch.cat([torch.ones_like(mask[:, :1]), mask[:, :-1]], dim=1)
+            leak = (labels != -100) & ((mask == 0) | (previous == 0))
+            leak[:, 0] = False
+        else:
+            leak = (labels != -100) & (mask == 0)
+        row = int(leak.any(dim=1).long().argmax())
+        expect(
+            not leak.any(),
+            f"With {name}, {int(leak.sum())} labels are predicted from padding, or are padding. "
+            "With padding on the left, even the first real token must not be a label: what "
+            "precedes it is padding.",
+            float(leak.sum()),
+            attention_mask=mask[row],
+            labels_found=labels[row],
+        )
+    return 0.0
+
+
+@check("labels", "core", measures="wrong labels", mirrors=TRL + "issues/3067")
+def no_label_crosses_documents(subject: LabelsSubject) -> float:
+    """The last token of a packed document is not asked for the first of the next."""
+    needs(subject.documents, "it does not declare documents")
+    why = "At the border of two documents nothing is to be predicted."
+    return compare(subject, laid_out(subject, "packed"), "two documents in a row", why)
+
+
+@check("labels", "core")
+def a_row_of_padding_has_no_labels(subject: LabelsSubject) -> None:
+    """A row without any token has only -100, and the other rows keep their labels."""
+    ids, mask = laid_out(subject, "right")
+    mask[2] = 0
+    compare(subject, (ids, mask), "a row that is all padding", "That row has nothing to predict.")
+
+
+@check("labels", "core")
+def a_rows_labels_are_its_own(subject: LabelsSubject) -> None:
+    """Each row alone has the labels that it has in the batch."""
+    for name, (ids, mask) in label_batches(subject).items():
+        together = subject(ids, mask)
+        for row in range(len(ids)):
+            alone = subject(ids[row : row + 1], mask[row : row + 1])[0]
+            expect(
+                torch.equal(alone, together[row]),
+                f"With {name}, row {row} has other labels alone than in the batch: rows must not "
+                "know of each other.",
+                None,
+                alone=alone,
+                in_the_batch=together[row],
+            )
+
+
+@check("labels", "core")
+def ids_and_mask_are_left_alone(subject: LabelsSubject) -> None:
+    """Ids and attention_mask are the same after the call, and the labels are no view of them."""
+    for batch in label_batches(subject).values():
+        given = tuple(x.clone() for x in batch)
+        labels = subject.call(*given)
+        for name, before, after in zip(subject.arguments, batch, given, strict=True):
+            expect(
+                torch.equal(before, after),
+                f"It changes the {name} in place: the model will read other tokens.",
+            )
+        shared = isinstance(labels, Tensor) and any(
+            labels.untyped_storage().data_ptr() == x.untyped_storage().data_ptr() for x in given
+        )
+        expect(
+            not shared,
+            "The labels are a view of what was given: whoever writes -100 into them writes it into "
+            "the ids. Clone first.",
+        )
+
+
+@check("labels", "core")
+def labels_are_int64(subject: LabelsSubject) -> None:
+    """Labels are int64, as every loss wants them."""
+    for batch in label_batches(subject).values():
+        found = subject(*batch).dtype
+        expect(found == torch.int64, f"The labels are {found}, not torch.int64.")
+
+
+@check("labels", "core", measures="wrong labels")
+def a_single_column_has_no_labels(subject: LabelsSubject) -> float:
+    """Rows of one token, padded by nothing, are (batch, 1) labels of -100."""
+    batch = laid_out(subject, "right", rows=((4,), (7,), (5,)))
+    return compare(subject, batch, "one token a row", "There is no next token.")
+
+
+@check("labels", "robust", measures="wrong labels")
+def true_and_one_are_the_same_to_labels(subject: LabelsSubject) -> float | None:
+    """A bool attention_mask gives the labels that an int one gives, or is refused."""
+    for name, (ids, mask) in label_batches(subject).items():
+        wanted = subject(ids, mask)
+        try:
+            found = subject.call(ids.clone(), mask.bool())
+        except Exception:  # refused, in whatever words
+            return None
+        same = isinstance(found, Tensor) and found.shape == wanted.shape
+        wrong = float((found != wanted).sum()) if same else float("nan")
+        expect(
+            wrong == 0.0,
+            f"With {name}, and True and False instead of 1 and 0, {wrong:.0f} labels are others, "
+            "without an error: -1 becomes True, and ~True is no -2.",
+            wrong,
+        )
+    return 0.0
+
+
+# ---- collators: checks ---------------------------------------------------------------------------
+
+
+def rows_of(subject: CollatorSubject) -> list[list[int]]:
+    """The first has a real token of the padding's id inside, and so does every end where they are
+    the same."""
+    rows = [list(row) for row in ROWS]
+    rows[0][1] = subject.pad_id
+    return rows
+
+
+def expected_batch(
+    subject: CollatorSubject, rows: list[list[int]], labels: list[list[int]] | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What the definition gives: ids, mask and labels, (B,T)."""
+    length = max(map(len, rows))
+
+    def tensor(lists: list[list[int]], filler: int) -> Tensor:
+        filled = []
+        for row in lists:
+            padding = [filler] * (length - len(row))
+            filled.append(row + padding if subject.side == "right" else padding + row)
+        return torch.tensor(filled)
+
+    wanted = {
+        "none": None,
+        "next": [[*row[1:], -100] for row in rows],
+        "aligned": rows,
+        "given": labels or rows,
+    }[subject.labels]
+    ids, mask = tensor(rows, subject.pad_id), tensor([[1] * len(row) for row in rows], 0)
+    return ids, mask, None if wanted is None else tensor(wanted, -100)
+
+
+def collated(subject: CollatorSubject) -> tuple[list[list[int]], tuple, tuple]:
+    rows = rows_of(subject)
+    found = subject(rows)
+    wanted = expected_batch(subject, rows)
+    expect(
+        found[0].shape[0] == len(rows),
+        f"It returned {found[0].shape[0]} rows for {len(rows)}.",
+    )
+    longest, columns = max(map(len, rows)), found[0].shape[1]
+    expect(
+        columns >= longest,
+        f"The longest row has {longest} tokens, the batch only {columns} columns: tokens are lost.",
+        float(longest - columns),
+    )
+    return rows, found, wanted
+
+
+@check("collator", "core")
+def every_token_comes_back_in_its_place(subject: CollatorSubject) -> None:
+    """Each row's tokens are in its row, in order, and the rest is padding, on the side declared."""
+    _, (ids, *_), (wanted, *_) = collated(subject)
+    expect(
+        torch.equal(_cut(subject, ids, wanted.shape[1]), wanted),
+        f"The ids are not the rows padded on the {subject.side} with {subject.pad_id}: is a row "
+        "reversed, sorted, cut, or padded on the other side?",
+        None,
+        ids_wanted=wanted,
+        ids_found=ids,
+    )
+
+
+def _cut(subject: CollatorSubject, x: Tensor, length: int) -> Tensor:
+    """Without columns beyond the longest row: a collator may pad to a multiple."""
+    return x[:, :length] if subject.side == "right" else x[:, -length:]
+
+
+@check(
+    "collator",
+    "core",
+    measures="wrong positions",
+    mirrors=(HF + "issues/23530", HF + "issues/26357"),
+)
+def the_mask_comes_from_lengths(subject: CollatorSubject) -> float:
+    """attention_mask is 1 at real tokens, one of the padding's id too, and 0 at padding."""
+    _, (_, mask, _), (_, wanted, _) = collated(subject)
+    wrong = _cut(subject, mask.long(), wanted.shape[1]) != wanted
+    expect(
+        not wrong.any(),
+        f"attention_mask is wrong at {int(wrong.sum())} positions. A real token that has the id of "
+        f"padding, {subject.pad_id}, must stay real: make the mask from lengths, not from ids.",
+        float(wrong.sum()),
+        mask_wanted=wanted,
+        mask_found=mask.long(),
+    )
+    return 0.0
+
+
+@check(
+    "collator", "core", measures="wrong labels", mirrors=(TRL + "issues/976", HF + "issues/8146")
+)
+def labels_are_those_of_their_tokens(subject: CollatorSubject) -> float:
+    """Labels stand at their tokens, and -100 at padding only: the real end is learned."""
+    needs(subject.labels != "none", "it declares no labels")
+    _, (*_, labels), (*_, wanted) = collated(subject)
+    assert wanted is not None
+    wrong = _cut(subject, labels, wanted.shape[1]) != wanted
+    expect(
+        not wrong.any(),
+        f"{int(wrong.sum())} labels are wrong. Padding is -100, and nothing else is: not a real "
+        "token that has the padding's id, as the end of sequence often has.",
+        float(wrong.sum()),
+        labels_wanted=wanted,
+        labels_found=labels,
+    )
+    return 0.0
+
+
+@check(
+    "collator",
+    "core",
+    measures="labels overwritten",
+    mirrors=(HF + "pull/26438", TRL + "issues/632"),
+)
+def given_labels_are_kept(subject: CollatorSubject) -> float:
+    """Labels that come with the rows are kept, -100 at prompts too."""
+    needs(subject.labels == "given", "it is not given labels")
+    rows = rows_of(subject)
+    own = [
+        [-100] * (len(row) // 2) + [token + 20 for token in row[len(row) // 2 :]] for row in rows
+    ]
+    *_, labels = subject(rows, own)
+    *_, wanted = expected_batch(subject, rows, own)
+    assert labels is not None
+    assert wanted is not None
+    wrong = _cut(subject, labels, wanted.shape[1]) != wanted
+    expect(
+        not wrong.any(),
+        f"{int(wrong.sum())} labels are not those that were given: they are made anew, and the "
+        "prompts, masked with -100, are trained on.",
+        float(wrong.sum()),
+        labels_given=wanted,
+        labels_found=labels,
+    )
+    return 0.0
+
+
+@check("collator", "core")
+def ids_mask_and_labels_are_integers(subject: CollatorSubject) -> None:
+    """Ids and labels are int64, as embeddings and losses want them; the mask is int or bool."""
+    _, (ids, mask, labels), _ = collated(subject)
+    for name, tensor in {"input_ids": ids, "labels": labels}.items():
+        expect(
+            tensor is None or tensor.dtype == torch.int64,
+            f"{name} are {getattr(tensor, 'dtype', None)}, not torch.int64.",
+        )
+    expect(not mask.is_floating_point(), f"attention_mask is {mask.dtype}, neither int nor bool.")
+
+
+@check("collator", "core")
+def rows_are_left_alone(subject: CollatorSubject) -> None:
+    """The rows are the same after the call, so that the next epoch can read them."""
+    rows = rows_of(subject)
+    given, before = subject.arguments_of(rows, None), subject.arguments_of(rows, None)
+    subject.collate(given)
+    expect(
+        given == before,
+        "It changes the rows themselves: after an epoch they are padded, or popped.",
+    )
+
+
+@check("collator", "core")
+def a_row_is_the_same_in_any_company(subject: CollatorSubject) -> None:
+    """A row of one token, one row alone and rows of equal length: the same, padding apart."""
+    for rows in ([[4]], [list(ROWS[1])], [[5, 6, END], [7, 8, END]], [[4], list(ROWS[1])]):
+        ids, mask, _ = subject(rows)
+        wanted, real, _ = expected_batch(subject, rows)
+        expect(
+            torch.equal(_cut(subject, ids, wanted.shape[1]), wanted)
+            and torch.equal(_cut(subject, mask.long(), wanted.shape[1]), real),
+            f"The rows {rows} come out as {ids.tolist()} with the mask {mask.long().tolist()}.",
+        )
+
+
+@check("collator", "core", measures="tokens lost", mirrors=HF + "issues/8146")
+def a_long_row_keeps_its_end(subject: CollatorSubject) -> float:
+    """A row of 40 tokens comes back whole, its end of sequence too."""
+    rows = [[3, END], [*(3 + i % 6 for i in range(39)), END]]
+    _, mask, _ = subject(rows)
+    lost = float(max(42 - int((mask != 0).sum()), 0))
+    expect(
+        not lost,
+        f"Of 42 tokens {lost:.0f} are lost: a long row is cut, and its end with it, so that the "
+        "model never learns to stop there. Whoever cuts should be asked to, and count what is cut.",
+        lost,
+    )
+    return lost
+
+
+@check("collator", "robust", measures="real tokens in an empty row")
+def an_empty_row_is_padding_or_refused(subject: CollatorSubject) -> float | None:
+    """A row without tokens is a row of padding only; or it raises an error that says so."""
+    given = subject.arguments_of([list(ROWS[0]), []], None)
+    try:
+        _, mask, _ = subject.collate(given)
+    except ValueError:
+        return None
+    real = float((mask[1] != 0).sum())
+    expect(
+        not real,
+        f"A row without tokens has {real:.0f} real ones in its mask: an invented token is read, "
+        "and learned, as text.",
+        real,
+        mask_found=mask.long(),
+    )
+    return real
