@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 import torch
 
-from minitransformer import scaled_dot_product_attention
+from minitransformer import checks, scaled_dot_product_attention
 from minitransformer.checks import (
     BANKS,
     SUBJECTS,
@@ -381,3 +381,11 @@ def test_results_have_three_outcomes():
         del BANKS["test"]
     assert [r.results[0].outcome for r in reports] == ["not applicable", "fail", "pass"]
     assert [r.passed for r in reports] == [False, False, True]
+
+
+@pytest.mark.parametrize("bank", checks.SUBJECTS)
+def test_every_kind_of_subject_is_public_and_has_its_function(bank):
+    name = "".join(word.capitalize() for word in bank.split("-")) + "Subject"
+    assert getattr(checks, name) is checks.SUBJECTS[bank]
+    assert name in checks.__all__
+    assert f"check_{bank.replace('-', '_')}" in checks.__all__

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from minitransformer.checks import check_attention
+from minitransformer.checks.museum import pieces
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)).splitlines()
@@ -50,6 +53,14 @@ def test_every_file_the_readme_points_to_exists():
     targets = re.findall(r"\]\(([^)]+)\)", README)
     assert targets
     assert all((ROOT / target).exists() for target in targets)
+
+
+def test_the_report_in_the_readme_is_the_report():
+    (begins,) = re.findall(r"begins so:\n\n```\n(.*?)```", README, re.DOTALL)
+    every = {one.name: one for one in pieces()}
+    report = str(check_attention(every["mask after the softmax"].subject()))
+    assert report.startswith(begins.rstrip())
+    assert f"lists {len(every)} broken implementations" in README
 
 
 def test_the_two_commands_are_those_that_ci_runs():

@@ -12,15 +12,13 @@ the subject class that lists them. A subject can also be made first: `AttentionS
 from collections.abc import Callable
 from typing import Any
 
-from minitransformer.checks import (  # noqa: F401 -- each registers its checks and its subjects
-    attention,
-    building,
-    generators,
-    labels,
-    losses,
-    models,
-)
+from minitransformer.checks import attention  # noqa: F401 -- registers the checks of AttentionSubject
+from minitransformer.checks.building import MaskSubject
 from minitransformer.checks.diagnosis import diagnose
+from minitransformer.checks.generators import GeneratorSubject
+from minitransformer.checks.labels import CollatorSubject, LabelsSubject
+from minitransformer.checks.losses import LossSubject
+from minitransformer.checks.models import DecoderSubject, EncoderDecoderSubject, EncoderSubject
 from minitransformer.checks.probes import AttentionSubject, attention_weights_of
 from minitransformer.checks.report import Report, Result
 from minitransformer.checks.subject import SUBJECTS, Subject
@@ -139,6 +137,14 @@ __all__ = [
     "SUBJECTS",
     "TIERS",
     "AttentionSubject",
+    "CollatorSubject",
+    "DecoderSubject",
+    "EncoderDecoderSubject",
+    "EncoderSubject",
+    "GeneratorSubject",
+    "LabelsSubject",
+    "LossSubject",
+    "MaskSubject",
     "Report",
     "Result",
     "Subject",
