@@ -62,9 +62,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     tiers = "; ".join(f"{tier} ({means})" for tier, means in TIERS.items())
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = textwrap.fill(parser.description or "", 90)
     parser.epilog = HELP.format(kinds=kinds, tiers=textwrap.fill(tiers, 90)).strip()
     parser.add_argument("subject", metavar="SUBJECT", nargs="?", help="what is checked")
-    parser.add_argument("--as", dest="kind", choices=SUBJECTS, help="default: attention")
+    parser.add_argument(
+        "--as", dest="kind", choices=SUBJECTS, metavar="KIND", help="default: attention"
+    )
     parser.add_argument(
         "--tier", choices=TIERS, default="core", help="how much is asked (default: core)"
     )
@@ -162,7 +165,7 @@ def _museum(options: argparse.Namespace) -> int:
         print(json.dumps([_as_dict(one, reports[one.name]) for one in chosen], indent=2))
     elif options.subject:
         print(f"{chosen[0].name}\n\n{textwrap.fill(chosen[0].story, 96)}\n({chosen[0].source})\n")
-        print(reports[chosen[0].name])
+        print(diagnose(reports[chosen[0].name], chosen[0].subject()))
     else:
         print(table(chosen, reports))
     if options.out:
