@@ -85,7 +85,7 @@ def piece(
 
 
 def pieces(bank: str | None = None) -> list[Piece]:
-    """Every piece, or those of one kind of subject."""
-    for room in _ROOMS:
-        import_module(f"minitransformer.checks.museum.{room}")
-    return [one for one in _PIECES if bank in (None, one.bank)]
+    """Every piece, or those of one kind of subject, room by room."""
+    rooms = [import_module(f"{__name__}.{room}").__name__ for room in _ROOMS]
+    ordered = sorted(_PIECES, key=lambda one: rooms.index(one.implementation.__module__))
+    return [one for one in ordered if bank in (None, one.bank)]
