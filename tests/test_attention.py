@@ -901,3 +901,9 @@ def test_the_state_is_four_linear_layers(bias):
 def test_a_dropout_that_is_no_probability_is_refused(dropout):
     with pytest.raises(ValueError, match=r"dropout must be in \[0, 1\]"):
         MultiHeadAttention(4, 2, dropout=dropout)
+
+
+def test_dropout_of_everything_is_a_probability_too():
+    layer = MultiHeadAttention(4, 2, dropout=1.0)
+    x = torch.randn(1, 3, 4)
+    assert torch.equal(layer(x, x, causal_mask(3)), layer.output.bias.expand(1, 3, 4))

@@ -131,7 +131,10 @@ def test_json_is_all_that_is_printed(folder, capsys):
         (["student.py"], "expected package.module:function or file.py:function, got 'student.py'"),
         (["student.py"], "it has attention, values_first"),
         (["studnet.py:attention"], "studnet.py: no such file; did you mean student.py?"),
-        (["student.py:atention"], "student.py has no 'atention'; did you mean attention or Attention?"),
+        (
+            ["student.py:atention"],
+            "student.py has no 'atention'; did you mean attention or Attention?",
+        ),
         (["student.py:number"], "student.py:number is not callable: it is of type int"),
         (["student.py:Sized"], "check student.py:build()"),
         (["student.py:one_tensor"], "it is called with (query, key, value, mask): wrap it"),
@@ -146,7 +149,10 @@ def test_json_is_all_that_is_printed(folder, capsys):
         (["student.py:attention", "--declare", "same_length=si"], "must be yes or no, got 'si'"),
         (["student.py:attention", "--layout", "b q"], "layout must name t and d"),
         (["student.py:attention", "--dtypes", "float31"], "expected a torch dtype"),
-        (["--museum", "no such bug"], "the museum has no 'no such bug'. It has:\n  no mask at all\n"),
+        (
+            ["--museum", "no such bug"],
+            "the museum has no 'no such bug'. It has:\n  no mask at all\n",
+        ),
     ],
 )
 def test_what_cannot_be_checked_has_status_2_and_a_reason(folder, capsys, arguments, words):

@@ -254,7 +254,10 @@ def test_integer_logits_are_refused():
         cross_entropy(torch.zeros(2, 5).long(), torch.zeros(2).long())
 
 
-@pytest.mark.parametrize("arguments", [([[1.0]], torch.tensor([0])), (torch.ones(1, 2), [0])])
-def test_what_is_no_tensor_is_refused(arguments):
-    with pytest.raises(TypeError, match="must be a tensor, got list"):
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("logits", ([[1.0]], torch.tensor([0]))), ("labels", (torch.ones(1, 2), [0]))],
+)
+def test_what_is_no_tensor_is_refused(name, arguments):
+    with pytest.raises(TypeError, match=f"^{name} must be a tensor, got list$"):
         cross_entropy(*arguments)
