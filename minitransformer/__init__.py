@@ -21,11 +21,12 @@ from minitransformer.data import (
 from minitransformer.generation import generate
 from minitransformer.loss import IGNORE_INDEX, cross_entropy
 from minitransformer.masks import causal_mask, padding_mask, token_positions
-from minitransformer.models import DecoderOnly, EncoderDecoder, EncoderOnly
+from minitransformer.models import CrossDecoder, DecoderOnly, EncoderDecoder, EncoderOnly
 
 __all__ = [
     "IGNORE_INDEX",
     "Config",
+    "CrossDecoder",
     "DecoderOnly",
     "EncoderDecoder",
     "EncoderOnly",

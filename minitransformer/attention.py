@@ -11,6 +11,7 @@ from einops import einsum, rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minitransformer.cache import Cache
 from minitransformer.config import check_heads
 
 
@@ -32,11 +33,18 @@ def scaled_dot_product_attention(
     Raises TypeError or ValueError for anything that would otherwise broadcast or cast silently.
     """
     _check_attention(query, key, value, mask)
-    alive = mask.any(dim=-1, keepdim=True)  # queries that see a key
     used = rearrange(mask.any(dim=-2), "b h k -> b h k 1")  # keys that a query sees
-    query = query.masked_fill(~alive, 0.0)
     key, value = key.masked_fill(~used, 0.0), value.masked_fill(~used, 0.0)
+    return attend(query, key, value, mask, dropout_p)
 
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout_p: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """The same, where keys and values that no query sees are known to be finite: they stay."""
+    _check_attention(query, key, value, mask)
+    alive = mask.any(dim=-1, keepdim=True)  # queries that see a key
+    query = query.masked_fill(~alive, 0.0)
     with torch.autocast(query.device.type, enabled=False):
         precise = torch.promote_types(query.dtype, torch.float32)  # float16 ends at 65504
         query, key = query.to(precise) / query.shape[-1] ** 0.5, key.to(precise)
@@ -84,26 +92,41 @@ class MultiHeadAttention(nn.Module):
         memory: Tensor,
         mask: Tensor,
         rotation: tuple[Tensor, Tensor] | None = None,
+        cache: Cache | None = None,
     ) -> Tensor:
         """Let every position of `x` collect from the positions of `memory` that it may see.
 
         Shapes: x (B,Q,d_model), memory (B,K,d_model), mask (B or 1, heads or 1, Q, K) bool
         -> (B,Q,d_model). Self-attention is `memory = x`. `rotation`, only there, turns queries
         and keys by their positions (see `layers.RotaryPositions`).
+
+        With a `cache` self-attention also sees the keys of the calls before, which the mask then
+        covers too, and must be finite, at padding too; cross-attention reads its memory once only.
         """
         query = rearrange(self.query(x), "b q (h d) -> b h q d", h=self.num_heads)
-        key = rearrange(self.key(memory), "b k (h d) -> b h k d", h=self.num_kv_heads)
-        value = rearrange(self.value(memory), "b k (h d) -> b h k d", h=self.num_kv_heads)
         if rotation is not None:
-            query, key = rotate(query, rotation), rotate(key, rotation)
+            query = rotate(query, rotation)
+        known = None if cache is None else cache.get(self)
+        if known is not None and memory is not x:
+            key, value = known
+        else:
+            key = rearrange(self.key(memory), "b k (h d) -> b h k d", h=self.num_kv_heads)
+            value = rearrange(self.value(memory), "b k (h d) -> b h k d", h=self.num_kv_heads)
+            if rotation is not None:
+                key = rotate(key, rotation)
+            if cache is not None:
+                cache.append(self, key, value)
+                key, value = cache[self]
+        formula = scaled_dot_product_attention if known is None else attend
         group = self.num_heads // self.num_kv_heads
-        if group > 1:
-            key = repeat(key, "b h k d -> b (h group) k d", group=group)
-            value = repeat(value, "b h k d -> b (h group) k d", group=group)
-        dropout_p = self.dropout if self.training else 0.0
-        output, weights = scaled_dot_product_attention(query, key, value, mask, dropout_p)
-        self.tap(weights)
-        return self.output(rearrange(output, "b h q d -> b q (h d)"))
+        if group > 1:  # heads that share a key are so many more queries of it
+            query = rearrange(query, "b (h g) q d -> b h (g q) d", g=group)
+            shared = mask.shape[1] == 1
+            heads = "b 1 q k -> b 1 (g q) k" if shared else "b (h g) q k -> b h (g q) k"
+            mask = (repeat if shared else rearrange)(mask, heads, g=group)
+        output, weights = formula(query, key, value, mask, self.dropout if self.training else 0.0)
+        self.tap(rearrange(weights, "b h (g q) k -> b (h g) q k", g=group))
+        return self.output(rearrange(output, "b h (g q) d -> b q (h g d)", g=group))
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:

@@ -1,10 +1,20 @@
-"""Writing one token after the other, for a whole ragged batch at once."""
+"""Writing one token after the other, for a whole ragged batch at once.
+
+`generate` is for the result; `stream_tokens` gives each token as soon as it is there. Whatever
+stands beside it in the batch, wherever the padding is, each row gives what it would give alone.
+"""
+
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from minitransformer.cache import Cache
 from minitransformer.masks import check_attention_mask
 from minitransformer.models import DecoderOnly, EncoderDecoder
+
+ENDED = -1  # in place of a token, for a row that has ended
+EosId = int | Sequence[int] | None
 
 
 @torch.no_grad()
@@ -14,10 +24,13 @@ def generate(
     attention_mask: Tensor,
     max_new_tokens: int,
     *,
-    eos_id: int | None = None,
+    eos_id: EosId = None,
     temperature: float = 0.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    num_beams: int = 1,
+    length_penalty: float = 1.0,
+    use_cache: bool = True,
     generator: torch.Generator | None = None,
 ) -> list[Tensor]:
     """Continue each prompt (decoder-only), or write a target for each source (encoder-decoder).
@@ -29,38 +42,75 @@ def generate(
     among the `top_k` likeliest and the smallest set of probability `top_p` or more (Holtzman et
     al. 2019, arXiv:1904.09751). A seeded `generator` makes the draws reproducible.
 
+    With `num_beams` above 1 so many texts are kept at a time, and the one of the highest
+    log-probability / number of new tokens ** `length_penalty` is returned (Wu et al. 2016,
+    arXiv:1609.08144, section 7): a penalty above 0 favours longer texts. A row stops when
+    `num_beams` of its texts have ended and none that goes on is better than the worst of them.
+
+    `use_cache=False` computes everything anew for each token: the same texts, slower.
+
     Shapes: (B,T) ids and (B,T) attention_mask -> a list of B 1-D int64 tensors: the new tokens of
-    each row, up to and including `eos_id`, at most `max_new_tokens`.
+    each row, up to and including the first that is (one of) `eos_id`, at most `max_new_tokens`.
     """
-    _check_sampling(max_new_tokens, temperature, top_k, top_p)
-    _check_lengths(model, attention_mask, max_new_tokens)
+    if num_beams == 1:
+        steps = stream_tokens(
+            model,
+            input_ids,
+            attention_mask,
+            max_new_tokens,
+            eos_id=eos_id,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            use_cache=use_cache,
+            generator=generator,
+        )
+        none = input_ids.new_empty(len(input_ids), 0)
+        written = torch.cat([none, *(token.unsqueeze(1) for token in steps)], dim=1)
+        return [row[row != ENDED] for row in written]
+    if not isinstance(num_beams, int) or num_beams < 1:
+        raise ValueError(f"num_beams must be an integer >= 1, got {num_beams!r}")
+    if temperature != 0.0 or top_k is not None or top_p is not None:
+        raise ValueError("beams are searched, not drawn: leave temperature, top_k and top_p out")
+    _check(model, attention_mask, max_new_tokens, temperature, top_k, top_p)
     training = model.training
     model.eval()
     try:
-        if isinstance(model, EncoderDecoder):
-            memory = model.encode(input_ids, attention_mask)
-            ids = input_ids.new_full((len(input_ids), 1), model.config.bos_id)
-            mask = torch.ones_like(ids)
-        else:
-            memory, ids, mask = None, input_ids, attention_mask.long()
-        prompt_length = ids.shape[1]
-        rows = torch.arange(len(ids), device=ids.device)
-        going = torch.ones_like(ids[:, 0], dtype=torch.bool)
+        text = _Text(model, input_ids, attention_mask, use_cache)
+        return _beam_search(text, max_new_tokens, _as_ids(eos_id), num_beams, length_penalty)
+    finally:
+        model.train(training)
+
+
+@torch.no_grad()
+def stream_tokens(
+    model: DecoderOnly | EncoderDecoder,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    max_new_tokens: int,
+    *,
+    eos_id: EosId = None,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    use_cache: bool = True,
+    generator: torch.Generator | None = None,
+) -> Iterator[Tensor]:
+    """The tokens of `generate` as they are written: (B,) int64 each, -1 where a row has ended."""
+    _check(model, attention_mask, max_new_tokens, temperature, top_k, top_p)
+    ends = _as_ids(eos_id).to(input_ids.device)
+    training = model.training
+    model.eval()
+    try:
+        text = _Text(model, input_ids, attention_mask, use_cache)
+        going = torch.ones_like(input_ids[:, 0], dtype=torch.bool)
         for _ in range(max_new_tokens):
-            if memory is None:
-                hidden = model.encode(ids, mask)
-            else:
-                hidden = model.decode(ids, mask, memory, attention_mask)
-            logits = model.head(hidden[rows, _last_real(mask)])
-            token = choose(logits, temperature, top_k, top_p, generator)
-            ids = torch.cat((ids, token.unsqueeze(1)), dim=1)
-            mask = torch.cat((mask, going.long().unsqueeze(1)), dim=1)
-            if eos_id is not None:
-                going = going & (token != eos_id)
-                if not going.any():
-                    break
-        new, real = ids[:, prompt_length:], mask[:, prompt_length:] != 0
-        return [row[keep] for row, keep in zip(new, real, strict=True)]
+            token = choose(text.next_logits(), temperature, top_k, top_p, generator)
+            text.append(token, going)
+            yield token.masked_fill(~going, ENDED)
+            going = going & ~torch.isin(token, ends)
+            if len(ends) and not going.any():
+                break
     finally:
         model.train(training)
 
@@ -87,14 +137,120 @@ def choose(
     return tokens.gather(1, drawn).squeeze(1)
 
 
+class _Text:
+    """What stands in each row so far, and what the model says comes next.
+
+    The cache holds what the model has read; the columns that it has not read are the new ones.
+    """
+
+    def __init__(
+        self,
+        model: DecoderOnly | EncoderDecoder,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        use_cache: bool,
+    ):
+        self.model = model
+        self.source: tuple[Tensor, Tensor] | None = None  # its hidden states and attention_mask
+        self.ids, self.mask = input_ids, attention_mask.long()
+        if isinstance(model, EncoderDecoder):
+            self.source = model.encode(input_ids, attention_mask), attention_mask
+            self.ids = input_ids.new_full((len(input_ids), 1), model.config.bos_id)
+            self.mask = torch.ones_like(self.ids)
+        self.start = self.ids.shape[1]  # where the new tokens begin
+        self.cache = Cache() if use_cache else None
+        self.read = 0  # columns that the cache holds
+
+    def next_logits(self) -> Tensor:
+        """(B,V), after the last real token of each row."""
+        new = self.ids[:, self.read :]
+        if isinstance(self.model, EncoderDecoder):
+            hidden = self.model.decode(new, self.mask, *self.source, cache=self.cache)
+        else:
+            hidden = self.model.encode(new, self.mask, cache=self.cache)
+        rows = torch.arange(len(new), device=new.device)
+        last = _last_real(self.mask[:, self.read :])
+        if self.cache is not None:
+            self.read = self.ids.shape[1]
+        return self.model.head(hidden[rows, last])
+
+    def append(self, token: Tensor, real: Tensor) -> None:
+        """(B,) tokens, and where they count: a row that has ended gets padding."""
+        self.ids = torch.cat((self.ids, token.unsqueeze(1)), dim=1)
+        self.mask = torch.cat((self.mask, real.long().unsqueeze(1)), dim=1)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Have row i go on from what row `rows[i]` holds."""
+        self.ids, self.mask = self.ids[rows], self.mask[rows]
+        if self.source is not None:
+            self.source = self.source[0][rows], self.source[1][rows]
+        if self.cache is not None:
+            self.cache.reorder(rows)
+
+
+def _beam_search(
+    text: _Text, max_new_tokens: int, ends: Tensor, num_beams: int, length_penalty: float
+) -> list[Tensor]:
+    """For each row, the best of the texts that ended; see `generate`. Beams are rows of `text`."""
+    batch, device = len(text.ids), text.ids.device
+    text.reorder(torch.arange(batch, device=device).repeat_interleave(num_beams))
+    scores = text.mask.new_zeros(batch, num_beams, dtype=torch.float64)
+    scores[:, 1:] = float("-inf")  # at first the beams of a row are one text
+    ended: list[list[tuple[float, Tensor]]] = [[] for _ in range(batch)]
+    going = [True] * batch
+    for length in range(1, max_new_tokens + 1):
+        likely = text.next_logits().double().log_softmax(dim=-1)
+        vocabulary = likely.shape[-1]
+        total = (scores.unsqueeze(-1) + likely.view(batch, num_beams, vocabulary)).flatten(1)
+        count = min(num_beams * (1 + len(ends)), total.shape[1])  # enough, should all others end
+        best, index = total.topk(count, dim=1)
+        beams, tokens = index // vocabulary, index % vocabulary
+        ending = torch.isin(tokens, ends.to(device))
+        rows = torch.arange(batch * num_beams, device=device)
+        token = torch.zeros_like(rows)
+        for row in range(batch):
+            if not going[row]:
+                continue
+            here = slice(row * num_beams, (row + 1) * num_beams)
+            for rank in range(min(num_beams, count)):
+                if ending[row, rank] or length == max_new_tokens:
+                    written = text.ids[row * num_beams + beams[row, rank], text.start :]
+                    whole = torch.cat((written, tokens[row, rank : rank + 1]))
+                    ended[row].append((best[row, rank].item() / length**length_penalty, whole))
+            ended[row] = sorted(ended[row], key=lambda one: -one[0])[:num_beams]
+            kept = (~ending[row]).nonzero().squeeze(1)[:num_beams]
+            kept = torch.cat((kept, kept.new_zeros(num_beams - len(kept))))  # none left: a dead one
+            rows[here], token[here] = row * num_beams + beams[row, kept], tokens[row, kept]
+            scores[row] = best[row, kept].masked_fill(ending[row, kept], float("-inf"))
+            hope = scores[row, 0].item() / length**length_penalty
+            going[row] = len(ended[row]) < num_beams or hope > ended[row][-1][0]
+        if not any(going):
+            break
+        text.reorder(rows)
+        alive = torch.tensor(going, device=device).repeat_interleave(num_beams)
+        text.append(token, alive)
+    nothing = text.ids.new_empty(0)
+    return [one[0][1] if one else nothing for one in ended]
+
+
 def _last_real(mask: Tensor) -> Tensor:
     """The index of each row's last real token, (batch, length) -> (batch,)."""
     index = torch.arange(mask.shape[1], device=mask.device)
     return (index * (mask != 0)).argmax(dim=1)
 
 
-def _check_sampling(
-    max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None
+def _as_ids(eos_id: EosId) -> Tensor:
+    ids = [] if eos_id is None else [eos_id] if isinstance(eos_id, int) else list(eos_id)
+    return torch.tensor(ids, dtype=torch.int64)
+
+
+def _check(
+    model: DecoderOnly | EncoderDecoder,
+    attention_mask: Tensor,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
 ) -> None:
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must be 0 or more, got {max_new_tokens}")
@@ -104,11 +260,6 @@ def _check_sampling(
         raise ValueError(f"top_k must be 1 or more, got {top_k}")
     if top_p is not None and not 0.0 < top_p <= 1.0:
         raise ValueError(f"top_p must be in (0, 1], got {top_p}")
-
-
-def _check_lengths(
-    model: DecoderOnly | EncoderDecoder, attention_mask: Tensor, max_new_tokens: int
-) -> None:
     if not isinstance(model, DecoderOnly | EncoderDecoder):
         raise TypeError(
             f"generate needs a DecoderOnly or EncoderDecoder, got {type(model).__name__}"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minitransformer.attention import MultiHeadAttention
+from minitransformer.cache import Cache
 from minitransformer.config import Config
 from minitransformer.masks import token_positions, zero_padding
 
@@ -66,12 +67,17 @@ class PreNorm(PostNorm):
 
 
 class SinusoidalPositions(nn.Module):
-    """Adds sines and cosines of geometric wavelengths (Vaswani et al. 2017, section 3.5)."""
+    """Adds sines and cosines of geometric wavelengths (Vaswani et al. 2017, section 3.5).
 
-    def __init__(self, config: Config):
+    They alternate, or come in two halves, all sines and then all cosines, as in Marian.
+    """
+
+    def __init__(self, config: Config, halves: bool = False):
         super().__init__()
-        angles = position_angles(torch.arange(config.max_length), config.d_model, 10_000.0)
-        table = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)[:, : config.d_model]
+        steps = torch.arange(config.max_length, device="cpu")  # real numbers, even on "meta"
+        angles = position_angles(steps, config.d_model, 10_000.0)
+        waves = torch.stack((angles.sin(), angles.cos()), dim=1 if halves else -1)
+        table = waves.flatten(1)[:, : config.d_model]
         self.register_buffer("table", table.float(), persistent=False)
 
     def forward(self, x: Tensor, positions: Tensor) -> tuple[Tensor, None]:
@@ -113,14 +119,19 @@ def position_angles(positions: Tensor, width: int, theta: float) -> Tensor:
 
 NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}  # torch's: fused, and no mask concerns them
 RESIDUALS = {"post": PostNorm, "pre": PreNorm}
+ACTIVATIONS = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "silu": F.silu,
+}
 FEED_FORWARDS = {
-    "relu": partial(FeedForward, activation=F.relu),
-    "gelu": partial(FeedForward, activation=F.gelu),
-    "gelu_tanh": partial(FeedForward, activation=partial(F.gelu, approximate="tanh")),
+    **{name: partial(FeedForward, activation=bend) for name, bend in ACTIVATIONS.items()},
     "swiglu": partial(GatedFeedForward, activation=F.silu),
 }
 POSITIONS = {
     "sinusoidal": SinusoidalPositions,
+    "sinusoidal_halves": partial(SinusoidalPositions, halves=True),
     "learned": LearnedPositions,
     "rotary": RotaryPositions,
 }
@@ -134,56 +145,100 @@ class Embedding(nn.Module):
     """Token ids to vectors that know their positions; padding to exact zeros.
 
     What stands at padding never matters: not its id, even one outside the vocabulary, and not
-    its embedding, even NaN.
+    its embedding, even NaN. `tokens` shares the table of another Embedding.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, tokens: nn.Embedding | None = None):
         super().__init__()
         self.vocab_size, self.max_length = config.vocab_size, config.max_length
-        self.tokens = nn.Embedding(config.vocab_size, config.d_model)
+        self.num_segments = config.num_segments
+        self.tokens = tokens or nn.Embedding(config.vocab_size, config.d_model)
         self.scale = config.d_model**0.5 if config.parts.scale_embedding else 1.0
+        if config.num_segments:
+            self.segments = nn.Embedding(config.num_segments, config.d_model)
         self.positions = POSITIONS[config.parts.positions](config)
         self.norm = make_norm(config) if config.parts.norm_embedding else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        segment_ids: Tensor | None = None,
+        start: int = 0,
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """(B,T) ids and (B,T) attention_mask -> (B,T,d_model), and the rotation for every layer.
 
+        `segment_ids` (B,T) say which segment a token is of (None = 0). With a `start` the ids are
+        those of the columns from there on; attention_mask (B,start+T) and positions cover them all.
         Raises TypeError or ValueError for wrong types, unequal shapes, ids outside the vocabulary
         and sequences longer than max_length.
         """
-        positions = token_positions(attention_mask)
-        self.check(input_ids, attention_mask, positions)
-        x = self.tokens(input_ids.masked_fill(attention_mask == 0, 0)) * self.scale
-        x, rotation = self.positions(x, positions)
-        x = zero_padding(x, attention_mask)  # before the norm: it would spread NaN to its gain
-        return self.dropout(self.norm(x)), rotation
-
-    def check(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor) -> None:
-        if input_ids.dtype not in (torch.int64, torch.int32):
-            raise TypeError(f"token ids must be int64 or int32, got {input_ids.dtype}")
-        if input_ids.shape != attention_mask.shape:
-            raise ValueError(
-                "token ids and attention_mask must both be (batch, length), "
-                f"got {tuple(input_ids.shape)} and {tuple(attention_mask.shape)}"
-            )
+        positions = token_positions(attention_mask)[:, start:]
+        attention_mask = attention_mask[:, start:]
+        check_ids("token ids", input_ids, attention_mask, self.vocab_size)
         # Padding does not count, so only a row that could be too long is worth counting.
-        if input_ids.shape[1] > self.max_length and positions.max() >= self.max_length:
+        if start + input_ids.shape[1] > self.max_length and positions.max() >= self.max_length:
             raise ValueError(
                 f"a sequence has {positions.max() + 1} tokens, more than max_length = "
                 f"{self.max_length}: truncate it, or build the model with a larger max_length"
             )
-        if input_ids.is_cuda:  # reading values back would stall the GPU, whose lookup checks them
-            return
-        outside = (attention_mask != 0) & ((input_ids < 0) | (input_ids >= self.vocab_size))
-        if outside.any():
-            row, column = outside.nonzero()[0].tolist()
-            raise ValueError(
-                f"token ids must be in [0, {self.vocab_size}), got {input_ids[row, column]} "
-                f"at row {row}, position {column}"
-            )
+        padding = attention_mask == 0
+        x = self.tokens(input_ids.masked_fill(padding, 0)) * self.scale
+        if self.num_segments:
+            if segment_ids is None:
+                segment_ids = torch.zeros_like(input_ids)
+            check_ids("segment_ids", segment_ids, attention_mask, self.num_segments)
+            x = x + self.segments(segment_ids.masked_fill(padding, 0))
+        elif segment_ids is not None:
+            raise ValueError("segment_ids need a model with segments: Config(num_segments=2, ...)")
+        x, rotation = self.positions(x, positions)
+        x = zero_padding(x, attention_mask)  # before the norm: it would spread NaN to its gain
+        return self.dropout(self.norm(x)), rotation
+
+
+def check_ids(name: str, ids: Tensor, attention_mask: Tensor, count: int) -> None:
+    """Refuse ids that are not (batch, length) integers, or at a real token not in [0, count)."""
+    if ids.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"{name} must be int64 or int32, got {ids.dtype}")
+    if ids.shape != attention_mask.shape:
+        raise ValueError(
+            f"{name} and attention_mask must both be (batch, length), "
+            f"got {tuple(ids.shape)} and {tuple(attention_mask.shape)}"
+        )
+    if ids.is_cuda:  # reading values back would stall the GPU, whose lookup checks them
+        return
+    outside = (attention_mask != 0) & ((ids < 0) | (ids >= count))
+    if outside.any():
+        row, column = outside.nonzero()[0].tolist()
+        raise ValueError(
+            f"{name} must be in [0, {count}), got {ids[row, column]} "
+            f"at row {row}, position {column}"
+        )
+
+
+class Head(nn.Linear):
+    """Hidden states (..., d_model) to logits (..., vocab_size); in BERT one more layer first."""
+
+    def __init__(self, config: Config):
+        super().__init__(config.d_model, config.vocab_size, bias=config.parts.head_bias)
+        self.transform = HeadTransform(config) if config.parts.head_transform else nn.Identity()
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return super().forward(self.transform(hidden))
+
+
+class HeadTransform(nn.Module):
+    """norm(activation(W x)), before the token embeddings read it (Devlin et al. 2018's code)."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.activation = ACTIVATIONS[config.parts.feed_forward]
+        self.linear = nn.Linear(config.d_model, config.d_model)
+        self.norm = make_norm(config)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.norm(self.activation(self.linear(hidden)))
 
 
 class EncoderLayer(nn.Module):
@@ -197,8 +252,14 @@ class EncoderLayer(nn.Module):
         self.feed_forward = FEED_FORWARDS[config.parts.feed_forward](config)
         self.feed_forward_residual = residual(config)
 
-    def forward(self, x: Tensor, mask: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
-        x = self.attention_residual(x, lambda h: self.attention(h, h, mask, rotation))
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        rotation: tuple[Tensor, Tensor] | None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        x = self.attention_residual(x, lambda h: self.attention(h, h, mask, rotation, cache))
         return self.feed_forward_residual(x, self.feed_forward)
 
 
@@ -217,25 +278,28 @@ class DecoderLayer(EncoderLayer):
         rotation: tuple[Tensor, Tensor] | None,
         memory: Tensor,
         memory_mask: Tensor,
+        cache: Cache | None = None,
     ) -> Tensor:
-        x = self.attention_residual(x, lambda h: self.attention(h, h, mask, rotation))
-        x = self.cross_attention_residual(x, lambda h: self.cross_attention(h, memory, memory_mask))
+        x = self.attention_residual(x, lambda h: self.attention(h, h, mask, rotation, cache))
+        x = self.cross_attention_residual(
+            x, lambda h: self.cross_attention(h, memory, memory_mask, cache=cache)
+        )
         return self.feed_forward_residual(x, self.feed_forward)
 
 
 class Stack(nn.Module):
-    """`num_layers` layers, each given the same masks, then the final norm that pre-norm needs.
+    """Layers, each given the same masks, then the final norm of the styles that have one.
 
-    Called as its layers are: an encoder's (x, mask, rotation) or a decoder's
-    (x, mask, rotation, memory, memory_mask). Shapes: x (B,T,d_model) -> (B,T,d_model).
+    Called as its layers are: an encoder's (x, mask, rotation, cache) or a decoder's
+    (x, mask, rotation, memory, memory_mask, cache). Shapes: x (B,T,d_model) -> (B,T,d_model).
     """
 
-    def __init__(self, config: Config, layer: type[EncoderLayer]):
+    def __init__(self, config: Config, layer: type[EncoderLayer], num_layers: int):
         super().__init__()
-        self.layers = nn.ModuleList(layer(config) for _ in range(config.num_layers))
-        self.norm = make_norm(config) if config.parts.residual == "pre" else nn.Identity()
+        self.layers = nn.ModuleList(layer(config) for _ in range(num_layers))
+        self.norm = make_norm(config) if config.parts.final_norm else nn.Identity()
 
-    def forward(self, x: Tensor, *context: Tensor | tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(self, x: Tensor, *context: Tensor | tuple[Tensor, Tensor] | Cache | None) -> Tensor:
         for layer in self.layers:
             x = layer(x, *context)
         return self.norm(x)

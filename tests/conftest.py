@@ -14,6 +14,7 @@ PARTS = {
     "bert": {},
     "gpt2": {},
     "llama": {},
+    "marian": {},
     "grouped": {"style": "llama", "num_kv_heads": 2},
 }
 

@@ -6,7 +6,7 @@ from conftest import PARTS, large_init
 from torch import nn
 
 from minitransformer import Config, DecoderOnly, EncoderDecoder, EncoderOnly, generate, pad
-from minitransformer.generation import choose
+from minitransformer.generation import ENDED, choose, stream_tokens
 
 VOCAB, STEPS, BOS = 23, 6, 5
 PROMPTS = [[7, 3], [4, 9, 2, 11, 8], [6], [1, 0, 22]]
@@ -112,7 +112,8 @@ def test_a_source_of_padding_alone_can_be_translated(numbers, device):
 def test_the_first_target_token_is_read_after_bos():
     model = large_init(EncoderDecoder(Config(VOCAB, 16, bos_id=BOS)).double())
     seen = []
-    model.embedding.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].tolist()))
+    for embedding in (model.source_embedding, model.embedding):
+        embedding.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].tolist()))
     generate(model, torch.tensor([[7, 3]]), torch.ones(1, 2).long(), 1)
     assert seen == [[[7, 3]], [[BOS]]]
 
@@ -147,6 +148,147 @@ def test_nothing_is_kept_for_a_backward_pass(model, device):
     needs = []
     generate(model, *batch_of(PROMPTS, "left", device), 2)
     assert needs == [False, False]
+
+
+# ---- the cache ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_with_and_without_a_cache_the_same_is_written(model, side, num_beams, device):
+    batch = batch_of(PROMPTS, side, device)
+    for eos_id in (None, 8):
+        options = {"eos_id": eos_id, "num_beams": num_beams}
+        cached = as_lists(generate(model, *batch, STEPS, **options))
+        assert cached == as_lists(generate(model, *batch, STEPS, use_cache=False, **options))
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_with_a_cache_only_the_new_token_is_read(model, use_cache, device):
+    read = []
+    model.embedding.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].shape[1]))
+    generate(model, *batch_of(PROMPTS, "left", device), 4, use_cache=use_cache)
+    first = 1 if isinstance(model, EncoderDecoder) else 5
+    assert read == ([first, 1, 1, 1] if use_cache else [first, first + 1, first + 2, first + 3])
+
+
+# ---- the stream --------------------------------------------------------------------------------
+
+
+def test_the_stream_is_what_generate_returns(model, device):
+    whole = as_lists(generate(model, *batch_of(PROMPTS, "left", device), STEPS, eos_id=[3, 8]))
+    rows = [[] for _ in PROMPTS]
+    for tokens in stream_tokens(model, *batch_of(PROMPTS, "left", device), STEPS, eos_id=[3, 8]):
+        assert tokens.shape == (4,)
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            row += [token] * (token != ENDED)
+    assert rows == whole
+
+
+def test_tokens_are_streamed_as_they_are_written_and_the_mode_is_restored():
+    model, steps = counting_model().train(), []
+    model.head.register_forward_hook(lambda *_: steps.append(1))
+    stream = stream_tokens(model, *batch_of([[3], [5]], "left", "cpu"), 9)
+    assert [next(stream).tolist(), len(steps)] == [[4, 6], 1]
+    assert [next(stream).tolist(), len(steps)] == [[5, 7], 2]
+    stream.close()  # whoever has read enough
+    assert model.training
+
+
+def test_any_of_several_ends_of_sequence_ends_a_row():
+    batch = batch_of([[3], [6], [9]], "left", "cpu")
+    for eos_id in ([8, 5], (5, 8)):
+        written = as_lists(generate(counting_model(), *batch, 9, eos_id=eos_id))
+        assert written == [[4, 5], [7, 8], [10, 11, 0, 1, 2, 3, 4, 5]]
+
+
+# ---- beams -------------------------------------------------------------------------------------
+
+
+def search(model, prompt, beams, penalty=1.0, eos_id=None, steps=STEPS) -> list[int]:
+    """The definition, for one prompt without padding, every text computed anew."""
+    device = model.head.weight.device
+
+    def likely(written):
+        def arguments(tokens):
+            ids = torch.tensor([tokens], device=device)
+            return ids, torch.ones_like(ids)
+
+        if isinstance(model, EncoderDecoder):
+            logits = model(*arguments(prompt), *arguments([BOS, *written]))
+        else:
+            logits = model(*arguments([*prompt, *written]))
+        return logits[0, -1].log_softmax(-1).tolist()
+
+    going, ended = [(0.0, [])], []
+    for length in range(1, steps + 1):
+        longer = [
+            (score + more, [*written, token])
+            for score, written in going
+            for token, more in enumerate(likely(written))
+        ]
+        longer.sort(key=lambda one: -one[0])
+        for score, written in longer[:beams]:
+            if written[-1] == eos_id or length == steps:
+                ended.append((score / length**penalty, written))
+        ended = sorted(ended, key=lambda one: -one[0])[:beams]
+        going = [one for one in longer if one[1][-1] != eos_id][:beams]
+        if len(ended) == beams and ended[-1][0] >= going[0][0] / length**penalty:
+            break
+    return ended[0][1]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("beams", [2, 4])
+def test_each_row_of_a_beam_search_is_what_the_definition_finds_alone(model, side, beams, device):
+    batch = batch_of(PROMPTS, side, device)
+    alone = [search(model, prompt, beams) for prompt in PROMPTS]
+    assert as_lists(generate(model, *batch, STEPS, num_beams=beams)) == alone
+    lengths = set()
+    for eos_id in sorted({token for row in alone for token in row})[:3]:
+        for penalty in (0.0, 2.5):
+            options = {"eos_id": eos_id, "num_beams": beams, "length_penalty": penalty}
+            written = as_lists(generate(model, *batch, STEPS, **options))
+            assert written == [search(model, p, beams, penalty, eos_id) for p in PROMPTS]
+            lengths |= {len(row) for row in written}
+    assert len(lengths) > 1  # some rows ended early, some late
+
+
+def test_beams_find_a_likelier_text_than_the_greedy_one():
+    """The first token 1 (0.6) leads to 0.5 at best, the first token 2 (0.4) to 1."""
+    model = DecoderOnly(Config(4, 8, num_layers=0, num_heads=2, style="llama"))
+    tables = {0: [0.0, 0.6, 0.4, 0.0], 1: [0.25, 0.25, 0.0, 0.5], 2: [0.0, 0.0, 0.0, 1.0]}
+
+    class Table(nn.Module):
+        def forward(self, hidden):
+            last = hidden[:, :4].argmax(-1).tolist()
+            return torch.tensor([tables.get(one, [0.25] * 4) for one in last]).log()
+
+    with torch.no_grad():
+        model.embedding.tokens.weight.copy_(torch.eye(4, 8))
+    model.head = Table()
+    prompt = batch_of([[0]], "left", "cpu")
+    assert as_lists(generate(model, *prompt, 2)) == [[1, 3]]  # 0.30
+    assert as_lists(generate(model, *prompt, 2, num_beams=2)) == [[2, 3]]  # 0.40
+
+
+def test_more_beams_than_tokens_are_fine(device):
+    model = large_init(DecoderOnly(Config(3, 16, style="gpt2")).double().to(device))
+    batch = batch_of([[1], [2, 1]], "left", device)
+    written = as_lists(generate(model, *batch, 4, num_beams=5, eos_id=0))
+    assert written == [search(model, [1], 5, 1.0, 0, 4), search(model, [2, 1], 5, 1.0, 0, 4)]
+
+
+@pytest.mark.parametrize("num_beams", [0, -1, 2.0, "two"])
+def test_numbers_of_beams_that_are_none_are_refused(num_beams):
+    with pytest.raises(ValueError, match=f"num_beams must be an integer >= 1, got {num_beams!r}"):
+        generate(counting_model(), *batch_of([[3]], "left", "cpu"), 2, num_beams=num_beams)
+
+
+@pytest.mark.parametrize("options", [{"temperature": 1.0}, {"top_k": 2}, {"top_p": 0.5}])
+def test_beams_that_are_drawn_are_refused(options):
+    with pytest.raises(ValueError, match="beams are searched, not drawn"):
+        generate(counting_model(), *batch_of([[3]], "left", "cpu"), 2, num_beams=2, **options)
 
 
 # ---- sampling ----------------------------------------------------------------------------------

@@ -164,17 +164,16 @@ def test_decoder_layer_equals_torch(style, device):
 
 @pytest.mark.parametrize("name", STYLES)
 def test_stack_is_its_layers_then_the_final_norm_of_pre_norm(name):
-    numbers = config(name, num_layers=3)
-    stack = large_init(Stack(numbers, EncoderLayer).double())
+    numbers = config(name)
+    stack = large_init(Stack(numbers, EncoderLayer, 3).double())
     x, mask = normal(2, 5, 16), causal_mask(5)
     rotation = RotaryPositions(numbers)(x, torch.arange(5).expand(2, 5))[1]
     rotation = rotation if STYLES[name].positions == "rotary" else None
     expected = x
     for i in range(3):
         expected = stack.layers[i](expected, mask, rotation)
-    if STYLES[name].residual == "pre":
-        expected = stack.norm(expected)
-        assert isinstance(stack.norm, nn.LayerNorm | nn.RMSNorm)
+    assert isinstance(stack.norm, nn.Identity) == (STYLES[name].residual == "post")
+    expected = stack.norm(expected)
     assert len(stack.layers) == 3
     assert torch.equal(stack(x, mask, rotation), expected)
 
@@ -353,9 +352,10 @@ def test_embedding_is_scaled_tokens_plus_positions_then_the_norm(embedding, devi
     assert (rotation is None) == (our_rotation is None)
 
 
-def test_only_berts_embedding_is_normalised():
+def test_only_the_embeddings_of_bert_and_bart_are_normalised():
     for name in STYLES:
-        assert isinstance(Embedding(config(name)).norm, nn.LayerNorm) == (name == "bert")
+        norm = Embedding(config(name)).norm
+        assert isinstance(norm, nn.LayerNorm) == (name in ("bert", "bart"))
 
 
 def test_embedded_padding_is_zero_before_the_norm(embedding, device):

@@ -7,6 +7,7 @@ mask away from one layer at a time and demand that a check notices.
 import itertools
 import json
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from minitransformer import (
     Config,
+    CrossDecoder,
     DecoderOnly,
     EncoderDecoder,
     EncoderOnly,
@@ -30,6 +32,7 @@ from minitransformer import (
     padding_mask,
     record_attention,
 )
+from minitransformer.cache import Cache
 from minitransformer.config import STYLES
 
 VOCAB, WIDTH = 23, 16
@@ -240,16 +243,18 @@ def test_gradient_to_padding_is_exactly_zero(model, where):
 def test_output_keeps_its_length_and_is_zero_at_padding(model, where):
     inputs = inputs_of(model, where, extra=3)
     ids, mask = inputs[:2]
-    hidden, logits = model.encode(ids, mask), model(*inputs)
-    assert hidden.shape == (*ids.shape, WIDTH)
-    assert logits.shape == (*inputs[-1].shape, VOCAB)
-    for output, real in ((hidden, mask), (logits, inputs[-1])):
+    assert model(*inputs).shape == (*inputs[-1].shape, VOCAB)
+    model.head = nn.Identity()  # what is below it
+    first, last = model.encode(ids, mask), model(*inputs)
+    assert first.shape == (*ids.shape, WIDTH)
+    for output, real in ((first, mask), (last, inputs[-1])):
         assert (output[real == 0] == 0.0).all()
         assert (output[real != 0] != 0.0).all()
 
 
 def test_a_batch_of_padding_alone_gives_zeros_and_zero_gradients(model):
     inputs = tuple(torch.zeros_like(x) for x in inputs_of(model))
+    model.head = nn.Identity()
     model(*inputs).sum().backward()
     assert (model(*inputs) == 0.0).all()
     for parameter in model.parameters():
@@ -449,6 +454,67 @@ def test_other_documents_of_the_row_change_no_bit(model):
     assert (after[inputs[-1] == 2] != before[inputs[-1] == 2]).all()
 
 
+# ---- the cache ---------------------------------------------------------------------------------
+
+
+def in_pieces(model, inputs, sizes) -> torch.Tensor:
+    """The logits, read piece by piece with a cache: each call is given only what is new."""
+    *source, ids, mask = inputs
+    memory = (model.encode(*source), source[1]) if source else ()
+    read = model.decode if source else model.encode
+    cache, start, logits = Cache(), 0, []
+    for size in sizes:
+        end = start + size
+        logits.append(model.head(read(ids[:, start:end], mask[:, :end], *memory, cache=cache)))
+        start = end
+    assert start == ids.shape[1]
+    return torch.cat(logits, dim=1)
+
+
+@pytest.mark.parametrize("where", ["right", "left", "holes"])
+@pytest.mark.parametrize("sizes", ["one by one", "3 first", "all but one"])
+def test_cached_logits_equal_those_without_a_cache(causal_model, where, sizes):
+    inputs = inputs_of(causal_model, where, extra=2)
+    length = inputs[-1].shape[1]
+    pieces = {
+        "one by one": [1] * length,
+        "3 first": [3] + [1] * (length - 3),
+        "all but one": [length - 1, 1],
+    }[sizes]
+    with torch.no_grad():
+        found = in_pieces(causal_model, inputs, pieces)
+        torch.testing.assert_close(found, causal_model(*inputs), rtol=1e-12, atol=1e-12)
+
+
+def test_a_cache_holds_keys_and_values_and_the_source_is_read_once(causal_model):
+    *source, ids, mask = inputs_of(causal_model, "left")
+    memory = (causal_model.encode(*source), source[1]) if source else ()
+    read = causal_model.decode if source else causal_model.encode
+    cache, calls = Cache(), []
+    layers = [m for m in causal_model.decoder.modules() if isinstance(m, MultiHeadAttention)]
+    for layer in layers:
+        layer.key.register_forward_hook(lambda _, inputs, keys: calls.append(keys.shape[1]))
+    read(ids[:, :4], mask[:, :4], *memory, cache=cache)
+    calls.clear()
+    read(ids[:, 4:5], mask[:, :5], *memory, cache=cache)
+    assert set(cache) == set(layers)
+    assert calls == [1] * causal_model.config.num_layers  # one new key, none of the source
+    for key, value in cache.values():
+        assert key.shape == value.shape
+        assert key.shape[1] == causal_model.config.num_kv_heads
+        assert key.shape[2] in (5, *[x.shape[1] for x in source])
+
+
+def test_ids_that_the_mask_does_not_end_with_are_refused(causal_model):
+    *source, ids, mask = inputs_of(causal_model)
+    memory = (causal_model.encode(*source), source[1]) if source else ()
+    read = causal_model.decode if source else causal_model.encode
+    cache = Cache()
+    read(ids[:, :4], mask[:, :4], *memory, cache=cache)
+    with pytest.raises(ValueError, match="mask must be"):
+        read(ids[:, 5:6], mask[:, :6], *memory, cache=cache)  # token 4 was never read
+
+
 # ---- the loss ----------------------------------------------------------------------------------
 
 
@@ -547,6 +613,49 @@ def test_next_token_loss_does_not_depend_on_padding(parts, where, device):
     assert_same_gradients(losses[1][1], losses[0][1])
 
 
+# ---- segments ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_segments_are_added_to_the_embedding_of_real_tokens(kind):
+    model = make_model(kind, "bert", num_segments=2)
+    ids, mask = inputs_of(model, "left", extra=2)
+    segments = (torch.arange(ids.shape[1]) % 2).expand_as(ids)
+    expected = model(ids, mask)
+    assert_same_bits(model(ids, mask, torch.zeros_like(ids)), expected)
+    assert not torch.equal(model(ids, mask, segments)[mask != 0], expected[mask != 0])
+    at_padding = segments.masked_fill(mask == 0, 99)
+    assert_same_bits(model(ids, mask, at_padding), model(ids, mask, segments))
+    with torch.no_grad():  # the same as moving the tokens' own embeddings
+        model.embedding.tokens.weight += model.embedding.segments.weight[1]
+        model.embedding.segments.weight[0] -= model.embedding.segments.weight[1]
+    torch.testing.assert_close(model(ids, mask), expected)
+    labels = labels_of((ids, mask))
+    assert model.loss(ids, mask, labels, segment_ids=segments) != model.loss(ids, mask, labels)
+
+
+def test_segments_that_cannot_be_are_refused():
+    ids, mask = inputs_of(make_model("encoder"))
+    with pytest.raises(ValueError, match="segment_ids need a model with segments"):
+        make_model("encoder")(ids, mask, torch.zeros_like(ids))
+    with pytest.raises(ValueError, match=r"segment_ids must be in \[0, 2\), got 2 at row 0"):
+        make_model("encoder", "bert", num_segments=2)(ids, mask, torch.full_like(ids, 2))
+
+
+# ---- a decoder of its own ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["right", "left"])
+def test_a_cross_decoder_is_the_decoder_of_an_encoder_decoder(parts, where):
+    both = make_model("both", parts)
+    alone = CrossDecoder(both.config).double()
+    found = alone.load_state_dict(both.state_dict(), strict=False)
+    assert not found.missing_keys
+    *source, ids, mask = inputs_of(both, where)
+    memory = both.encode(*source)
+    assert_same_bits(alone(ids, mask, memory, source[1]), both(*source, ids, mask))
+
+
 # ---- parameters --------------------------------------------------------------------------------
 
 
@@ -585,9 +694,9 @@ def test_initial_weights_keep_the_size_of_what_passes(kind, tied):
             assert module.weight.std().item() == pytest.approx(1 / 8, rel=0.05), name
 
 
-def test_only_llama_has_no_biases_and_no_head_has_one(model, parts):
+def test_only_llama_has_no_biases_and_only_the_heads_of_bert_bart_and_marian_have(model, parts):
     linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-    assert linears.pop("head").bias is None
+    assert (linears.pop("head").bias is None) == (parts not in ("bert", "bart", "marian"))
     without = parts in ("llama", "grouped")
     assert all((linear.bias is None) == without for linear in linears.values())
 
@@ -607,10 +716,11 @@ def test_dropout_leaves_padding_at_zero_and_poison_out(model):
         model.head.weight
     )
     inputs = inputs_of(model, "left", extra=2)
+    dropping.head = nn.Identity()
     with poisoned(dropping, inputs, float("nan")):
-        logits = dropping(*inputs)
-    assert (logits[inputs[-1] == 0] == 0.0).all()
-    assert logits.isfinite().all()
+        hidden = dropping(*inputs)
+    assert (hidden[inputs[-1] == 0] == 0.0).all()
+    assert hidden.isfinite().all()
 
 
 # ---- refusals ----------------------------------------------------------------------------------
@@ -698,9 +808,23 @@ def test_config_fills_in_what_was_left_out():
 
 @pytest.mark.parametrize("style", STYLES)
 def test_config_survives_json(style):
-    config = Config(VOCAB, 32, 3, 8, 2, 7, 9, 0.1, style, True, 5, 1e-6, 500.0)
+    numbers = {"num_layers": 3, "num_heads": 8, "num_kv_heads": 2, "d_ff": 7, "dropout": 0.1}
+    config = Config(VOCAB, 32, style=style, num_segments=2, eos_id=4, **numbers)
     assert Config(**json.loads(json.dumps(config.to_dict()))) == config
     assert config.parts is STYLES[style]
+
+
+def test_a_style_may_be_parts_that_no_name_stands_for():
+    parts = replace(STYLES["bert"], feed_forward="relu")
+    config = Config(VOCAB, 32, style=parts)
+    assert config.parts is parts
+    assert Config(**json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_a_decoder_may_have_other_layers_than_its_encoder():
+    model = EncoderDecoder(Config(VOCAB, 16, num_layers=3, num_decoder_layers=1))
+    assert (len(model.encoder.layers), len(model.decoder.layers)) == (3, 1)
+    assert Config(VOCAB, num_layers=3).num_decoder_layers == 3
 
 
 def test_styles_are_the_published_ones():
@@ -709,14 +833,30 @@ def test_styles_are_the_published_ones():
         ("bert", "layer", "post", "gelu", "learned"),
         ("gpt2", "layer", "pre", "gelu_tanh", "learned"),
         ("llama", "rms", "pre", "swiglu", "rotary"),
+        ("bart", "layer", "post", "gelu", "learned"),
+        ("marian", "layer", "post", "silu", "sinusoidal_halves"),
     ]
-    assert [n for n, s in STYLES.items() if s.scale_embedding] == ["vanilla"]
+    assert [n for n, s in STYLES.items() if s.scale_embedding] == ["vanilla", "marian"]
+    assert [n for n, s in STYLES.items() if s.norm_embedding] == ["bert", "bart"]
+    assert [n for n, s in STYLES.items() if s.final_norm] == ["gpt2", "llama"]
+    assert [n for n, s in STYLES.items() if s.head_transform] == ["bert"]
+    assert [n for n, s in STYLES.items() if s.head_bias] == ["bert", "bart", "marian"]
 
 
 @pytest.mark.parametrize("wrong", [-1, 1.0, True, "4"])
 @pytest.mark.parametrize(
     "name",
-    ["vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "d_ff", "max_length"],
+    [
+        "vocab_size",
+        "d_model",
+        "num_layers",
+        "num_decoder_layers",
+        "num_heads",
+        "num_kv_heads",
+        "d_ff",
+        "max_length",
+        "num_segments",
+    ],
 )
 def test_config_refuses_numbers_that_are_no_counts(name, wrong):
     with pytest.raises(ValueError, match=rf"{name} must be an integer >= \d, got {wrong!r}"):
@@ -729,6 +869,8 @@ def test_config_refuses_numbers_that_are_no_counts(name, wrong):
         (1, "vocab_size"),
         (1, "d_model"),
         (0, "num_layers"),
+        (0, "num_decoder_layers"),
+        (0, "num_segments"),
         (1, "num_heads"),
         (1, "num_kv_heads"),
         (1, "d_ff"),
@@ -746,7 +888,10 @@ def test_config_takes_the_least_and_refuses_one_less(least, name):
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        ({"style": "mamba"}, "style must be one of vanilla, bert, gpt2, llama, got 'mamba'"),
+        (
+            {"style": "mamba"},
+            "style must be one of vanilla, bert, gpt2, llama, bart, marian, got 'mamba'",
+        ),
         ({"d_model": 30}, "d_model must be a multiple of num_heads, got 30 and 4"),
         ({"num_kv_heads": 3}, "num_heads must be a multiple of num_kv_heads, got 4 and 3"),
         ({"num_kv_heads": 8}, "num_heads must be a multiple of num_kv_heads, got 4 and 8"),
@@ -812,6 +957,8 @@ def test_removing_the_mask_from_one_layer_is_noticed(kind, parts, name, change, 
     run(model, *arguments)
     layer = model.get_submodule(name)
     forward = layer.forward
-    layer.forward = lambda x, memory, mask, *rest: forward(x, memory, change(mask), *rest)
+    layer.forward = lambda x, memory, mask, *rest, **cache: forward(
+        x, memory, change(mask), *rest, **cache
+    )
     with pytest.raises(AssertionError):
         run(model, *arguments)
