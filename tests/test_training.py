@@ -9,9 +9,7 @@ import pytest
 import torch
 
 from minitransformer import Config, EncoderDecoder
-from minitransformer.training import loop, tasks
-from minitransformer.training.answering import answer
-from minitransformer.training.files import (
+from minitransformer.files import (
     InputError,
     read_documents,
     read_lines,
@@ -19,6 +17,8 @@ from minitransformer.training.files import (
     split_documents,
     write_atomically,
 )
+from minitransformer.training import loop, tasks
+from minitransformer.training.answering import answer
 from minitransformer.training.loop import Settings, schedule, train
 from minitransformer.training.run import Run, new_folder
 from minitransformer.training.tasks import (
@@ -247,8 +247,8 @@ def test_a_model_that_forgets_its_mask_is_found_out(pairs):
         model = make_model(task)
         attention = getattr(getattr(model, stack).layers[1], kind)
         attend = attention.forward
-        attention.forward = lambda x, memory, mask, *rotation, attend=attend: attend(
-            x, memory, torch.ones_like(mask), *rotation
+        attention.forward = lambda x, memory, mask, *rest, attend=attend, **cache: attend(
+            x, memory, torch.ones_like(mask), *rest, **cache
         )
         weight, _ = largest_padding_weight(model, task.held_out_batches())
         assert weight > 0.01

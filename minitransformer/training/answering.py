@@ -1,22 +1,24 @@
 """Text in, text out: what a trained model makes of a ragged list of texts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
-from minitransformer.data import pad
-from minitransformer.generation import generate
+from minitransformer.data import Batch, pad
+from minitransformer.generation import generate, stream_tokens
 from minitransformer.models import DecoderOnly, EncoderDecoder, EncoderOnly
-from minitransformer.training.vocabulary import BOS, EOS, MASK, PAD, SPECIAL, Vocabulary
+from minitransformer.tokenization import Tokenizer
+from minitransformer.training.vocabulary import Vocabulary
 
 AnyModel = EncoderOnly | DecoderOnly | EncoderDecoder
+AnyVocabulary = Vocabulary | Tokenizer
 ROWS = 250  # texts in one forward pass
 
 
 def answer(
     model: AnyModel,
-    vocabulary: Vocabulary,
+    vocabulary: AnyVocabulary,
     texts: Sequence[str],
     max_new_tokens: int,
     **sampling: Any,
@@ -29,17 +31,18 @@ def answer(
     answers = []
     for start in range(0, len(texts), ROWS):
         chunk = texts[start : start + ROWS]
-        batch = pad(encode(model, vocabulary, chunk), PAD).to(device)
+        batch = padded(model, vocabulary, chunk).to(device)
         ids, mask = batch.input_ids, batch.attention_mask
         if isinstance(model, EncoderOnly):
             with torch.no_grad():
                 logits = model(ids, mask)
-            logits[..., : len(SPECIAL)] = float("-inf")  # a hidden character is a character
-            filled = torch.where(ids == MASK, logits.argmax(-1), ids)
-            known = zip(chunk, filled.tolist(), batch.input_ids.tolist(), strict=True)
-            answers += [_fill(vocabulary, text, new, old) for text, new, old in known]
+            logits[..., list(vocabulary.special_ids)] = float("-inf")  # what is hidden is text
+            filled = torch.where(ids == vocabulary.mask_id, logits.argmax(-1), ids)
+            known = zip(chunk, filled.tolist(), ids.tolist(), mask.tolist(), strict=True)
+            answers += [_fill(vocabulary, *row) for row in known]
             continue
-        rows = generate(model, ids, mask, max_new_tokens, eos_id=EOS, **sampling)
+        eos_id = end_of(model, vocabulary)
+        rows = generate(model, ids, mask, max_new_tokens, eos_id=eos_id, **sampling)
         written = [vocabulary.decode(row.tolist()) for row in rows]
         if isinstance(model, DecoderOnly):
             written = [text + new for text, new in zip(chunk, written, strict=True)]
@@ -47,19 +50,63 @@ def answer(
     return answers
 
 
-def encode(model: AnyModel, vocabulary: Vocabulary, texts: Sequence[str]) -> list[list[int]]:
+def stream_answer(
+    model: DecoderOnly | EncoderDecoder,
+    vocabulary: AnyVocabulary,
+    text: str,
+    max_new_tokens: int,
+    **sampling: Any,
+) -> Iterator[str]:
+    """The answer to one text, piece by piece as it is written: together they are `answer`'s."""
+    device = next(model.parameters()).device
+    batch = padded(model, vocabulary, [text]).to(device)
+    if isinstance(model, DecoderOnly):
+        yield text
+    written: list[int] = []
+    shown = ""
+    eos_id = end_of(model, vocabulary)
+    ids, mask = batch.input_ids, batch.attention_mask
+    for token in stream_tokens(model, ids, mask, max_new_tokens, eos_id=eos_id, **sampling):
+        written.append(token.item())
+        whole = vocabulary.decode(written)
+        if not whole.endswith("\N{REPLACEMENT CHARACTER}"):  # half a character: wait for the rest
+            yield whole[len(shown) :]
+            shown = whole
+    yield vocabulary.decode(written)[len(shown) :]
+
+
+def end_of(model: AnyModel, vocabulary: AnyVocabulary) -> int | tuple[int, ...] | None:
+    """What ends a text: as the model's config says, else as the vocabulary does."""
+    return vocabulary.eos_id if model.config.eos_id is None else model.config.eos_id
+
+
+def padded(model: AnyModel, vocabulary: AnyVocabulary, texts: Sequence[str]) -> Batch:
+    """The texts as the model reads them, one a row."""
+    return pad(encode(model, vocabulary, texts), vocabulary.pad_id or 0)
+
+
+def encode(model: AnyModel, vocabulary: AnyVocabulary, texts: Sequence[str]) -> list[list[int]]:
     """The token ids that a model of this kind was trained to read."""
+    if isinstance(vocabulary, Tokenizer):
+        rows = vocabulary.encode(texts)
+        if isinstance(model, DecoderOnly):  # a text that ends would not be continued
+            rows = [row[:-1] if row[-1:] == [vocabulary.eos_id] else row for row in rows]
+        return rows
     if isinstance(model, EncoderDecoder):
         return [vocabulary.encode(text) for text in texts]
+    bos_id, eos_id = vocabulary.bos_id, vocabulary.eos_id
     if isinstance(model, DecoderOnly):
-        return [[BOS, *vocabulary.encode(text)] for text in texts]
-    return [[BOS, *vocabulary.encode_masked(text), EOS] for text in texts]
+        return [[bos_id, *vocabulary.encode(text)] for text in texts]
+    return [[bos_id, *vocabulary.encode_masked(text), eos_id] for text in texts]
 
 
-def _fill(vocabulary: Vocabulary, text: str, filled: list[int], ids: list[int]) -> str:
-    """`text` with its [MASK]s replaced; everything else, known to the vocabulary or not, stays."""
-    found = iter(
-        vocabulary.tokens[new] for new, old in zip(filled, ids, strict=True) if old == MASK
-    )
-    first, *parts = text.split(SPECIAL[MASK])
+def _fill(
+    vocabulary: AnyVocabulary, text: str, filled: list[int], ids: list[int], mask: list[int]
+) -> str:
+    """`text` with its [MASK]s replaced; of characters everything else stays, known or not."""
+    if isinstance(vocabulary, Tokenizer):
+        return vocabulary.decode(new for new, real in zip(filled, mask, strict=True) if real)
+    hidden = [new for new, old in zip(filled, ids, strict=True) if old == vocabulary.mask_id]
+    found = iter(vocabulary.names(hidden))
+    first, *parts = text.split(vocabulary.mask_name)
     return first + "".join(next(found) + part for part in parts)

@@ -14,8 +14,8 @@ from torch import nn
 from tqdm import tqdm
 
 from minitransformer.data import Batch, PairBatch
+from minitransformer.files import InputError
 from minitransformer.training.answering import AnyModel
-from minitransformer.training.files import InputError
 from minitransformer.training.tasks import Task
 
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from minitransformer.attention import record_attention
 from minitransformer.data import Batch, PairBatch, pad
+from minitransformer.generation import generate
 from minitransformer.masks import causal_mask, padding_mask
 from minitransformer.models import DecoderOnly, EncoderDecoder
-from minitransformer.training.answering import answer, encode
+from minitransformer.training.answering import end_of, padded
 from minitransformer.training.run import Run
-from minitransformer.training.vocabulary import BOS, EOS, PAD
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,18 +95,23 @@ def _run_on(run: Run, texts: Sequence[str]) -> tuple[Batch | PairBatch, list[str
     """The texts as a padded batch, with the model's answers where it gives any."""
     if isinstance(run.model, EncoderDecoder):
         limit = min(MOST, run.model.config.max_length) - 1
-        answers = answer(run.model, run.vocabulary, texts, limit)
-        source = pad(encode(run.model, run.vocabulary, texts), PAD)
-        target = pad([[BOS, *run.vocabulary.encode(answer)] for answer in answers], PAD)
+        source = padded(run.model, run.vocabulary, texts)
+        ends = end_of(run.model, run.vocabulary)
+        rows = generate(run.model, source.input_ids, source.attention_mask, limit, eos_id=ends)
+        ends = {ends} if isinstance(ends, int) else set(ends or ())
+        written = [[token for token in row.tolist() if token not in ends] for row in rows]
+        answers = [run.vocabulary.decode(row) for row in written]
+        pad_id = run.vocabulary.pad_id or 0
+        target = pad([[run.model.config.bos_id, *row] for row in written], pad_id)
         batch = PairBatch(
             source.input_ids,
             source.attention_mask,
             target.input_ids,
             target.attention_mask,
-            torch.full_like(target.input_ids, EOS),
+            torch.zeros_like(target.input_ids),
         )
         return batch, answers
-    return pad(encode(run.model, run.vocabulary, texts), PAD), [""] * len(texts)
+    return padded(run.model, run.vocabulary, texts), [""] * len(texts)
 
 
 def _attentions(
@@ -132,11 +137,11 @@ def _attentions(
 
 def _tokens(run: Run, ids: Tensor, attention_mask: Tensor) -> list[list[str | None]]:
     """The tokens of each row, None at padding."""
-    rows = zip(ids.tolist(), attention_mask.tolist(), strict=True)
-    return [
-        [run.vocabulary.tokens[i] if real else None for i, real in zip(*row, strict=True)]
-        for row in rows
-    ]
+    named = []
+    for row, real in zip(ids.tolist(), attention_mask.tolist(), strict=True):
+        names = zip(run.vocabulary.names(row), real, strict=True)
+        named.append([name if is_real else None for name, is_real in names])
+    return named
 
 
 def _one_line(text: str, length: int = 48) -> str:

@@ -1,7 +1,6 @@
 """The folder that training leaves behind, and that `generate` and `show` read."""
 
 import csv
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 
 from minitransformer.config import Config
-from minitransformer.models import DecoderOnly, EncoderDecoder, EncoderOnly
-from minitransformer.training.answering import AnyModel
-from minitransformer.training.files import InputError, write_atomically
+from minitransformer.files import InputError, read_json, write_atomically, write_json
+from minitransformer.models import CrossDecoder, DecoderOnly, EncoderDecoder, EncoderOnly
+from minitransformer.pretrained import is_pretrained, load_pretrained
+from minitransformer.tokenization import Tokenizer
+from minitransformer.training.answering import AnyModel, AnyVocabulary
 from minitransformer.training.vocabulary import Vocabulary
 
 MODELS = {model.__name__: model for model in (EncoderOnly, DecoderOnly, EncoderDecoder)}
@@ -27,9 +28,9 @@ class Run:
     metrics.csv, each written whole or not at all.
     """
 
-    task: str  # dates, pairs, lm or mlm
+    task: str  # dates, pairs, lm or mlm; or pretrained
     model: AnyModel
-    vocabulary: Vocabulary
+    vocabulary: AnyVocabulary
     settings: dict[str, Any] = field(default_factory=dict)  # how it was trained
     history: list[dict[str, float]] = field(default_factory=list)  # a row of metrics.csv each
 
@@ -42,10 +43,10 @@ class Run:
             "training": self.settings,
             "versions": {"torch": torch.__version__},
         }
-        write_atomically(folder / "config.json", lambda path: _write_json(path, about))
+        write_atomically(folder / "config.json", lambda path: write_json(path, about))
         write_atomically(
             folder / "vocabulary.json",
-            lambda path: _write_json(path, {"characters": self.vocabulary.characters}),
+            lambda path: write_json(path, {"characters": self.vocabulary.characters}),
         )
         write_atomically(
             folder / "model.safetensors", lambda path: save_model(self.model, str(path))
@@ -54,12 +55,19 @@ class Run:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Run":
-        """Raises InputError, naming the file, for a folder that no training left."""
+        """Also of a Hugging Face folder with its tokenizer.json.
+
+        Raises InputError, naming the file, for a folder that is neither.
+        """
         folder = Path(folder)
+        if is_pretrained(folder):
+            return cls._load_pretrained(folder)
         if not (folder / "config.json").is_file():
             what = "holds no config.json" if folder.is_dir() else "no such folder"
-            raise InputError(f"{folder}: {what}; expected a folder that `train` left")
-        about = _read_json(folder / "config.json")
+            raise InputError(
+                f"{folder}: {what}; expected one that `train` left, or a Hugging Face model's"
+            )
+        about = read_json(folder / "config.json")
         try:
             config = Config(**about["config"])
             model = MODELS[about["model"]](config)
@@ -67,7 +75,7 @@ class Run:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(repr(error).split())
             raise InputError(f"{folder / 'config.json'}: not a run's config: {reason}") from None
-        words = _read_json(folder / "vocabulary.json")
+        words = read_json(folder / "vocabulary.json")
         characters = words.get("characters") if isinstance(words, dict) else None
         if not isinstance(characters, list) or not all(isinstance(c, str) for c in characters):
             raise InputError(f"{folder / 'vocabulary.json'}: holds no list of characters")
@@ -86,6 +94,22 @@ class Run:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{weights}: does not hold this model: {reason}") from None
         return cls(task, model.eval(), vocabulary, settings)
+
+    @classmethod
+    def _load_pretrained(cls, folder: Path) -> "Run":
+        model = load_pretrained(folder)
+        if isinstance(model, CrossDecoder) and not isinstance(model, EncoderDecoder):
+            raise InputError(
+                f"{folder / 'config.json'}: a decoder that needs the hidden states of another "
+                "model; it can be used from Python"
+            )
+        tokenizer = Tokenizer.load(folder)
+        if len(tokenizer) > model.config.vocab_size:
+            raise InputError(
+                f"{folder / 'tokenizer.json'}: has {len(tokenizer)} tokens, "
+                f"but config.json says {model.config.vocab_size}"
+            )
+        return cls("pretrained", model, tokenizer)
 
 
 def new_folder(wanted: str | None, task: str) -> Path:
@@ -114,19 +138,6 @@ def create_folder(folder: Path) -> None:
         (folder / "writable").unlink()
     except OSError as error:
         raise InputError(f"{folder}: cannot be written to: {error.strerror}") from None
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: is not JSON: {error}") from None
 
 
 def _write_csv(path: Path, rows: list[dict[str, float]]) -> None:

@@ -23,11 +23,11 @@ from minitransformer.data import (
     pad,
     pad_pairs,
 )
+from minitransformer.files import InputError, read_documents, read_pairs, split_documents
 from minitransformer.loss import IGNORE_INDEX
 from minitransformer.models import DecoderOnly, EncoderDecoder, EncoderOnly
 from minitransformer.training import dates
 from minitransformer.training.answering import ROWS, AnyModel, answer
-from minitransformer.training.files import InputError, read_documents, read_pairs, split_documents
 from minitransformer.training.vocabulary import BOS, EOS, MASK, PAD, SPECIAL, Vocabulary
 
 QUICK = 500  # held-out examples looked at while training goes on

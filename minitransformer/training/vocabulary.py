@@ -16,6 +16,10 @@ class Vocabulary:
     'cab'
     """
 
+    pad_id, bos_id, eos_id, mask_id = PAD, BOS, EOS, MASK
+    special_ids = tuple(range(len(SPECIAL)))
+    mask_name = SPECIAL[MASK]
+
     def __init__(self, characters: Iterable[str]):
         self.tokens = [*SPECIAL, *sorted(set(characters))]
         self._ids = {token: i for i, token in enumerate(self.tokens)}
@@ -44,6 +48,10 @@ class Vocabulary:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids, special tokens left out."""
         return "".join(self.tokens[i] for i in ids if i >= len(SPECIAL))
+
+    def names(self, ids: Iterable[int]) -> list[str]:
+        """The name of each token, for pictures."""
+        return [self.tokens[i] for i in ids]
 
     def unknown(self, texts: Sequence[str]) -> list[str]:
         """The characters of `texts` that are not known, sorted."""

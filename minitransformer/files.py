@@ -1,8 +1,10 @@
 """The user's files: read with errors that name file and line, written whole or not at all."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 class InputError(Exception):
@@ -87,6 +89,19 @@ def check_length(what: str, text: str, max_length: int) -> None:
             f"{what} has {len(text)} characters, more than the {max_length} that fit; "
             "shorten it, or train with a larger --max-length"
         )
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: is not JSON: {error}") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

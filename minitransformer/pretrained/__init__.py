@@ -1,0 +1,178 @@
+"""Weights of the transformers library in our parts: a local folder in, our model out, and back.
+
+Each family is one short file: a map of its config and a map of its names.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minitransformer.files import InputError, read_json, write_atomically, write_json
+from minitransformer.models import Model
+from minitransformer.pretrained.bart import BART, MARIAN
+from minitransformer.pretrained.bert import BERT
+from minitransformer.pretrained.family import Family
+from minitransformer.pretrained.gpt2 import GPT2
+from minitransformer.pretrained.llama import LLAMA
+from minitransformer.pretrained.names import convert, convert_back, parts_of
+from minitransformer.pretrained.torch_modules import from_torch
+
+__all__ = ["FAMILIES", "from_torch", "load_pretrained", "save_pretrained"]
+
+FAMILIES = {family.model_type: family for family in (BERT, GPT2, LLAMA, BART, MARIAN)}
+
+
+def load_pretrained(folder: str | Path, dtype: torch.dtype | None = torch.float32) -> Model:
+    """Our model with the weights of a local Hugging Face folder, in eval mode.
+
+    The folder holds config.json and model.safetensors, or several files and their
+    model.safetensors.index.json; its `model_type` is bert, gpt2, llama, bart or marian. BERT
+    becomes an EncoderOnly, or with `is_decoder` a DecoderOnly, or with `add_cross_attention` too a
+    CrossDecoder; GPT-2 and Llama a DecoderOnly; BART and Marian an EncoderDecoder.
+
+    `dtype` is that of the parameters, None to leave them as they are in the files. They are read
+    when they are needed and are not copied where they have that dtype already.
+
+    Raises InputError, which names the file and the key or tensor, for whatever cannot be followed
+    to the last number: other architectures, switches that we have no part for, tensors that are
+    missing, left over or of another shape, damaged files.
+    """
+    folder = Path(folder)
+    family, theirs = _read_family(folder)
+    try:
+        config = family.read_config(theirs, str(folder / "config.json"))
+        with torch.device("meta"):  # numbers come from the files, not from chance
+            model = family.architectures[family.architecture(theirs)](config)
+        tensors = {name: _as(t, dtype) for name, t in _read_tensors(folder).items()}
+        tensors = _with_todays_names(tensors, family, model)
+        ties = family.ties if config.tie_embeddings else ()
+        state = convert(model, tensors, family.names, ties, str(folder))
+    except (ValueError, RuntimeError) as error:
+        raise InputError(" ".join(str(error).split())) from None
+    model.load_state_dict({key: t.contiguous() for key, t in state.items()}, assign=True)
+    model.tie()
+    return model.eval()
+
+
+def save_pretrained(model: Model, folder: str | Path) -> None:
+    """A folder that transformers loads: config.json and model.safetensors, each written whole.
+
+    Raises ValueError for a model that no family holds, such as a vanilla one.
+    """
+    from safetensors.torch import save_file
+
+    family = next((family for family in FAMILIES.values() if family.holds(model)), None)
+    if family is None:
+        style = model.config.style if isinstance(model.config.style, str) else "a style of its own"
+        raise ValueError(
+            f"{type(model).__name__} in {style} has no counterpart among {', '.join(FAMILIES)}"
+        )
+    ties = family.ties if model.config.tie_embeddings else ()
+    tensors = {name: t.cpu() for name, t in convert_back(model, family.names, ties).items()}
+    for unused, used in () if ties else family.ties[1:]:
+        tensors[unused] = tensors[used].clone()
+    theirs = family.write_config(model)
+    theirs["dtype"] = str(model.head.weight.dtype).removeprefix("torch.")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(
+        folder / "model.safetensors",
+        lambda path: save_file(tensors, str(path), metadata={"format": "pt"}),
+    )
+    write_atomically(folder / "config.json", lambda path: write_json(path, theirs))
+
+
+def is_pretrained(folder: str | Path) -> bool:
+    """Does the folder hold a model of the transformers library (and not one of `train`)?"""
+    try:
+        return "model_type" in json.loads((Path(folder) / "config.json").read_text("utf-8"))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
+
+
+def _read_family(folder: Path) -> tuple[Family, Mapping[str, Any]]:
+    file = folder / "config.json"
+    if not file.is_file():
+        what = "holds no config.json" if folder.is_dir() else "no such folder"
+        raise InputError(f"{folder}: {what}; expected a folder that save_pretrained wrote")
+    theirs = read_json(file)
+    model_type = theirs.get("model_type") if isinstance(theirs, dict) else None
+    if model_type not in FAMILIES:
+        raise InputError(f"{file}: model_type is {model_type!r}; known are {', '.join(FAMILIES)}")
+    return FAMILIES[model_type], theirs
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of the folder's files, which stay open behind them."""
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if single.is_file():
+        return _read_file(single)
+    if not index.is_file():
+        others = sorted(path.name for path in folder.glob("*.bin"))
+        hint = (
+            f"; {others[0]} is a pickle, which may run code: save it as safetensors"
+            if others
+            else ""
+        )
+        raise InputError(f"{folder}: holds no model.safetensors{hint}")
+    places = read_json(index)
+    places = places.get("weight_map") if isinstance(places, dict) else None
+    if not isinstance(places, dict) or not all(isinstance(n, str) for n in places.values()):
+        raise InputError(f"{index}: holds no weight_map from tensors to files")
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(set(places.values())):
+        if Path(name).name != name:
+            raise InputError(f"{index}: {name!r} is not the name of a file in this folder")
+        held = _read_file(folder / name)
+        for key in (key for key, file in places.items() if file == name):
+            if key not in held:
+                raise InputError(f"{folder / name}: lacks {key}, which {index.name} says is there")
+            tensors[key] = held[key]
+    return tensors
+
+
+def _read_file(file: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except FileNotFoundError:
+        raise InputError(f"{file}: no such file") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{file}: is damaged or no safetensors file: {error}") from None
+
+
+def _as(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)
+
+
+def _with_todays_names(
+    tensors: Mapping[str, Tensor], family: Family, model: Model
+) -> dict[str, Tensor]:
+    """What older versions of the library called them, and without what nobody needs."""
+    wanted = {part.name for part in parts_of(model, family.names).values()}
+    wanted |= {name for group in family.ties for name in group}
+    named = {}
+    for name, tensor in tensors.items():
+        name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
+        name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
+        if name not in wanted and family.prefix + name in wanted:
+            name = family.prefix + name
+        if not any(re.search(family.dropped, one) for one in (name, family.prefix + name)):
+            named[name] = tensor
+    if not model.config.tie_embeddings:
+        for unused, used in family.ties[1:]:
+            spare = named.pop(unused, None)
+            if spare is not None:
+                named.setdefault(used, spare)
+    for name in family.zeros:
+        if name in wanted and name not in named:
+            size = model.config.vocab_size
+            named[name] = torch.zeros(1, size, dtype=next(iter(named.values())).dtype)
+    return named

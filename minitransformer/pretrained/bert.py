@@ -1,0 +1,105 @@
+"""BERT (Devlin et al. 2018, arXiv:1810.04805): encoder, masked LM, decoder with or without source.
+
+A folder of the bare BertModel has no head: its logits are then the products with the token
+embeddings. The pooler and the next-sentence head are left out: nothing here uses them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from minitransformer.config import Style
+from minitransformer.models import CrossDecoder, DecoderOnly, EncoderOnly, Model
+from minitransformer.pretrained.family import REQUIRED, Family
+
+THEIRS = "bert.encoder.layer.{i}"
+
+
+def layer(ours: str) -> dict[str, str]:
+    return {
+        f"{ours}.attention.query": f"{THEIRS}.attention.self.query",
+        f"{ours}.attention.key": f"{THEIRS}.attention.self.key",
+        f"{ours}.attention.value": f"{THEIRS}.attention.self.value",
+        f"{ours}.attention.output": f"{THEIRS}.attention.output.dense",
+        f"{ours}.attention_residual.norm": f"{THEIRS}.attention.output.LayerNorm",
+        f"{ours}.cross_attention.query": f"{THEIRS}.crossattention.self.query",
+        f"{ours}.cross_attention.key": f"{THEIRS}.crossattention.self.key",
+        f"{ours}.cross_attention.value": f"{THEIRS}.crossattention.self.value",
+        f"{ours}.cross_attention.output": f"{THEIRS}.crossattention.output.dense",
+        f"{ours}.cross_attention_residual.norm": f"{THEIRS}.crossattention.output.LayerNorm",
+        f"{ours}.feed_forward.widen": f"{THEIRS}.intermediate.dense",
+        f"{ours}.feed_forward.narrow": f"{THEIRS}.output.dense",
+        f"{ours}.feed_forward_residual.norm": f"{THEIRS}.output.LayerNorm",
+    }
+
+
+def choose(theirs: Mapping[str, Any]) -> str:
+    if theirs.get("is_decoder"):
+        crosses = theirs.get("add_cross_attention")
+        return "BertLMHeadModel with cross-attention" if crosses else "BertLMHeadModel"
+    bare = (theirs.get("architectures") or [""])[0] == "BertModel"
+    return "BertModel" if bare else "BertForMaskedLM"
+
+
+def adjust(theirs: Mapping[str, Any], style: Style) -> Style:
+    bare = choose(theirs) == "BertModel"
+    return replace(style, head_transform=not bare, head_bias=not bare)
+
+
+def extra(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    return {"tie_embeddings": True} if choose(theirs) == "BertModel" else {}
+
+
+def describe(model: Model) -> dict[str, Any]:
+    decodes, crosses = not isinstance(model, EncoderOnly), isinstance(model, CrossDecoder)
+    bare = not model.config.parts.head_transform
+    name = "BertLMHeadModel" if decodes else "BertModel" if bare else "BertForMaskedLM"
+    return {"architectures": [name], "is_decoder": decodes, "add_cross_attention": crosses}
+
+
+BERT = Family(
+    model_type="bert",
+    style="bert",
+    architectures={
+        "BertForMaskedLM": EncoderOnly,
+        "BertModel": EncoderOnly,
+        "BertLMHeadModel": DecoderOnly,
+        "BertLMHeadModel with cross-attention": CrossDecoder,
+    },
+    choose=choose,
+    activation=("hidden_act", "gelu"),
+    numbers={
+        "vocab_size": ("vocab_size", REQUIRED),
+        "d_model": ("hidden_size", REQUIRED),
+        "num_layers": ("num_hidden_layers", REQUIRED),
+        "num_heads": ("num_attention_heads", REQUIRED),
+        "d_ff": ("intermediate_size", REQUIRED),
+        "max_length": ("max_position_embeddings", 512),
+        "num_segments": ("type_vocab_size", 2),
+        "norm_eps": ("layer_norm_eps", 1e-12),
+        "dropout": ("hidden_dropout_prob", 0.1),
+        "eos_id": ("eos_token_id", None),
+    },
+    fixed={"position_embedding_type": "absolute"},
+    names={
+        "embedding.tokens": "bert.embeddings.word_embeddings",
+        "embedding.segments": "bert.embeddings.token_type_embeddings",
+        "embedding.positions.table": "bert.embeddings.position_embeddings",
+        "embedding.norm": "bert.embeddings.LayerNorm",
+        **layer("encoder.layers.{i}"),
+        **layer("decoder.layers.{i}"),
+        "head.transform.linear": "cls.predictions.transform.dense",
+        "head.transform.norm": "cls.predictions.transform.LayerNorm",
+        "head.weight": "cls.predictions.decoder.weight",
+        "head.bias": "cls.predictions.decoder.bias",
+    },
+    ties=[
+        ("bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"),
+        ("cls.predictions.bias", "cls.predictions.decoder.bias"),
+    ],
+    prefix="bert.",
+    dropped=r"^bert\.pooler\.|^cls\.seq_relationship\.|\.position_ids$|\.token_type_ids$",
+    adjust=adjust,
+    extra=extra,
+    describe=describe,
+)

@@ -1,0 +1,112 @@
+"""What a family of models is made of: a map of its config and a map of its names."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from minitransformer.config import STYLES, Config, Style
+from minitransformer.models import Model
+from minitransformer.pretrained.names import Names, Ties
+
+ACTIVATIONS = {  # their names -> ours; the first of several is the one that is written
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "swish": "silu",
+    "silu": "silu",
+}
+REQUIRED = object()  # a key without a default
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture of the transformers library, whose files it reads and writes.
+
+    `numbers`: our field of Config -> (their key, the value where the key is absent).
+    `fixed`: switches that must stand as they are here, or be absent: we have no other part.
+    """
+
+    model_type: str
+    style: str
+    numbers: Mapping[str, tuple[str, Any]]
+    names: Names
+    ties: Ties  # the token embedding and the head first; untied, the last of a pair is the used one
+    prefix: str  # of most names; older files leave it out
+    architectures: Mapping[str, type[Model]]
+    activation: tuple[str, str] | None = None  # their key, and its default
+    gates: Mapping[str, str] = field(
+        default_factory=dict
+    )  # their activation -> a feed-forward of ours
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    dropped: str = r"$^"  # a pattern of tensors that the model computes itself or never uses
+    tied: bool = True  # are embedding and head one where the config does not say?
+    zeros: tuple[str, ...] = ()  # tensors that older files leave out: zeros
+    adjust: Callable[[Mapping[str, Any], Style], Style] = lambda config, style: style
+    describe: Callable[[Model], dict[str, Any]] = lambda model: {}  # the inverse of `adjust`
+    choose: Callable[[Mapping[str, Any]], str] | None = None  # the architecture, where it varies
+    extra: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda config: {}  # odd spellings
+
+    def architecture(self, theirs: Mapping[str, Any]) -> str:
+        return self.choose(theirs) if self.choose else next(iter(self.architectures))
+
+    def read_config(self, theirs: Mapping[str, Any], where: str) -> Config:
+        """Their config.json as our Config. Raises ValueError with the key that we cannot follow."""
+        for key, wanted in self.fixed.items():
+            if theirs.get(key, wanted) != wanted:
+                raise ValueError(f"{where}: {key} is {theirs[key]!r}; only {wanted!r} can be read")
+        numbers = {}
+        for name, (key, default) in self.numbers.items():
+            numbers[name] = theirs.get(key, default)
+            if numbers[name] is REQUIRED:
+                raise ValueError(f"{where}: lacks {key}")
+        style = STYLES[self.style]
+        if self.activation:
+            key, default = self.activation
+            known = self.gates or ACTIVATIONS
+            said = theirs.get(key, default)
+            if said not in known:
+                raise ValueError(f"{where}: {key} is {said!r}; known are {', '.join(known)}")
+            style = replace(style, feed_forward=known[said])
+        try:
+            style = self.adjust(theirs, style)
+            named = self.style if style == STYLES[self.style] else style
+            tied = theirs.get("tie_word_embeddings", self.tied)
+            numbers = {"style": named, "tie_embeddings": tied} | numbers | self.extra(theirs)
+            eos = numbers.get("eos_id")
+            numbers["eos_id"] = tuple(eos) if isinstance(eos, list) else eos
+            return Config(**numbers)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where}: {error}") from None
+
+    def write_config(self, model: Model) -> dict[str, Any]:
+        """The config.json of a folder that holds this model."""
+        config = model.config
+        said = {key: getattr(config, name) for name, (key, _) in self.numbers.items()}
+        if self.activation:
+            known = self.gates or ACTIVATIONS
+            ours = config.parts.feed_forward
+            said[self.activation[0]] = next(k for k, v in known.items() if v == ours)
+        architecture = next(n for n, cls in self.architectures.items() if type(model) is cls)
+        return {
+            "model_type": self.model_type,
+            "architectures": [architecture],
+            "tie_word_embeddings": config.tie_embeddings,
+            **self.fixed,
+            **said,
+            **self.describe(model),
+        }
+
+    def holds(self, model: Model) -> bool:
+        """Can this model be written as one of this family?"""
+        config = model.config
+        same = {"feed_forward", "scale_embedding", "head_transform", "head_bias"}
+        ours, base = (
+            {name: value for name, value in vars(style).items() if name not in same}
+            for style in (config.parts, STYLES[self.style])
+        )
+        known = set((self.gates or ACTIVATIONS).values())
+        return (
+            ours == base and type(model) in self.architectures.values()
+            and config.parts.feed_forward in known
+        )  # fmt: skip
