@@ -68,8 +68,10 @@ def pad(
     side: str = "right",
     max_length: int | None = None,
     labels: Rows | None = None,
+    multiple_of: int = 1,
 ) -> Batch:
-    """One sequence a row, filled up to `max_length` or else to the longest.
+    """One sequence a row, filled up to `max_length`, or else to the longest rounded up to a
+    multiple of `multiple_of`.
 
     `labels` has a row for each of `rows`, as long as it: the class to predict at each token.
     Raises ValueError for a row longer than `max_length` and for labels of other lengths.
@@ -80,7 +82,10 @@ def pad(
     """
     rows, labels = _as_lists(rows, "rows"), _as_label_lists(labels, rows)
     lengths = [len(row) for row in rows]
-    length = max(lengths, default=0) if max_length is None else max_length
+    if not isinstance(multiple_of, int) or multiple_of < 1:
+        raise ValueError(f"multiple_of must be an integer >= 1, got {multiple_of!r}")
+    longest = ceil(max(lengths, default=0) / multiple_of) * multiple_of
+    length = longest if max_length is None else max_length
     _check_fit(lengths, length, "rows", "max_length", "truncate it, or raise max_length")
     return _lay_out(rows, labels, [[i] for i in range(len(rows))], length, pad_id, side)
 

@@ -1,0 +1,210 @@
+"""Text to token ids and back, through the `tokenizers` library; padding is ours (`pad`).
+
+tokenizer = Tokenizer.train(texts, vocab_size=2000)
+batch = pad(tokenizer.encode(["a short text", "a longer one"]), tokenizer.pad_id)
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from minitransformer.files import InputError, read_json, write_atomically
+
+# What a special token is for -> the names it goes by, in the order in which they are tried.
+ROLES = {
+    "pad": ("<pad>", "[PAD]", "<|pad|>"),
+    "bos": ("<s>", "<bos>", "[CLS]", "<|begin_of_text|>"),
+    "eos": ("</s>", "<eos>", "[SEP]", "<|endoftext|>", "<|end_of_text|>"),
+    "unk": ("<unk>", "[UNK]"),
+    "mask": ("[MASK]", "<mask>"),
+}
+SPECIAL = {
+    "bpe": ["<pad>", "<s>", "</s>", "<unk>", "<mask>"],
+    "wordpiece": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
+}
+
+
+class Tokenizer:
+    """A tokenizer.json with the ids of its special tokens; None where it has no such token.
+
+    `pad_id`, `bos_id`, `eos_id`, `unk_id` and `mask_id` come from tokenizer_config.json or
+    special_tokens_map.json beside the file, else from the usual names of such tokens.
+    """
+
+    def __init__(self, tokenizer: Any, roles: dict[str, str] | None = None):
+        self.tokenizer = tokenizer
+        tokenizer.no_padding()  # `pad` does that, from lengths
+        tokenizer.no_truncation()
+        roles = roles or {}
+        for role, usual in ROLES.items():
+            said = [roles[role]] if role in roles else usual
+            found = [i for name in said if (i := tokenizer.token_to_id(name)) is not None]
+            setattr(self, f"{role}_id", found[0] if found else None)
+
+    pad_id: int | None
+    bos_id: int | None
+    eos_id: int | None
+    unk_id: int | None
+    mask_id: int | None
+
+    def __len__(self) -> int:
+        return self.tokenizer.get_vocab_size()
+
+    @property
+    def mask_name(self) -> str | None:
+        """What stands in a text for a token to be filled in."""
+        return None if self.mask_id is None else self.names([self.mask_id])[0]
+
+    @property
+    def special_ids(self) -> list[int]:
+        """The ids of all tokens that are no text."""
+        added = self.tokenizer.get_added_tokens_decoder()
+        return sorted(i for i, token in added.items() if token.special)
+
+    def encode(self, texts: Sequence[str], add_special: bool = True) -> list[list[int]]:
+        """Ragged token ids, with the special tokens that the file says a text is wrapped in."""
+        if isinstance(texts, str):
+            raise TypeError("encode takes a list of texts; for one text: encode([text])[0]")
+        encoded = self.tokenizer.encode_batch(list(texts), add_special_tokens=add_special)
+        return [one.ids for one in encoded]
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special)
+
+    def names(self, ids: Iterable[int]) -> list[str]:
+        """The name of each token, for pictures."""
+        return [self.tokenizer.id_to_token(int(i)) or "?" for i in ids]
+
+    def save(self, folder: str | Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json, as transformers reads them."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        names = {role: getattr(self, f"{role}_id") for role in ROLES}
+        said = {
+            f"{'cls' if role == 'bos' and self._wordpiece else role}_token": name
+            for role, i in names.items()
+            if i is not None and (name := self.tokenizer.id_to_token(i))
+        }
+        about = {"tokenizer_class": "PreTrainedTokenizerFast", **said}
+        write_atomically(
+            folder / "tokenizer.json", lambda path: self.tokenizer.save(str(path), pretty=False)
+        )
+        write_atomically(
+            folder / "tokenizer_config.json",
+            lambda path: path.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n"),
+        )
+
+    @property
+    def _wordpiece(self) -> bool:
+        return type(self.tokenizer.model).__name__ == "WordPiece"
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Tokenizer":
+        """From a tokenizer.json, or a folder that holds one. Raises InputError with the file."""
+        file = Path(path)
+        file = file / "tokenizer.json" if file.is_dir() else file
+        if not file.is_file():
+            raise InputError(f"{file}: no such file")
+        try:
+            tokenizer = _library().Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises nothing narrower
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{file}: is no tokenizer.json: {reason}") from None
+        return cls(tokenizer, _roles_in(file.parent))
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int, kind: str = "bpe") -> "Tokenizer":
+        """Learn a vocabulary from texts: "bpe", on bytes, so that nothing is unknown, or
+        "wordpiece", BERT's, on lower-cased words. Deterministic.
+
+        A bpe text is wrapped in <s> and </s>, a wordpiece text in [CLS] and [SEP].
+        Raises ValueError for a vocabulary that cannot hold the special tokens and the alphabet.
+        """
+        library = _library()
+        if kind not in SPECIAL:
+            raise ValueError(f"kind must be 'bpe' or 'wordpiece', got {kind!r}")
+        texts = list(texts)
+        if not any(text.strip() for text in texts):
+            raise ValueError("there is no text to learn a vocabulary from")
+        special = SPECIAL[kind]
+        if kind == "bpe":
+            if vocab_size < len(special) + 256:
+                least = len(special) + 256
+                raise ValueError(f"vocab_size must be {least} or more for bpe, got {vocab_size}")
+            tokenizer = library.Tokenizer(library.models.BPE(unk_token="<unk>"))
+            tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+            tokenizer.decoder = library.decoders.ByteLevel()
+            trainer = library.trainers.BpeTrainer(
+                vocab_size=vocab_size,
+                special_tokens=special,
+                initial_alphabet=sorted(library.pre_tokenizers.ByteLevel.alphabet()),
+                show_progress=False,
+            )
+            tokenizer.train_from_iterator(texts, trainer)
+            first, last = "<s>", "</s>"
+        else:
+            tokenizer = _train_wordpiece(library, texts, vocab_size, special)
+            first, last = "[CLS]", "[SEP]"
+        tokenizer.post_processor = library.processors.TemplateProcessing(
+            single=f"{first} $A {last}",
+            special_tokens=[(name, tokenizer.token_to_id(name)) for name in (first, last)],
+        )
+        return cls(tokenizer)
+
+
+def _train_wordpiece(library: Any, texts: list[str], vocab_size: int, special: list[str]) -> Any:
+    """BERT's tokenizer. The library's trainer numbers letters as they come out of a hash table, and
+    ties follow from that; told the letters beforehand, in order, it is deterministic."""
+
+    def make(vocabulary: dict[str, int]) -> Any:
+        tokenizer = library.Tokenizer(library.models.WordPiece(vocabulary, unk_token="[UNK]"))
+        tokenizer.normalizer = library.normalizers.BertNormalizer(lowercase=True)
+        tokenizer.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = library.decoders.WordPiece()
+        return tokenizer
+
+    tokenizer = make({})
+    letters = sorted(set("".join(map(tokenizer.normalizer.normalize_str, texts)).replace(" ", "")))
+    known = [*special, *letters, *(f"##{letter}" for letter in letters)]
+    if vocab_size < len(known):
+        raise ValueError(
+            f"vocab_size must be {len(known)} or more for wordpiece and the {len(letters)} letters "
+            f"of these texts, got {vocab_size}"
+        )
+    trainer = library.trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=known, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer = make(tokenizer.get_vocab())  # in which only the special tokens are special
+    tokenizer.add_special_tokens(special)
+    return tokenizer
+
+
+def _roles_in(folder: Path) -> dict[str, str]:
+    """Role -> token, as the files beside a tokenizer.json say."""
+    roles: dict[str, str] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        file = folder / name
+        said = read_json(file) if file.is_file() else {}
+        for role in ROLES:
+            keys = ["cls_token", "bos_token"] if role == "bos" else [f"{role}_token"]
+            keys = ["sep_token", *keys] if role == "eos" else keys
+            for key in keys:
+                token = said.get(key) if isinstance(said, dict) else None
+                token = token.get("content") if isinstance(token, dict) else token
+                if isinstance(token, str):
+                    roles[role] = token
+    return roles
+
+
+def _library() -> Any:
+    try:
+        import tokenizers
+        from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+    except ImportError:
+        raise ImportError(
+            'tokenizers are in the extra "hf": pip install "minitransformer[hf]"'
+        ) from None
+    del decoders, models, normalizers, pre_tokenizers, processors, trainers
+    return tokenizers

@@ -1,0 +1,335 @@
+"""Collators: equal to the library's where it is right, and right where it is not."""
+
+import random
+from functools import partial
+
+import pytest
+import torch
+from conftest import PARTS, large_init
+from torch.utils.data import DataLoader
+
+from minitransformer import Config, DecoderOnly, generate, next_token_labels, pad
+from minitransformer.checks import check_collator
+from minitransformer.collate import (
+    chat_example,
+    collate,
+    collate_lm,
+    collate_mlm,
+    collate_packed,
+    collate_pairs,
+)
+
+PAD, BOS, EOS, VOCAB = 0, 1, 2, 50
+
+
+def ragged(seed: int) -> list[list[int]]:
+    """Up to six rows of up to nine tokens, which end with EOS."""
+    draw = random.Random(seed)
+    return [
+        [*(draw.randrange(3, VOCAB) for _ in range(draw.randint(0, 8))), EOS]
+        for _ in range(draw.randint(1, 6))
+    ]
+
+
+def with_labels(rows, seed=0) -> list[dict]:
+    draw = random.Random(seed)
+    return [
+        {"input_ids": row, "labels": [t if draw.random() < 0.6 else -100 for t in row]}
+        for row in rows
+    ]
+
+
+# ---- the library's, where it is right ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    tf = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models
+
+    names = ["<pad>", "<s>", "</s>", "<mask>", *(f"t{i}" for i in range(4, VOCAB))]
+    model = models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<pad>")
+
+    def make(side="right", pad_token="<pad>"):
+        return tf.PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer(model),
+            pad_token=pad_token,
+            eos_token="</s>",
+            mask_token="<mask>",
+            padding_side=side,
+        )
+
+    return tf, make
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("multiple_of", [1, 8])
+def test_padding_equals_data_collator_with_padding(side, multiple_of, theirs):
+    tf, make = theirs
+    collator = tf.DataCollatorWithPadding(
+        make(side), pad_to_multiple_of=None if multiple_of == 1 else multiple_of
+    )
+    for seed in range(100):
+        rows = ragged(seed)
+        expected = collator([{"input_ids": row} for row in rows])
+        batch = collate(rows, side=side, multiple_of=multiple_of)
+        assert torch.equal(batch.input_ids, expected["input_ids"])
+        assert torch.equal(batch.attention_mask, expected["attention_mask"])
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_labels_equal_data_collator_for_seq2seq(side, theirs):
+    tf, make = theirs
+    collator = tf.DataCollatorForSeq2Seq(make(side))
+    for seed in range(100):
+        examples = with_labels(ragged(seed), seed)
+        expected = collator([dict(one) for one in examples])
+        batch = collate(examples, side=side)
+        for name in ("input_ids", "attention_mask", "labels"):
+            assert torch.equal(getattr(batch, name), torch.as_tensor(expected[name])), name
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_next_tokens_equal_data_collator_for_language_modeling_shifted(side, theirs):
+    """Theirs stand at their own tokens and the model shifts them; padded with its own token."""
+    tf, make = theirs
+    collator = tf.DataCollatorForLanguageModeling(make(side), mlm=False)
+    for seed in range(100):
+        rows = ragged(seed)
+        expected = collator([{"input_ids": row} for row in rows])
+        batch = collate_lm(rows, side=side)
+        assert torch.equal(batch.input_ids, expected["input_ids"])
+        shifted = expected["labels"][:, 1:].clone()
+        shifted[batch.attention_mask[:, :-1] == 0] = -100  # the first token of a row, on the left
+        assert torch.equal(batch.labels[:, :-1], shifted)
+        assert (batch.labels[:, -1] == -100).all()
+
+
+def test_packed_rows_hold_what_data_collator_with_flattening_holds(theirs):
+    tf, _ = theirs
+    collator = tf.DataCollatorWithFlattening()
+    for seed in range(100):
+        rows = ragged(seed)
+        flat = collator([{"input_ids": row} for row in rows])
+        total = sum(map(len, rows))
+        batch = collate_packed(rows, length=total)
+        assert sorted(batch.input_ids.flatten().tolist()) == sorted(flat["input_ids"][0].tolist())
+        learned = flat["labels"][0][flat["labels"][0] != -100]
+        ours = batch.labels[batch.labels != -100]
+        assert sorted(ours.tolist()) == sorted(learned.tolist())
+
+
+# ---- right where it is not -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_the_end_is_learned_where_padding_has_its_id(side, theirs):
+    tf, make = theirs
+    rows = [[11, 12, 13, EOS], [21, EOS]]
+    batch = collate_lm(rows, pad_id=EOS, side=side)
+    assert (batch.labels == EOS).sum() == 2
+    naive = tf.DataCollatorForLanguageModeling(make(side, "</s>"), mlm=False)
+    assert (naive([{"input_ids": row} for row in rows])["labels"] == EOS).sum() == 0
+
+
+def test_labels_that_are_given_are_kept_and_moved_to_who_predicts_them():
+    examples = [
+        {"input_ids": [5, 6, 7, EOS], "labels": [-100, -100, 7, EOS]},
+        {"input_ids": [8, EOS], "labels": [-100, EOS]},
+    ]
+    assert collate(examples).labels.tolist() == [[-100, -100, 7, EOS], [-100, EOS, -100, -100]]
+    expected = [[-100, 7, EOS, -100], [EOS, -100, -100, -100]]
+    assert collate_lm(examples).labels.tolist() == expected
+    left = [[-100, 7, EOS, -100], [-100, -100, EOS, -100]]
+    assert collate_lm(examples, side="left").labels.tolist() == left
+
+
+@pytest.mark.parametrize("style", PARTS)
+def test_packed_examples_do_not_see_each_other(style):
+    numbers = {"style": style, "max_length": 16} | PARTS[style]
+    model = large_init(DecoderOnly(Config(VOCAB, 16, **numbers)).double())
+    rows = [[5, 6, 7, EOS], [8, EOS], [9, 10, EOS], [11, 12, 13, 14, EOS]]
+    packed, padded = collate_packed(rows, 8), collate_lm(rows)
+    assert packed.attention_mask.max() >= 2
+    torch.testing.assert_close(model.loss(**packed), model.loss(**padded), rtol=1e-12, atol=0.0)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_loss_does_not_depend_on_the_side(side):
+    model = large_init(DecoderOnly(Config(VOCAB, 16, style="gpt2")).double())
+    rows = ragged(3)
+    expected = model.loss(**collate_lm(rows))
+    for multiple_of in (1, 16):
+        batch = collate_lm(rows, side=side, multiple_of=multiple_of)
+        torch.testing.assert_close(model.loss(**batch), expected, rtol=1e-12, atol=0.0)
+
+
+# ---- masked language modelling, pairs ------------------------------------------------------------
+
+
+def test_hidden_tokens_are_real_ordinary_and_seeded():
+    rows = [[*row] * 20 for row in ragged(4)]
+
+    def draw(seed):
+        generator = torch.Generator().manual_seed(seed)
+        return collate_mlm(rows, 3, VOCAB, [PAD, BOS, EOS], generator=generator)
+
+    batch, plain = draw(0), collate(rows)
+    assert torch.equal(draw(0).input_ids, batch.input_ids)
+    assert not torch.equal(draw(1).labels, batch.labels)
+    hidden = batch.labels != -100
+    assert torch.equal(batch.labels[hidden], plain.input_ids[hidden])
+    assert torch.equal(batch.input_ids[~hidden], plain.input_ids[~hidden])
+    assert (plain.attention_mask[hidden] == 1).all()
+    assert not torch.isin(plain.input_ids[hidden], torch.tensor([PAD, BOS, EOS, 3])).any()
+
+
+def test_pairs_are_teacher_forced_with_one_end():
+    examples = [
+        {"input_ids": [5, 6], "labels": [7, 8, EOS]},
+        {"input_ids": [9], "labels": [10]},
+    ]
+    batch = collate_pairs(examples, BOS, EOS)
+    assert batch.source_ids.tolist() == [[5, 6], [9, 0]]
+    assert batch.target_ids.tolist() == [[BOS, 7, 8], [BOS, 10, 0]]
+    assert batch.labels.tolist() == [[7, 8, EOS], [10, EOS, -100]]
+    assert batch.target_mask.tolist() == [[1, 1, 1], [1, 1, 0]]
+
+
+# ---- conversations -------------------------------------------------------------------------------
+
+
+def test_only_what_the_assistant_says_is_learned_wherever_its_words_occur():
+    """The user says the assistant's words, and the template's: nothing is searched for."""
+    turns = [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "<assistant>hi</s>"},
+        {"role": "assistant", "content": "hi"},
+        {"role": "user", "content": "bye"},
+        {"role": "assistant", "content": "bye"},
+    ]
+
+    def template(role, content):
+        return f"<{role}>", content, "</s>"
+
+    example = chat_example(turns, lambda text: [ord(c) for c in text], template)
+    text = "".join(map(chr, example["input_ids"]))
+    assert text == "".join("".join(template(t["role"], t["content"])) for t in turns)
+    learned = "".join("_" if label == -100 else chr(label) for label in example["labels"])
+    assert learned.replace("_", "") == "hi</s>bye</s>"
+    assert learned.endswith("</s>")
+    assert learned.index("hi") == text.rindex("hi")
+    assert all(
+        label in (-100, i) for i, label in zip(example["input_ids"], example["labels"], strict=True)
+    )
+    assert collate_lm([example]).labels[0].tolist() == [*example["labels"][1:], -100]
+
+
+def test_a_turn_without_a_role_is_refused():
+    with pytest.raises(ValueError, match=r"turns\[1\] must have role and content, got text"):
+        chat_example([{"role": "user", "content": ""}, {"text": ""}], list, lambda r, c: (r, c, ""))
+
+
+# ---- what is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: collate([[5], [6, 7, 8]], max_length=2), r"rows\[1\] has 3 tokens, more than max"),
+        (lambda: collate([[5]], truncate=True), "truncate=True needs a max_length"),
+        (lambda: collate([{"ids": [5]}]), r"examples\[0\] has no input_ids; it has ids"),
+        (lambda: collate([{"input_ids": [5], "labels": [5]}, [6]]), r"examples\[1\] has no labels"),
+        (lambda: collate([{"input_ids": [5], "labels": [5, 6]}]), r"lengths of rows, \[1\], got"),
+        (lambda: collate([[5]], multiple_of=0), "multiple_of must be an integer >= 1, got 0"),
+        (lambda: collate_pairs([[5]], BOS, EOS), r"examples\[0\] must be a mapping with input_ids"),
+        (lambda: collate_pairs([{"input_ids": [5]}], BOS, EOS), r"examples\[0\] has no labels"),
+        (lambda: collate_packed([[5, 6, 7]], 2), r"rows\[0\] has 3 tokens, more than length = 2"),
+    ],
+)
+def test_what_cannot_be_collated_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_rows_that_are_too_long_are_cut_where_that_is_wanted():
+    batch = collate(with_labels([[5, 6, 7], [8]]), max_length=2, truncate=True)
+    assert batch.input_ids.tolist() == [[5, 6], [8, 0]]
+    assert batch.labels.shape == (2, 2)
+
+
+# ---- the conformance suite, data loaders, data sets ----------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("pad_id", [0, 7])
+def test_the_conformance_suite_passes(side, pad_id):
+    for fn, labels in ((collate, "none"), (collate_lm, "next"), (collate, "given")):
+        for rows in ("lists", "dicts") if labels != "given" else ("dicts",):
+            report = check_collator(
+                partial(fn, pad_id=pad_id, side=side),
+                tier="strict", rows=rows, labels=labels, pad_id=pad_id, side=side,
+            )  # fmt: skip
+            assert report.passed, str(report)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_data_loader_takes_collators_as_they_are(workers):
+    rows = ragged(1) + ragged(2)
+    loader = DataLoader(
+        rows, batch_size=3, num_workers=workers, collate_fn=partial(collate_lm, pad_id=PAD)
+    )
+    batches = list(loader)
+    assert sum(len(batch.input_ids) for batch in batches) == len(rows)
+    expected = collate_lm(rows[:3])
+    assert torch.equal(batches[0].input_ids, expected.input_ids)
+    assert torch.equal(batches[0].labels, expected.labels)
+
+
+def test_rows_of_hugging_face_datasets_are_examples():
+    datasets = pytest.importorskip("datasets")
+    examples = with_labels(ragged(5))
+    data = datasets.Dataset.from_list(
+        [e | {"attention_mask": [1] * len(e["input_ids"])} for e in examples]
+    )
+    (batch,) = DataLoader(data, batch_size=len(examples), collate_fn=collate_lm)
+    assert torch.equal(batch.labels, collate_lm(examples).labels)
+    (batch,) = DataLoader(data.with_format("torch"), batch_size=len(examples), collate_fn=collate)
+    assert torch.equal(batch.input_ids, collate(examples).input_ids)
+
+
+# ---- does it learn to stop? ----------------------------------------------------------------------
+
+
+def trained_to_count(labels_of) -> tuple[float, float]:
+    """(probability of EOS where it is due, share of texts that stop) of a small model."""
+    torch.manual_seed(0)
+    rows = [[BOS, *range(first, first + n), EOS] for first in range(5, 20) for n in range(2, 6)]
+    rows = [row for row in rows if sum(row) % 3]  # the end depends on the text
+    batch = pad(rows, pad_id=EOS)
+    labels = labels_of(batch.input_ids, batch.attention_mask)
+    model = DecoderOnly(Config(30, 32, num_layers=1, num_heads=2, max_length=64, style="gpt2"))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(80):
+        optimizer.zero_grad()
+        model.loss(batch.input_ids, batch.attention_mask, labels).backward()
+        optimizer.step()
+    with torch.no_grad():
+        probabilities = model(batch.input_ids, batch.attention_mask).softmax(-1)[..., EOS]
+    due = next_token_labels(batch.input_ids, batch.attention_mask) == EOS
+    starts = pad([row[:2] for row in rows])
+    written = generate(model, starts.input_ids, starts.attention_mask, 40, eos_id=EOS)
+    stopped = sum(row[-1].item() == EOS for row in written) / len(written)
+    return probabilities[due].mean().item(), stopped
+
+
+def test_labels_made_from_ids_unteach_the_end():
+    def naive(ids, mask):
+        labels = next_token_labels(ids, mask)
+        return labels.masked_fill(labels == EOS, -100)
+
+    right, wrong = trained_to_count(next_token_labels), trained_to_count(naive)
+    assert right[0] > 0.15  # several lengths are possible, so it is not certain
+    assert right[1] == 1.0
+    assert wrong[0] < 0.01
+    assert wrong[1] == 0.0

@@ -1,0 +1,148 @@
+"""Tokenizers: the library's ids, our padding."""
+
+import json
+
+import pytest
+import torch
+
+pytest.importorskip("tokenizers")
+
+from minitransformer import pad
+from minitransformer.files import InputError
+from minitransformer.tokenization import SPECIAL, Tokenizer
+
+TEXTS = [
+    "The quick brown fox jumps over the lazy dog.",
+    "A short sentence.",
+    "Another, rather longer sentence about a dog and a fox, and about what they do all day.",
+] * 4
+KINDS = ["bpe", "wordpiece"]
+
+
+@pytest.fixture(params=KINDS)
+def tokenizer(request) -> Tokenizer:
+    return Tokenizer.train(TEXTS, 400, request.param)
+
+
+def test_a_trained_vocabulary_is_as_large_as_asked_and_always_the_same(tokenizer):
+    assert len(tokenizer) <= 400
+    kind = "wordpiece" if "[CLS]" in tokenizer.tokenizer.get_vocab() else "bpe"
+    again = Tokenizer.train(TEXTS, 400, kind)
+    assert again.tokenizer.get_vocab() == tokenizer.tokenizer.get_vocab()
+    assert tokenizer.special_ids == [0, 1, 2, 3, 4]
+    assert tokenizer.names(range(5)) == SPECIAL[kind]
+    ids = [getattr(tokenizer, f"{role}_id") for role in ("pad", "bos", "eos", "unk", "mask")]
+    assert ids == [SPECIAL[kind].index(name) for name in {
+        "bpe": ["<pad>", "<s>", "</s>", "<unk>", "<mask>"],
+        "wordpiece": ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"],
+    }[kind]]  # fmt: skip
+
+
+def test_texts_are_wrapped_ragged_and_read_back(tokenizer):
+    rows = tokenizer.encode(["a dog", "the lazy fox and the dog"])
+    assert len(rows[0]) < len(rows[1])
+    for row in rows:
+        assert (row[0], row[-1]) == (tokenizer.bos_id, tokenizer.eos_id)
+    assert [tokenizer.decode(row) for row in rows] == ["a dog", "the lazy fox and the dog"]
+    bare = tokenizer.encode(["a dog"], add_special=False)[0]
+    assert bare == rows[0][1:-1]
+    assert tokenizer.decode(torch.tensor(rows[0]), skip_special=False) != "a dog"
+
+
+@pytest.mark.parametrize("text", ["héllo 🙂", "naïve\tCAFÉ\n", "日本語", " two  spaces "])
+def test_on_bytes_nothing_is_unknown_or_lost(text):
+    tokenizer = Tokenizer.train(TEXTS, 300)
+    ids = tokenizer.encode([text])[0]
+    assert tokenizer.unk_id not in ids
+    assert tokenizer.decode(ids) == text
+
+
+def test_a_saved_tokenizer_is_the_same_and_transformers_reads_it(tokenizer, tmp_path):
+    tf = pytest.importorskip("transformers")
+    tokenizer.save(tmp_path)
+    loaded, theirs = Tokenizer.load(tmp_path), tf.AutoTokenizer.from_pretrained(tmp_path)
+    assert Tokenizer.load(tmp_path / "tokenizer.json").encode(TEXTS) == tokenizer.encode(TEXTS)
+    assert loaded.encode(TEXTS) == tokenizer.encode(TEXTS) == theirs(TEXTS)["input_ids"]
+    for role in ("pad", "bos", "eos", "unk", "mask"):
+        assert getattr(loaded, f"{role}_id") == getattr(tokenizer, f"{role}_id")
+    assert theirs.pad_token_id == tokenizer.pad_id
+
+
+def test_the_roles_of_tokens_are_read_from_beside_the_file(tmp_path):
+    Tokenizer.train(TEXTS, 300).save(tmp_path)
+    said = {"pad_token": {"content": "</s>"}, "bos_token": "<unk>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    loaded = Tokenizer.load(tmp_path)
+    assert (loaded.pad_id, loaded.bos_id, loaded.eos_id) == (2, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: Tokenizer.train([" ", ""], 400), ValueError, "there is no text"),
+        (lambda: Tokenizer.train(TEXTS, 260), ValueError, "must be 261 or more for bpe, got 260"),
+        (
+            lambda: Tokenizer.train(TEXTS, 5, "wordpiece"),
+            ValueError,
+            "or more for wordpiece and the",
+        ),
+        (lambda: Tokenizer.train(TEXTS, 400, "sp"), ValueError, "kind must be 'bpe' or 'wordpie"),
+        (lambda: Tokenizer.train(TEXTS, 400).encode("a dog"), TypeError, "takes a list of texts"),
+    ],
+)
+def test_what_cannot_be_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_files_that_are_none_are_refused_by_name(tmp_path):
+    with pytest.raises(InputError, match=r"tokenizer.json: no such file"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(InputError, match=r"tokenizer.json: is no tokenizer.json"):
+        Tokenizer.load(tmp_path)
+    Tokenizer.train(TEXTS, 300).save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(InputError, match=r"tokenizer_config.json: is not JSON"):
+        Tokenizer.load(tmp_path)
+
+
+# ---- the two classic examples --------------------------------------------------------------------
+
+
+def test_a_short_and_a_long_sentence_padded_are_ones_and_zeros(tmp_path):
+    """BERT's tokenizer with padding=True, and the same by `pad`: ids too, not only masks."""
+    tf = pytest.importorskip("transformers")
+    tokenizer = Tokenizer.train(TEXTS, 300, "wordpiece")
+    vocabulary = tokenizer.tokenizer.get_vocab()
+    theirs = tf.BertTokenizer(vocab=vocabulary)
+    sentences = ["A short sentence.", "Another, rather longer sentence about a dog."]
+    expected = theirs(sentences, padding=True, return_tensors="pt")
+    batch = pad(tokenizer.encode(sentences), tokenizer.pad_id)
+    assert torch.equal(batch.input_ids, expected["input_ids"])
+    assert torch.equal(batch.attention_mask, expected["attention_mask"])
+    short, long = batch.attention_mask.tolist()
+    assert short == [1] * 6 + [0] * (len(long) - 6)
+    assert long == [1] * len(long)
+    assert (batch.input_ids[0, 6:] == tokenizer.pad_id).all()
+    assert tokenizer.unk_id not in batch.input_ids
+
+
+def test_max_length_padding_with_the_end_of_sequence(tmp_path):
+    """TinyLlama's example: pad_token = eos_token, padding="max_length", max_length=8."""
+    tf = pytest.importorskip("transformers")
+    Tokenizer.train(TEXTS, 400).save(tmp_path)
+    theirs = tf.AutoTokenizer.from_pretrained(tmp_path)
+    theirs.pad_token = theirs.eos_token
+    tokenizer = Tokenizer.load(tmp_path)
+    sentences = ["A short sentence.", "the lazy dog"]
+    expected = theirs(sentences, padding="max_length", max_length=8, return_tensors="pt")
+    rows = tokenizer.encode(sentences)
+    assert max(map(len, rows)) < 8
+    batch = pad(rows, pad_id=tokenizer.eos_id, max_length=8)
+    assert torch.equal(batch.input_ids, expected["input_ids"])
+    assert torch.equal(batch.attention_mask, expected["attention_mask"])
+    right = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)
+    naive = batch.input_ids.masked_fill(batch.input_ids == tokenizer.eos_id, -100)
+    assert (right == tokenizer.eos_id).sum() == 2  # each row's end is learned
+    assert (naive == tokenizer.eos_id).sum() == 0  # labels made from ids forget it
