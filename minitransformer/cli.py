@@ -17,9 +17,10 @@ import torch
 
 from minitransformer.checks import command
 from minitransformer.config import STYLES, Config
+from minitransformer.files import InputError, decode_lines, read_lines
 from minitransformer.models import DecoderOnly, EncoderOnly
-from minitransformer.training.answering import ROWS, answer, encode
-from minitransformer.training.files import InputError, decode_lines, read_lines
+from minitransformer.tokenization import Tokenizer
+from minitransformer.training.answering import ROWS, answer, encode, stream_answer
 from minitransformer.training.loop import Settings, train
 from minitransformer.training.pictures import attention_pictures, loss_picture, save_pictures
 from minitransformer.training.run import Run, create_folder, new_folder
@@ -146,7 +147,14 @@ def _generate(options: argparse.Namespace) -> int:
         temperature = 0.8 if isinstance(run.model, DecoderOnly) else 0.0
     sampling = {"temperature": temperature, "top_k": options.top_k, "top_p": options.top_p}
     sampling["generator"] = torch.Generator().manual_seed(options.seed)
+    if options.num_beams > 1:
+        sampling = {"num_beams": options.num_beams}
     try:
+        if len(texts) == 1 and options.num_beams == 1 and not isinstance(run.model, EncoderOnly):
+            for piece in stream_answer(run.model, run.vocabulary, texts[0], limit, **sampling):
+                print(piece, end="", flush=True)
+            print()
+            return 0
         for start in range(0, len(texts), ROWS):
             chunk = texts[start : start + ROWS]
             print(
@@ -188,16 +196,19 @@ def _texts(options: argparse.Namespace, run: Run, new_tokens: int = 0) -> list[s
             raise InputError(f"{where.format(number)}: is empty")
         if (
             isinstance(run.model, EncoderOnly)
-            and "[MASK]" not in text
             and options.verb is _generate
+            and (run.vocabulary.mask_name or "[MASK]") not in text
         ):
-            raise InputError(f"{where.format(number)}: holds no [MASK] to fill")
+            mask = run.vocabulary.mask_name or "[MASK]"
+            raise InputError(f"{where.format(number)}: holds no {mask} to fill")
         if length > limit:
             more = f" with {new_tokens} new ones (--max-new-tokens)" if new_tokens else ""
             raise InputError(
                 f"{where.format(number)}: has {length} tokens{more}, "
                 f"more than the {limit} that the model was built for"
             )
+    if isinstance(run.vocabulary, Tokenizer):
+        return texts
     if unknown := run.vocabulary.unknown([text.replace("[MASK]", "") for text in texts]):
         characters = " ".join(map(repr, unknown[:10]))
         print(f"never seen in training, read as <unk>: {characters}", file=sys.stderr)
@@ -298,7 +309,8 @@ def _parser() -> argparse.ArgumentParser:
         _generate,
         "have a trained model answer",
         "An encoder-decoder translates each text, a decoder continues it, an encoder fills its "
-        "[MASK]s. One line is printed for each text; the texts go through the model as one batch.",
+        "[MASK]s. One line is printed for each text; several go through the model as one batch, "
+        "one is written as it comes.",
     )
     _add_texts(sub)
     sub.add_argument("--max-new-tokens", type=_positive, metavar="N", help="the longest answer")
@@ -311,6 +323,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--top-k", type=int, metavar="N", help="draw among the N likeliest only")
     sub.add_argument(
         "--top-p", type=float, metavar="X", help="draw among the likeliest of total probability X"
+    )
+    sub.add_argument(
+        "--num-beams",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="search N texts at a time for the likeliest, instead of drawing",
     )
     sub.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the draws (default: 0)")
 
@@ -340,7 +359,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_texts(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a folder that `train` left")
+    parser.add_argument(
+        "run", metavar="RUN", help="a folder that `train` left, or a Hugging Face model's"
+    )
     parser.add_argument("text", metavar="TEXT", nargs="*", help="default: lines of standard input")
     parser.add_argument("--file", metavar="FILE", help="read the texts from the lines of a file")
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from minitransformer.cli import main, ragged_texts
 from minitransformer.training.tasks import PairsTask
@@ -273,3 +274,81 @@ def test_a_reader_that_stops_early_is_no_error(folders):
         process.stdout.close()
         assert "Traceback" not in process.stderr.read()
     assert process.returncode == 0
+
+
+# ---- folders of the transformers library -------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """A small random model of each kind in a folder with its own tokenizer.json."""
+    tf = pytest.importorskip("transformers")
+    from minitransformer.tokenization import Tokenizer
+
+    numbers = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    numbers |= {"intermediate_size": 24, "max_position_embeddings": 64}
+    both = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 24}
+    both |= {"decoder_ffn_dim": 24, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    both |= {"max_position_embeddings": 64, "decoder_start_token_id": 65, "eos_token_id": 2}
+    texts = ["the cat sat on the mat", "a dog and a naïve fox"] * 9
+    folders = {}
+    torch.manual_seed(0)
+    for name, kind, config, model in (
+        ("bert", "wordpiece", tf.BertConfig(vocab_size=90, **numbers), tf.BertForMaskedLM),
+        ("llama", "bpe", tf.LlamaConfig(vocab_size=300, **numbers), tf.LlamaForCausalLM),
+        ("bart", "bpe", tf.BartConfig(vocab_size=300, **both), tf.BartForConditionalGeneration),
+    ):
+        folders[name] = tmp_path_factory.mktemp(name)
+        model(config).save_pretrained(folders[name])
+        Tokenizer.train(texts, 90 if kind == "wordpiece" else 300, kind).save(folders[name])
+    return folders
+
+
+@pytest.mark.parametrize("name", ["llama", "bart"])
+def test_a_text_alone_is_streamed_and_several_are_the_same(pretrained, capsys, monkeypatch, name):
+    options = ["--temperature", "0", "--max-new-tokens", "12"]
+    texts = ["the cat", "a naïve fox and the dog"]
+    assert main(["generate", str(pretrained[name]), *texts, *options]) == 0
+    together = capsys.readouterr().out.splitlines()
+    pieces = []
+    monkeypatch.setattr("builtins.print", lambda *args, **kw: pieces.append((args, kw)))
+    for text in texts:
+        assert main(["generate", str(pretrained[name]), text, *options]) == 0
+    alone = "".join(str(args[0]) if args else "\n" for args, _ in pieces)
+    assert alone.splitlines() == together
+    assert len(pieces) > 12  # token by token
+    if name == "llama":
+        assert all(line.startswith(text) for line, text in zip(together, texts, strict=True))
+
+
+def test_masks_are_filled_by_a_pretrained_encoder(pretrained, capsys):
+    assert main(["generate", str(pretrained["bert"]), "the [MASK] sat", "a dog"]) == 2
+    assert "text 2: holds no [MASK] to fill" in capsys.readouterr().err
+    assert main(["generate", str(pretrained["bert"]), "The [MASK] sat"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("the ")
+    assert line.endswith(" sat")
+    assert "[" not in line
+
+
+def test_beams_are_searched(pretrained, capsys):
+    command = ["generate", str(pretrained["bart"]), "the cat", "--num-beams", "3"]
+    assert main([*command, "--max-new-tokens", "5"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("name", "kinds"), [("bert", 1), ("llama", 1), ("bart", 3)])
+def test_pretrained_attention_is_drawn(pretrained, tmp_path, capsys, name, kinds):
+    pytest.importorskip("matplotlib")
+    folder = str(pretrained[name])
+    assert main(["show", folder, "the cat", "a dog", "--out", str(tmp_path)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2 * kinds == len(list(tmp_path.iterdir()))
+
+
+def test_a_folder_without_a_tokenizer_is_refused(pretrained, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(pretrained["llama"], tmp_path / "llama")
+    (tmp_path / "llama" / "tokenizer.json").unlink()
+    assert main(["generate", str(tmp_path / "llama"), "the cat"]) == 2
+    assert "tokenizer.json: no such file" in capsys.readouterr().err

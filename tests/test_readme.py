@@ -24,6 +24,7 @@ def test_the_heart_in_the_readme_is_the_heart():
 
 
 def test_the_session_in_the_readme_prints_what_it_says():
+    pytest.importorskip("tokenizers")
     sessions = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     examples = "\n".join(block for block in sessions if block.startswith(">>>"))
     test = doctest.DocTestParser().get_doctest(examples, {}, "README", "README.md", 0)
