@@ -50,6 +50,25 @@ JAX = "https://github.com/jax-ml/jax/blob/main/jax/_src/nn/functions.py"
 
 NOTES = [
     Note(
+        "torch.nn*ross*ntropy*",
+        "nothing_to_predict_is_no_nan",
+        "the mean of no losses is 0/0; torch's maintainers call NaN expected.",
+        "https://github.com/pytorch/pytorch/issues/70348",
+    ),
+    Note(
+        "transformers.loss*",
+        "nothing_to_predict_is_no_nan",
+        "it calls torch's cross_entropy, whose mean of no losses is 0/0.",
+        "https://github.com/pytorch/pytorch/issues/70348",
+    ),
+    Note(
+        "transformers:DataCollatorForLanguageModeling",
+        "labels_are_those_of_their_tokens",
+        "every token with the id of padding becomes -100, a real one too: with pad = eos the end "
+        "of the text is never learned.",
+        "https://github.com/huggingface/transformers/issues/23530",
+    ),
+    Note(
         "torch.nn.functional:scaled_dot_product_attention*",
         "the_causal_flag_aligns_*",
         "documented: `is_causal` is the *upper left* causal bias where there are fewer queries "

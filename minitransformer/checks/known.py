@@ -533,3 +533,55 @@ for _bank, _layers in {"encoder": "Encoder", "decoder": "Decoder"}.items():
         _knows(f"x_transformers:{_layers}{_word}", "x_transformers")(
             lambda b=_bank, x=_layers, o=_options: _x_transformer(b, x, o)
         )
+
+
+# ---- losses --------------------------------------------------------------------------------------
+
+
+@_knows("torch.nn.functional:cross_entropy")
+def _cross_entropy() -> Subject:
+    return SUBJECTS["loss"](F.cross_entropy, flat=True)
+
+
+@_knows("torch.nn:CrossEntropyLoss")
+def _cross_entropy_loss() -> Subject:
+    return SUBJECTS["loss"](nn.CrossEntropyLoss(), flat=True)
+
+
+@_knows("transformers.loss.loss_utils:ForCausalLMLoss", "transformers")
+def _causal_lm_loss() -> Subject:
+    from transformers.loss.loss_utils import ForCausalLMLoss
+
+    return SUBJECTS["loss"](
+        lambda logits, labels, **flags: ForCausalLMLoss(logits, labels, logits.shape[-1], **flags),
+        shifts=True,
+        num_labels_flag="num_items_in_batch",
+    )
+
+
+# ---- collators, with a tokenizer of 100 words made on the spot -----------------------------------
+
+
+def _collator(name: str, pad_id: int, labels: str, **options: Any) -> Subject:
+    import transformers
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    words = {f"w{i}": i for i in range(100)}
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(words, unk_token="w99")),
+        pad_token=f"w{pad_id}",
+        padding_side="right",
+    )
+    collate = getattr(transformers, name)(tokenizer, **options)
+    return SUBJECTS["collator"](collate, rows="dicts", pad_id=pad_id, labels=labels)
+
+
+for _name, _labels, _options in (
+    ("DataCollatorWithPadding", "none", {}),
+    ("DataCollatorForSeq2Seq", "given", {}),
+    ("DataCollatorForLanguageModeling", "aligned", {"mlm": False}),
+):
+    _knows(f"transformers:{_name}", "transformers")(
+        lambda *, n=_name, w=_labels, o=_options: _collator(n, 0, w, **o)
+    )
