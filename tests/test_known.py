@@ -61,6 +61,15 @@ def test_a_library_gives_its_subject_or_names_what_is_missing(name):
         pytest.skip(f"{KNOWN[name].library} is not installed")
 
 
+def test_the_library_forgets_a_token_that_has_the_id_of_padding():
+    name = "transformers:DataCollatorForLanguageModeling"
+    if not KNOWN[name].installed:
+        pytest.skip("transformers is not installed")
+    assert run_checks(known(name)).failed == ["labels_are_those_of_their_tokens"]
+    for other in ("DataCollatorForSeq2Seq", "DataCollatorWithPadding"):
+        assert run_checks(known(f"transformers:{other}"), "strict").passed
+
+
 def test_a_missing_library_is_named(monkeypatch):
     package = {"no_such_library": "no-such-library"}
     monkeypatch.setattr(known_module, "PACKAGES", package)

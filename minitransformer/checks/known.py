@@ -23,6 +23,8 @@ from minitransformer.attention import scaled_dot_product_attention
 from minitransformer.checks.probes import AttentionSubject
 from minitransformer.checks.subject import SUBJECTS, Subject
 from minitransformer.config import Config
+from minitransformer.data import pad
+from minitransformer.loss import cross_entropy as our_cross_entropy
 from minitransformer.masks import causal_mask, token_positions
 
 PACKAGES = {"x_transformers": "x-transformers"}  # installed under another name than imported
@@ -538,6 +540,11 @@ for _bank, _layers in {"encoder": "Encoder", "decoder": "Decoder"}.items():
 # ---- losses --------------------------------------------------------------------------------------
 
 
+@_knows("minitransformer.loss:cross_entropy", "minitransformer")
+def _our_loss() -> Subject:
+    return SUBJECTS["loss"](our_cross_entropy, num_labels_flag="num_labels")
+
+
 @_knows("torch.nn.functional:cross_entropy")
 def _cross_entropy() -> Subject:
     return SUBJECTS["loss"](F.cross_entropy, flat=True)
@@ -575,6 +582,11 @@ def _collator(name: str, pad_id: int, labels: str, **options: Any) -> Subject:
     )
     collate = getattr(transformers, name)(tokenizer, **options)
     return SUBJECTS["collator"](collate, rows="dicts", pad_id=pad_id, labels=labels)
+
+
+@_knows("minitransformer.data:pad", "minitransformer")
+def _our_collator() -> Subject:
+    return SUBJECTS["collator"](pad, labels="given")
 
 
 for _name, _labels, _options in (
