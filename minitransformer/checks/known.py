@@ -20,6 +20,8 @@ from torch.nn import functional as F
 
 from minitransformer import models
 from minitransformer.attention import scaled_dot_product_attention
+from minitransformer.checks.labels import CollatorSubject
+from minitransformer.checks.losses import LossSubject
 from minitransformer.checks.probes import AttentionSubject
 from minitransformer.checks.subject import SUBJECTS, Subject
 from minitransformer.config import Config
@@ -542,24 +544,24 @@ for _bank, _layers in {"encoder": "Encoder", "decoder": "Decoder"}.items():
 
 @_knows("minitransformer.loss:cross_entropy", "minitransformer")
 def _our_loss() -> Subject:
-    return SUBJECTS["loss"](our_cross_entropy, num_labels_flag="num_labels")
+    return LossSubject(our_cross_entropy, num_labels_flag="num_labels")
 
 
 @_knows("torch.nn.functional:cross_entropy")
 def _cross_entropy() -> Subject:
-    return SUBJECTS["loss"](F.cross_entropy, flat=True)
+    return LossSubject(F.cross_entropy, flat=True)
 
 
 @_knows("torch.nn:CrossEntropyLoss")
 def _cross_entropy_loss() -> Subject:
-    return SUBJECTS["loss"](nn.CrossEntropyLoss(), flat=True)
+    return LossSubject(nn.CrossEntropyLoss(), flat=True)
 
 
 @_knows("transformers.loss.loss_utils:ForCausalLMLoss", "transformers")
 def _causal_lm_loss() -> Subject:
     from transformers.loss.loss_utils import ForCausalLMLoss
 
-    return SUBJECTS["loss"](
+    return LossSubject(
         lambda logits, labels, **flags: ForCausalLMLoss(logits, labels, logits.shape[-1], **flags),
         shifts=True,
         num_labels_flag="num_items_in_batch",
@@ -581,12 +583,12 @@ def _collator(name: str, pad_id: int, labels: str, **options: Any) -> Subject:
         padding_side="right",
     )
     collate = getattr(transformers, name)(tokenizer, **options)
-    return SUBJECTS["collator"](collate, rows="dicts", pad_id=pad_id, labels=labels)
+    return CollatorSubject(collate, rows="dicts", pad_id=pad_id, labels=labels)
 
 
 @_knows("minitransformer.data:pad", "minitransformer")
 def _our_collator() -> Subject:
-    return SUBJECTS["collator"](pad, labels="given")
+    return CollatorSubject(pad, labels="given")
 
 
 for _name, _labels, _options in (
