@@ -3,6 +3,8 @@
 Read `models.py` first, then `layers.py`, then `attention.py`.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from minitransformer.attention import (
     MultiHeadAttention,
     record_attention,
@@ -23,6 +25,9 @@ from minitransformer.loss import IGNORE_INDEX, cross_entropy
 from minitransformer.masks import causal_mask, padding_mask, token_positions
 from minitransformer.models import CrossDecoder, DecoderOnly, EncoderDecoder, EncoderOnly
 
+if TYPE_CHECKING:
+    from minitransformer.pretrained import load_pretrained
+
 __all__ = [
     "IGNORE_INDEX",
     "Config",
@@ -35,6 +40,7 @@ __all__ = [
     "completion_labels",
     "cross_entropy",
     "generate",
+    "load_pretrained",
     "mask_tokens",
     "next_token_labels",
     "pack",
@@ -46,3 +52,12 @@ __all__ = [
     "scaled_dot_product_attention",
     "token_positions",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`load_pretrained` is imported when it is asked for: it needs safetensors."""
+    if name == "load_pretrained":
+        from minitransformer.pretrained import load_pretrained
+
+        return load_pretrained
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

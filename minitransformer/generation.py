@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from minitransformer.cache import Cache
+from minitransformer.kernels.packed_linear import PackedLinear
 from minitransformer.masks import check_attention_mask
 from minitransformer.models import DecoderOnly, EncoderDecoder
 
@@ -151,6 +152,7 @@ class _Text:
         use_cache: bool,
     ):
         self.model = model
+        self.fast = PackedLinear(model)
         self.source: tuple[Tensor, Tensor] | None = None  # its hidden states and attention_mask
         self.ids, self.mask = input_ids, attention_mask.long()
         if isinstance(model, EncoderDecoder):
@@ -164,15 +166,16 @@ class _Text:
     def next_logits(self) -> Tensor:
         """(B,V), after the last real token of each row."""
         new = self.ids[:, self.read :]
-        if isinstance(self.model, EncoderDecoder):
-            hidden = self.model.decode(new, self.mask, *self.source, cache=self.cache)
-        else:
-            hidden = self.model.encode(new, self.mask, cache=self.cache)
         rows = torch.arange(len(new), device=new.device)
         last = _last_real(self.mask[:, self.read :])
         if self.cache is not None:
             self.read = self.ids.shape[1]
-        return self.model.head(hidden[rows, last])
+        with self.fast:
+            if isinstance(self.model, EncoderDecoder):
+                hidden = self.model.decode(new, self.mask, *self.source, cache=self.cache)
+            else:
+                hidden = self.model.encode(new, self.mask, cache=self.cache)
+            return self.model.head(hidden[rows, last])
 
     def append(self, token: Tensor, real: Tensor) -> None:
         """(B,) tokens, and where they count: a row that has ended gets padding."""

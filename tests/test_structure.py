@@ -23,7 +23,7 @@ MODULES = {module_of(file) for file in FILES}
 
 # A module may import what stands in a line above its own. The folders are one module each.
 LEVELS = [
-    ["config", "files", "cache"],
+    ["config", "files", "cache", "kernels"],
     ["masks"],
     ["attention"],
     ["layers"],
