@@ -17,6 +17,7 @@ import torch
 
 from minitransformer.checks import command
 from minitransformer.config import STYLES, Config
+from minitransformer.exercises import command as exercise_command
 from minitransformer.files import InputError, decode_lines, read_lines
 from minitransformer.models import DecoderOnly, EncoderOnly
 from minitransformer.tokenization import Tokenizer
@@ -249,7 +250,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
 
-    def verb(name: str, run: Callable, summary: str, details: str) -> argparse.ArgumentParser:
+    def verb(
+        name: str, run: Callable | None, summary: str, details: str
+    ) -> argparse.ArgumentParser:
         sub = verbs.add_parser(
             name,
             help=summary,
@@ -355,6 +358,14 @@ def _parser() -> argparse.ArgumentParser:
         "was measured and, where it fails, what is most likely wrong.",
     )
     command.add_options(sub)
+
+    sub = verb(
+        "exercise",
+        None,  # it has verbs of its own
+        "work on the exercises of the course, or grade them",
+        "Each asks for one function, says at once what is wrong with it, and gives points.",
+    )
+    exercise_command.add_options(sub)
     return parser
 
 

@@ -32,6 +32,7 @@ LEVELS = [
     ["data", "generation", "pretrained", "tokenization"],
     ["collate"],
     ["training", "checks"],
+    ["exercises"],
     ["cli"],
 ]
 HEART = ["masks", "attention", "layers", "models", "loss"]

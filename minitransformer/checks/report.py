@@ -198,19 +198,19 @@ class Report:
                 for link in result.mirrors
                 if result.outcome == "fail" and link.startswith("https://")
             )
-            picture = _picture(result) if result.outcome == "fail" else ""
+            shown = picture(result) if result.outcome == "fail" else ""
             parts.append(
                 f'<tr><td style="color:{colours[result.outcome]}">{SIGNS[result.outcome]}</td>'
                 f'<td style="text-align:left">{result.check}<br><small>{result.tier}</small></td>'
                 f'<td style="text-align:left">{text}{links}<br><small>{html.escape(number)}'
-                f"</small>{picture}</td></tr>"
+                f"</small>{shown}</td></tr>"
             )
         parts.append("</table>")
         parts.append(f"<p>{html.escape(self.advice)}</p>")
         return "\n".join(parts)
 
 
-def _picture(result: Result) -> str:
+def picture(result: Result) -> str:
     """The example as an image, or as text where it is not a mask with weights."""
     if not result.example:
         return ""

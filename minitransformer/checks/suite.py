@@ -162,9 +162,14 @@ def _raised(error: BaseException) -> str:
     """What it raised, and where in the subject's own code."""
     said = str(error).strip().split("\n")[0].rstrip(".")
     what = f"It raised {type(error).__name__}" + (f": {said}" if said else "")
-    ours, theirs = str(Path(__file__).parent), str(Path(torch.__file__).parent)
+    package = Path(__file__).parents[1]
+    between = (
+        str(package / "checks"),
+        str(package / "exercises"),
+        str(Path(torch.__file__).parent),
+    )
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        inside = frame.filename.startswith((ours, theirs, "<")) and "museum" not in frame.filename
+        inside = frame.filename.startswith((*between, "<")) and "museum" not in frame.filename
         if not inside:
             return f"{what} ({Path(frame.filename).name}, line {frame.lineno})."
     return f"{what}."

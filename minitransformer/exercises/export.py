@@ -1,0 +1,217 @@
+"""The exercises in the form that other tools want: nbgrader, Otter, Gradescope or plain pytest.
+
+Each export has the same stubs and asks the same checks for the same points; nothing that a student
+gets holds a solution. `export(names, to, folder)` writes a folder and says what to do with it.
+"""
+
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from minitransformer.exercises.exercise import Exercise, find
+from minitransformer.files import InputError
+
+INSTALL = 'pip install "minitransformer[grade]"'
+
+
+def export(names: Sequence[str], to: str, folder: Path) -> str:
+    """Write the exercises for `to`, one of EXPORTS; returns what the instructor does next.
+
+    Raises ValueError for unknown names, InputError where `folder` holds something already.
+    """
+    if to not in EXPORTS:
+        raise ValueError(f"expected one of {', '.join(EXPORTS)}, got {to!r}")
+    chosen = [find(name) for name in names]
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: is there already; name an empty or a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return EXPORTS[to](chosen, folder)
+
+
+# ---- notebooks -------------------------------------------------------------------------------
+
+
+def _cell(kind: str, source: str, number: int, **metadata: Any) -> dict[str, Any]:
+    cell: dict[str, Any] = {"cell_type": kind, "id": f"cell-{number}", "metadata": metadata}
+    if kind == "code":
+        cell |= {"execution_count": None, "outputs": []}
+    return cell | {"source": source.splitlines(keepends=True)}
+
+
+def _notebook(cells: list[tuple[str, str, dict[str, Any]]], path: Path) -> None:
+    made = [_cell(kind, text, i, **metadata) for i, (kind, text, metadata) in enumerate(cells)]
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook = {
+        "cells": made,
+        "metadata": {"kernelspec": kernel, "language_info": {"name": "python"}},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def student_notebook(exercises: Sequence[Exercise], path: Path) -> None:
+    """Text, stub and check of each."""
+    cells: list[tuple[str, str, dict[str, Any]]] = [("markdown", "# Exercises", {})]
+    for one in exercises:
+        cells += [
+            ("markdown", one.text(2), {}),
+            ("code", one.stub, {}),
+            ("code", _check_cell(one), {}),
+        ]
+    _notebook(cells, path)
+
+
+def _check_cell(one: Exercise) -> str:
+    return f'from minitransformer.exercises import check\n\ncheck("{one.name}", {one.name})'
+
+
+def to_nbgrader(exercises: Sequence[Exercise], folder: Path) -> str:
+    """A source notebook: nbgrader cuts the solutions out, and takes the score that a cell gives."""
+
+    def meta(name: str, grade: bool, solution: bool, points: int | None = None) -> dict[str, Any]:
+        about = {
+            "grade": grade,
+            "grade_id": name,
+            "locked": not solution,
+            "schema_version": 3,
+            "solution": solution,
+            "task": False,
+        }
+        return {"nbgrader": about | ({"points": points} if points is not None else {})}
+
+    cells: list[tuple[str, str, dict[str, Any]]] = []
+    for one in exercises:
+        name = one.name
+        hidden = (
+            "from minitransformer.exercises import find\n\n"
+            f'print(check("{name}", {name}))\n'
+            "### BEGIN HIDDEN TESTS\n"
+            f'find("{name}").run({name}, seed=20_260).score  # other numbers\n'
+            "### END HIDDEN TESTS"
+        )
+        cells += [
+            ("markdown", one.text(2), meta(f"{one.name}-text", False, False)),
+            ("code", one.source, meta(f"{one.name}-answer", False, True)),
+            ("code", _check_cell(one), meta(f"{one.name}-check", False, False)),
+            ("code", hidden, meta(f"{one.name}-grade", True, False, one.points)),
+        ]
+    source = folder / "source" / "exercises"
+    source.mkdir(parents=True)
+    _notebook(cells, source / "exercises.ipynb")
+    (folder / "nbgrader_config.py").write_text(
+        'c = get_config()\nc.CourseDirectory.course_id = "minitransformer"\n'
+        "c.ClearSolutions.code_stub = "
+        '{"python": "raise NotImplementedError(\\"your turn\\")"}\n'
+        "c.ExecutePreprocessor.timeout = 120  # endless loops\n"
+    )
+    return (
+        f"cd {folder} && nbgrader generate_assignment exercises\n"
+        "then release/ is what students get; collect into submitted/, and: nbgrader autograde "
+        "exercises && nbgrader generate_feedback exercises"
+    )
+
+
+def to_otter(exercises: Sequence[Exercise], folder: Path) -> str:
+    """A master notebook for `otter assign`: each check is a test case with points of its own."""
+    cells: list[tuple[str, str, dict[str, Any]]] = [
+        ("raw", "# ASSIGNMENT CONFIG\ninit_cell: true\ntests:\n    ok_format: false\n", {})
+    ]
+    for one in exercises:
+        cells += [
+            ("raw", f"# BEGIN QUESTION\nname: {one.name}\n", {}),
+            ("markdown", one.text(2), {}),
+            ("raw", "# BEGIN SOLUTION", {}),
+            ("code", _for_otter(one), {}),
+            ("raw", "# END SOLUTION", {}),
+            ("raw", "# BEGIN TESTS", {}),
+        ]
+        for number, aim in enumerate(one.aims):
+            test = (
+                f'""" # BEGIN TEST CONFIG\nname: {aim.check.name}\npoints: {aim.points}\n'
+                f'""" # END TEST CONFIG\n'
+                f"def test_{number}({one.name}):\n"
+                "    from minitransformer.exercises import find\n\n"
+                f'    feedback = find("{one.name}").run({one.name})\n'
+                f"    right = feedback.earned[{number}] == {aim.points} and feedback.right\n"
+                "    assert right, str(feedback)\n"
+                f"\ntest_{number}({one.name})"
+            )
+            cells.append(("code", test, {}))
+        cells += [("raw", "# END TESTS", {}), ("raw", "# END QUESTION", {})]
+    _notebook(cells, folder / "exercises.ipynb")
+    return f"cd {folder} && otter assign exercises.ipynb dist"
+
+
+def _for_otter(one: Exercise) -> str:
+    """Otter's marks for what it cuts out, and for what it puts there."""
+    begin, end = "### BEGIN SOLUTION", "### END SOLUTION"
+    blank = (
+        '    """ # BEGIN PROMPT\n    raise NotImplementedError("your turn")\n    """ # END PROMPT'
+    )
+    marked = one.source.replace(f"    {begin}", blank + "\n    # BEGIN SOLUTION NO PROMPT")
+    return marked.replace(f"    {end}", "    # END SOLUTION")
+
+
+# ---- files -----------------------------------------------------------------------------------
+
+
+def to_pytest(exercises: Sequence[Exercise], folder: Path) -> str:
+    """A stub and a test file for each exercise: a test for each check."""
+    for one in exercises:
+        (folder / f"{one.name}.py").write_text(one.stub + "\n", encoding="utf-8")
+        (folder / f"test_{one.name}.py").write_text(
+            f'"""{one.title}: {one.points} points. Run with pytest."""\n\n'
+            "import pytest\n"
+            f"from {one.name} import {one.name}\n\n"
+            "from minitransformer.exercises import check\n\n"
+            f'FEEDBACK = check("{one.name}", {one.name})\n'
+            "POINTS = [aim.points for aim in FEEDBACK.exercise.aims]\n"
+            "NAMES = [result.check for result in FEEDBACK.report]\n\n\n"
+            '@pytest.mark.parametrize("number", range(len(NAMES)), ids=NAMES)\n'
+            f"def test_{one.name}(number, record_property):\n"
+            '    record_property("points", POINTS[number])\n'
+            "    assert FEEDBACK.right, str(FEEDBACK)\n"
+            '    assert FEEDBACK.report.results[number].outcome == "pass", str(FEEDBACK)\n',
+            encoding="utf-8",
+        )
+    return f"cd {folder} && pytest"
+
+
+def to_gradescope(exercises: Sequence[Exercise], folder: Path) -> str:
+    """An autograder.zip for Gradescope, and the notebook for the students."""
+    names = " ".join(one.name for one in exercises)
+    setup = (
+        "#!/usr/bin/env bash\nset -e\n"
+        "apt-get update && apt-get install -y python3-pip python3-venv bubblewrap\n"
+        f"python3 -m venv /opt/venv\n/opt/venv/bin/{INSTALL}\n"
+    )
+    run = (
+        "#!/usr/bin/env bash\n"
+        "# Gradescope runs each submission in a container of its own; where bwrap may not be used\n"
+        "# there, that container is the isolation.\n"
+        "mkdir -p /autograder/one && rm -rf /autograder/one/* /autograder/out\n"
+        "cp -r /autograder/submission /autograder/one/student\n"
+        'trust=""\n'
+        "bwrap --unshare-all --ro-bind / / true 2>/dev/null || trust=--trust\n"
+        "/opt/venv/bin/minitransformer exercise grade /autograder/one --out /autograder/out "
+        f"--jobs 1 $trust --only {names}\n"
+        "cp /autograder/out/students/student/results.json /autograder/results/results.json\n"
+    )
+    with zipfile.ZipFile(folder / "autograder.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in {"setup.sh": setup, "run_autograder": run}.items():
+            entry = zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0))
+            entry.external_attr = 0o755 << 16
+            archive.writestr(entry, text)
+    student_notebook(exercises, folder / "exercises.ipynb")
+    return f"upload {folder / 'autograder.zip'} as the autograder, and hand out exercises.ipynb"
+
+
+EXPORTS: dict[str, Callable[[Sequence[Exercise], Path], str]] = {
+    "nbgrader": to_nbgrader,
+    "otter": to_otter,
+    "pytest": to_pytest,
+    "gradescope": to_gradescope,
+}
