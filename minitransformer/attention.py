@@ -39,7 +39,7 @@ def scaled_dot_product_attention(
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout_p: float = 0.0
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout_p: float
 ) -> tuple[Tensor, Tensor]:
     """The same, where keys and values that no query sees are known to be finite: they stay."""
     _check_attention(query, key, value, mask)

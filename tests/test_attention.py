@@ -735,10 +735,12 @@ def test_grouped_heads_equal_heads_with_repeated_weights(device, num_kv_heads):
         heads = copied[name].unflatten(0, (num_kv_heads, -1))
         copied[name] = heads.repeat_interleave(group, dim=0).flatten(0, 1)
     full.load_state_dict(copied)
-    mask = MASKS["cross"].to(device)
-    with record_attention(grouped) as maps, record_attention(full) as wanted:
-        outputs = grouped(*(inputs := make_sequences(mask)), mask), full(*inputs, mask)
-    assert_close([outputs[0], maps[""]], [outputs[1], wanted[""]], 1e-13)
+    shared = MASKS["cross"].to(device)
+    of_its_own = shared & (torch.rand(1, MANY_HEADS, *shared.shape[2:], device=device) < 0.7)
+    for mask in (shared, of_its_own):
+        with record_attention(grouped) as maps, record_attention(full) as wanted:
+            outputs = grouped(*(inputs := make_sequences(mask)), mask), full(*inputs, mask)
+        assert_close([outputs[0], maps[""]], [outputs[1], wanted[""]], 1e-13)
 
 
 @pytest.mark.parametrize("num_kv_heads", [None, 2])

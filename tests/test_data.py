@@ -98,6 +98,19 @@ def test_pad_makes_the_mask_from_lengths_and_not_from_ids():
     assert torch.equal(batch.attention_mask, torch.tensor([[1, 1, 0], [1, 1, 1], [1, 0, 0]]))
 
 
+@pytest.mark.parametrize(("multiple_of", "length"), [(1, 5), (4, 8), (5, 5), (8, 8)])
+def test_pad_rounds_up_to_a_multiple(multiple_of, length):
+    batch = pad([[1, 2, 3, 4, 5], [6]], multiple_of=multiple_of)
+    assert batch.input_ids.shape == (2, length)
+    assert batch.attention_mask.sum(dim=1).tolist() == [5, 1]
+
+
+@pytest.mark.parametrize("multiple_of", [0, -2, 2.0, "8"])
+def test_pad_refuses_what_is_no_multiple(multiple_of):
+    with pytest.raises(ValueError, match="multiple_of must be an integer >= 1, got"):
+        pad([[1]], multiple_of=multiple_of)
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_pad_puts_labels_under_their_tokens(side):
     labels = [[token + 100 for token in row] for row in ROWS]

@@ -64,6 +64,11 @@ def student_notebook(exercises: Sequence[Exercise], path: Path) -> None:
     _notebook(cells, path)
 
 
+def _given(one: Exercise) -> str:
+    """The text, with the code to begin from where there is some: these tools put a blank there."""
+    return one.text(2) + (f"\n\n```python\n{one.stub}\n```" if one.start else "")
+
+
 def _check_cell(one: Exercise) -> str:
     return f'from minitransformer.exercises import check\n\ncheck("{one.name}", {one.name})'
 
@@ -93,7 +98,7 @@ def to_nbgrader(exercises: Sequence[Exercise], folder: Path) -> str:
             "### END HIDDEN TESTS"
         )
         cells += [
-            ("markdown", one.text(2), meta(f"{one.name}-text", False, False)),
+            ("markdown", _given(one), meta(f"{one.name}-text", False, False)),
             ("code", one.source, meta(f"{one.name}-answer", False, True)),
             ("code", _check_cell(one), meta(f"{one.name}-check", False, False)),
             ("code", hidden, meta(f"{one.name}-grade", True, False, one.points)),
@@ -122,7 +127,7 @@ def to_otter(exercises: Sequence[Exercise], folder: Path) -> str:
     for one in exercises:
         cells += [
             ("raw", f"# BEGIN QUESTION\nname: {one.name}\n", {}),
-            ("markdown", one.text(2), {}),
+            ("markdown", _given(one), {}),
             ("raw", "# BEGIN SOLUTION", {}),
             ("code", _for_otter(one), {}),
             ("raw", "# END SOLUTION", {}),
