@@ -423,10 +423,10 @@ def counting(shortest, longest):
 texts_that_count = counting(2, 6)
 padded = pad(texts_that_count, pad_id=EOS)
 right_labels = next_token_labels(padded.input_ids, padded.attention_mask)
-due = right_labels == EOS  # the positions at which the text ends next
 
 
-def train_counter(labels):
+def train_counter(padded, labels):
+    due = next_token_labels(padded.input_ids, padded.attention_mask) == EOS  # the text ends next
     torch.manual_seed(0)
     model = DecoderOnly(Config(40, 32, num_layers=1, num_heads=2, max_length=64, style="gpt2"))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
@@ -444,8 +444,8 @@ def train_counter(labels):
 
 
 counters = {
-    "labels from lengths": train_counter(right_labels),
-    "labels from ids": train_counter(right_labels.masked_fill(right_labels == EOS, -100)),
+    "labels from lengths": train_counter(padded, right_labels),
+    "labels from ids": train_counter(padded, right_labels.masked_fill(right_labels == EOS, -100)),
 }
 
 # %%
@@ -475,7 +475,7 @@ plt.show()
 
 # %%
 starts = pad([[BOS, first] for first in range(5, 20)])
-for label, (model, _, stops) in counters.items():
+for label, (model, _, _) in counters.items():
     written = generate(model, starts.input_ids, starts.attention_mask, 40, eos_id=EOS)
     stopped = sum(row[-1].item() == EOS for row in written)
     print(f"{label}: {stopped} of {len(written)} texts stop within 40 tokens")
@@ -673,14 +673,14 @@ assert (mean_of_means, mean_of_all) == (5.0, 3.0)
 # huggingface.co/blog/gradient_accumulation).
 #
 # The remedy is to divide by the same number everywhere: the number of labels in *all* parts. That
-# is what `num_labels` is for. First the gradients, on the model that counts and on texts of many
-# lengths, in parts of two rows.
+# is what `num_labels` is for. First the gradients: a model that has learned to count, texts of many
+# lengths, parts of two rows.
 
 # %%
-model = counters["labels from lengths"][0]
 rows = counting(1, 19)
 random.Random(0).shuffle(rows)
 whole = collate_lm(rows, pad_id=EOS)
+model, _, _ = train_counter(whole, whole.labels)
 total = int((whole.labels != -100).sum())
 micro_batches = [collate_lm(rows[i : i + 2], pad_id=EOS) for i in range(0, len(rows), 2)]
 
