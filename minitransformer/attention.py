@@ -123,7 +123,7 @@ class MultiHeadAttention(nn.Module):
             query = rearrange(query, "b (h g) q d -> b h (g q) d", g=group)
             shared = mask.shape[1] == 1
             heads = "b 1 q k -> b 1 (g q) k" if shared else "b (h g) q k -> b h (g q) k"
-            mask = (repeat if shared else rearrange)(mask, heads, g=group)
+            mask = repeat(mask, heads, g=group)
         output, weights = formula(query, key, value, mask, self.dropout if self.training else 0.0)
         self.tap(rearrange(weights, "b h (g q) k -> b (h g) q k", g=group))
         return self.output(rearrange(output, "b h (g q) d -> b q (h g d)", g=group))

@@ -34,11 +34,10 @@ from minitransformer import (
 )
 from minitransformer.collate import chat_example, collate, collate_lm
 from minitransformer.tokenization import Tokenizer
-from minitransformer.visualize import curve_figure
 
 set_matplotlib_formats("png")
-torch.set_num_threads(1)
 torch.manual_seed(0)
+torch.set_num_threads(1)
 
 # %% [markdown]
 # ## What a label is
@@ -133,9 +132,9 @@ for name, function in {"multiplied": multiplied, "torch": torchs, "ours": cross_
     x = poisoned.clone().requires_grad_()
     value = function(x, labels)
     value.backward()
-    ignored = x.grad[:, 2:].unique().tolist()
-    print(f"{name:<10}  loss {value.item():.4f}   gradient at the ignored positions {ignored}")
-assert ignored == [0.0]
+    ignored = x.grad[:, 2:].abs().max().item()
+    print(f"{name:<10}  loss {value:.4f}   largest gradient at the ignored positions {ignored}")
+assert ignored == 0.0
 
 # %% [markdown]
 # The function of this package picks the positions that count *first* and computes nothing for the
@@ -182,7 +181,7 @@ for panel, which, name in zip(axes, (0, 1), ("loss", "length of the gradient"), 
     panel.plot(
         lengths, [one[which] for one in right], "o-", color="#08519c", label="padding = -100"
     )
-    panel.set(xlabel="padded length", title=name, ylim=(0, None))
+    panel.set(xlabel="padded length", title=name)
     panel.legend(frameon=False)
 figure.suptitle("The same three rows, padded to different lengths")
 plt.show()
@@ -214,12 +213,12 @@ assert all(abs(one[0] - right[0][0]) < 1e-5 and abs(one[1] - right[0][1]) < 1e-5
 # %%
 def draw_labels(panels, title=""):
     """panels: {title: (tokens, labels, attention_mask)}, each a list of rows; None = -100."""
-    most = max(len(row) for tokens, _, _ in panels.values() for row in tokens)
+    most = max(9, *(len(row) for tokens, _, _ in panels.values() for row in tokens))
     heights = [1.25 * len(tokens) + 0.35 for tokens, _, _ in panels.values()]
     figure, axes = plt.subplots(
         len(panels),
         1,
-        figsize=(max(1.0 + 0.62 * most, 6.5), 0.42 * sum(heights) + 0.35 * len(panels)),
+        figsize=(1.0 + 0.62 * most, 0.42 * sum(heights) + 0.35 * len(panels)),
         gridspec_kw={"height_ratios": heights},
         layout="constrained",
         squeeze=False,
@@ -246,10 +245,10 @@ def draw_labels(panels, title=""):
                 size = 8 if not learned or len(label) < 8 else 6
                 words = label if learned else "·"
                 panel.text(x + 0.5, y - 0.5, words, ha="center", va="center", fontsize=size)
-        panel.set(xlim=(-0.9, most), ylim=(-1.25 * len(tokens) + 0.4, 0.35))
+        panel.set(xlim=(-0.9, most + 0.05), ylim=(-1.25 * len(tokens) + 0.4, 0.35))
         panel.set_title(name, loc="left", fontsize=9)
         panel.axis("off")
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11, x=0, ha="left")
     plt.show()
 
 
@@ -320,6 +319,9 @@ texts = [
     "The quick brown fox jumps over the lazy dog.",
     "What do dogs do all day? Dogs sleep, and then they play.",
     "What do cats do all night? Cats play, and then they sleep.",
+    "Dogs sleep.",
+    "all day?",
+    "and play.",
 ] * 4
 wordpiece = Tokenizer.train(texts, vocab_size=300, kind="wordpiece")
 rows = wordpiece.encode(["A short sentence.", "Another, rather longer sentence about a dog."])
@@ -403,9 +405,9 @@ assert torch.equal(
 # ## A model that never stops
 #
 # Does one label in a row matter? We train twice. The texts count: a start, some numbers, the end,
-# for example `<s> 7 8 9 10 </s>`. Which lengths exist depends on the start, so a model can only
-# guess when the end comes, but it can guess well. Both models start from the same weights and see
-# the same batch 80 times. Only the labels differ.
+# for example `<s> 7 8 9 10 </s>`. From some starts several lengths are possible, so a model cannot
+# be certain when the end comes, but it can guess well. Both models start from the same weights and
+# see the same batch 80 times. Only the labels differ.
 
 # %%
 BOS, EOS, STEPS = 1, 2, 80
@@ -450,30 +452,32 @@ counters = {
 
 # %%
 steps = list(range(1, STEPS + 1))
-curve_figure(
-    {name: (steps, losses) for name, (_, losses, _) in counters.items()},
-    title="The training loss of both: which one would you keep?",
-)
-
-# %% [markdown]
-# The loss of the wrong labels is the *better* one. No surprise: the hardest question, "does it end
-# here?", is no longer asked. Now the probability that the models give to the end where the end
-# comes, and what they write.
-
-# %%
-figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
-for (label, (_, _, stops)), colour in zip(counters.items(), ("#08519c", "#d9822b"), strict=True):
-    axes.plot(steps, stops, color=colour, label=label)
-axes.set(
+figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.2), layout="constrained")
+for (label, (_, losses, stops)), colour in zip(
+    counters.items(), ("#08519c", "#d9822b"), strict=True
+):
+    axes[0].plot(steps, losses, color=colour, label=label)
+    axes[1].plot(steps, stops, color=colour, label=label)
+axes[0].set(xlabel="training step", ylabel="loss (nats per token)", title="The loss of both falls")
+axes[1].set(
     xlabel="training step",
     ylabel="probability of </s>",
-    ylim=(0, 0.5),
-    title="Mean probability of the end, where the text ends",
+    ylim=(-0.03, 1.03),
+    title="Mean probability of </s>, where a text ends",
 )
-axes.legend(frameon=False, loc="upper right")
+for panel in axes:
+    panel.legend(frameon=False)
 plt.show()
+for label, (_, losses, stops) in counters.items():
+    print(f"{label:<20} last loss {losses[-1]:.3f}   probability of the end {stops[-1]:.1e}")
+assert counters["labels from ids"][1][-1] < counters["labels from lengths"][1][-1]
 
-# %%
+# %% [markdown]
+# Look at the left half alone: the wrong labels have the *better* loss. No surprise: a hard
+# question, "does it end here?", is no longer asked. The right half shows what it costs. Now let
+# both write.
+
+# %% tags=["varies"]
 starts = pad([[BOS, first] for first in range(5, 20)])
 for label, (model, _, _) in counters.items():
     written = generate(model, starts.input_ids, starts.attention_mask, 40, eos_id=EOS)
@@ -544,15 +548,15 @@ def encode(text):
 
 example = chat_example(turns, encode, template)
 batch = collate_lm([example])
-half = len(example["input_ids"]) // 2
+half = len(chat_example(turns[:2], encode, template)["input_ids"])
 draw_labels(
     {
-        f"{place} half": (
+        f"{place} two turns": (
             words_of(batch.input_ids[:, part], name),
             words_of(batch.labels[:, part], name),
             batch.attention_mask[:, part].tolist(),
         )
-        for place, part in {"first": slice(0, half), "second": slice(half, None)}.items()
+        for place, part in {"first": slice(0, half), "last": slice(half, None)}.items()
     },
     "Only what the assistant says is learned, and its end",
 )
@@ -697,15 +701,15 @@ wanted = gradient([model.loss(**whole)])
 means = gradient(model.loss(**part) / len(micro_batches) for part in micro_batches)
 weighted = gradient(model.loss(**part, num_labels=total) for part in micro_batches)
 for label, found in {"mean of means": means, "num_labels": weighted}.items():
-    print(
-        f"{label:<14} differs from the whole batch by {(found - wanted).norm() / wanted.norm():.1e}"
-    )
+    error = (found - wanted).norm() / wanted.norm()
+    print(f"{label:<14} is off by {error:.1g} times the length of the whole batch's gradient")
 assert (weighted - wanted).norm() < 1e-4 * wanted.norm()
 assert (means - wanted).norm() > 0.05 * wanted.norm()
 
 # %% [markdown]
 # With `num_labels` the gradient is that of the whole batch, up to rounding. The mean of means is
-# another gradient.
+# another gradient altogether: this model has nearly finished learning, so the gradient of the whole
+# is short, and what is left is mostly error.
 #
 # Is the error at least random, so that it evens out? We split the same rows into parts in 200
 # random ways, for several sizes, and compute both losses.

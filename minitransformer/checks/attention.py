@@ -762,7 +762,7 @@ def no_score_is_large_enough_to_leak(subject: AttentionSubject) -> float:
     """A forbidden key gets 0 though its score is huge and the allowed ones' are very negative."""
     query, key, value = make_inputs(subject)
     query = torch.ones_like(query)
-    limit = 1e10 if subject.dtype != torch.float16 else 2e4
+    limit = 1e34 if subject.dtype != torch.float16 else 2e4
     largest = 0.0
     for name, mask in key_masks(subject).items():
         real = mask[:, :, :1].mT.expand_as(key)
