@@ -1,0 +1,317 @@
+# %% [markdown]
+# # 5. Looking only back
+#
+# A language model predicts the next token from those before it. It is trained on whole texts at
+# once, with the next token in plain view, and only a mask keeps it from looking. In this chapter
+# you build that mask, and then train a model without it: its loss falls to almost nothing, and it
+# has learned nothing.
+#
+# After this chapter you will be able to
+#
+# - build a causal mask, also for fewer queries than keys, and combine it with padding;
+# - make the labels that go with it, and say why all positions can be trained at once;
+# - recognise a leak of the future, which the training loss cannot show, with a test of four lines;
+# - say what a loss that is too good means.
+
+# %%
+import matplotlib.pyplot as plt
+import torch
+from IPython.display import display
+from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+from minitransformer import (
+    Config,
+    DecoderOnly,
+    EncoderOnly,
+    causal_mask,
+    generate,
+    next_token_labels,
+    pad,
+    padding_mask,
+    record_attention,
+)
+from minitransformer.checks import check_decoder
+from minitransformer.visualize import attention_figure
+
+set_matplotlib_formats("png")
+torch.set_num_threads(1)
+
+# %% [markdown]
+# ## A triangle
+#
+# Queries go down, keys go across. Token 2 may look at tokens 0, 1 and 2: at itself and at what came
+# before it.
+
+# %%
+print(causal_mask(4)[0, 0].int())
+
+# %% [markdown]
+# Itself is allowed, because what is predicted at a position is the *next* token: a token may know
+# itself, and the first would otherwise see nothing at all.
+#
+# When text is written token by token, the old tokens are not computed again. Then there are fewer
+# queries than keys, and the queries are the *last* tokens. So the triangle is aligned at its end:
+
+# %%
+print(causal_mask(2, 5)[0, 0].int())
+assert torch.equal(causal_mask(2, 5), causal_mask(5)[:, :, 3:])
+
+# %% [markdown]
+# ### Try it: aligned at the wrong end
+#
+# `torch.tril` without a second argument starts at the upper left corner. With as many queries as
+# keys nobody notices. With two queries and five keys: what do the two see?
+
+# %%
+print(torch.ones(2, 5).tril().int())
+print(torch.ones(2, 5).tril(5 - 2).int())
+
+# %% [markdown]
+# In the first the newest token sees two of five: only the beginning of the text. A model with this
+# bug trains well and writes badly, as only writing uses fewer queries than keys.
+
+# %% [markdown]
+# ## Causal and padding
+#
+# In a ragged batch both hold, so the masks are combined with `&`. Nothing else is needed, and
+# nothing else should be: no flag `is_causal` beside the mask, which somebody forgets to combine.
+
+# %%
+batch = pad([[5, 6, 7, 8, 9], [10, 11, 12]])
+mask = padding_mask(batch.attention_mask) & causal_mask(5)
+figure, axes = plt.subplots(1, 3, figsize=(9.5, 3.2), layout="constrained")
+parts = {
+    "padding, row 1": padding_mask(batch.attention_mask)[1, 0],
+    "causal": causal_mask(5)[0, 0],
+    "padding & causal, row 1": mask[1, 0],
+}
+for axis, (name, part) in zip(axes, parts.items(), strict=True):
+    axis.imshow(part, cmap="Blues", vmin=0, vmax=1.4)
+    axis.set(title=name, xlabel="keys", ylabel="queries")
+    axis.set_xticks(range(5))
+    axis.set_yticks(range(5))
+plt.show()
+
+# %% [markdown]
+# ## All positions at once
+#
+# With this mask the output at position 2 depends on tokens 0, 1 and 2 alone. So one pass over a
+# text of 5 tokens gives the predictions after 1, 2, 3 and 4 tokens, as if each prefix had been
+# read by itself. That is why training is fast. It is a claim; here is the measurement.
+
+# %%
+torch.manual_seed(0)
+model = DecoderOnly(
+    Config(vocab_size=20, d_model=32, num_layers=2, num_heads=2, style="gpt2")
+).eval()
+text = torch.tensor([[5, 6, 7, 8, 9]])
+with torch.no_grad():
+    whole = model(text, torch.ones_like(text))
+    for length in range(1, 6):
+        prefix = text[:, :length]
+        alone = model(prefix, torch.ones_like(prefix))
+        difference = (alone[:, -1] - whole[:, length - 1]).abs().max().item()
+        print(f"after {length} tokens: largest difference {difference:.1e}")
+        assert difference < 1e-5
+
+# %% [markdown]
+# The label of a position is the token after it. The last real token has none, and neither has
+# padding: -100 says *predict nothing here*.
+
+# %%
+labels = next_token_labels(batch.input_ids, batch.attention_mask)
+for ids, wanted in zip(batch.input_ids.tolist(), labels.tolist(), strict=True):
+    print("reads  ", " ".join(f"{i:>4}" for i in ids))
+    print("learns ", " ".join(f"{i:>4}" for i in wanted), "\n")
+
+# %% [markdown]
+# ## The leak
+#
+# Now take the mask away. `EncoderOnly` is the same model with the padding mask only: every token
+# sees every token. It gets the same labels and is trained in the same way. The text: rows that
+# count in steps, modulo 17, such as 3 8 13 1 6 11. After two numbers everything is known.
+
+
+# %%
+def rows_that_count(seed, count=64):
+    generator = torch.Generator().manual_seed(seed)
+    starts, steps = torch.randint(0, 17, (2, count), generator=generator)
+    lengths = torch.randint(6, 13, (count,), generator=generator)
+    return [
+        [int((start + step * i) % 17) + 1 for i in range(length)]
+        for start, step, length in zip(starts, steps, lengths, strict=True)
+    ]
+
+
+def train(model, steps=300):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    losses = []
+    for step in range(steps):
+        batch = pad(rows_that_count(step))
+        labels = next_token_labels(batch.input_ids, batch.attention_mask)
+        loss = model.loss(batch.input_ids, batch.attention_mask, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+print(rows_that_count(0)[0])
+models, losses = {}, {}
+for name, kind in {"with the causal mask": DecoderOnly, "without": EncoderOnly}.items():
+    torch.manual_seed(0)
+    config = Config(vocab_size=18, d_model=48, num_layers=2, num_heads=4, style="gpt2")
+    models[name] = kind(config)
+    losses[name] = train(models[name])
+    models[name].eval()
+    print(f"{name:<22} loss at the end {sum(losses[name][-20:]) / 20:.4f}")
+
+# %%
+figure, axis = plt.subplots(figsize=(7, 3.3), layout="constrained")
+for (name, values), colour in zip(losses.items(), ("#08519c", "#d9822b"), strict=True):
+    axis.plot(values, label=name, color=colour)
+axis.set(xlabel="step", ylabel="training loss", ylim=(0, None))
+axis.set_title("Which of the two is better?")
+axis.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# By its loss the model without the mask is better by far. The other keeps a loss that it cannot get
+# rid of: the second number of a row is drawn at random, so it cannot be known. The leaking model
+# "knows" it. On held-out rows, too: a validation set has the same leak.
+
+# %%
+held_out = rows_that_count(seed=10_000, count=200)
+batch = pad(held_out)
+labels = next_token_labels(batch.input_ids, batch.attention_mask)
+for name, model in models.items():
+    with torch.no_grad():
+        loss = model.loss(batch.input_ids, batch.attention_mask, labels).item()
+    print(f"{name:<22} held-out loss {loss:.4f}")
+
+# %% [markdown]
+# Now let both write. Each gets the first four numbers of a held-out row and has to continue with
+# four more. `generate` wants a model that looks back, so for the other one we write the loop by
+# hand, which is what it would be used for.
+
+
+# %%
+@torch.no_grad()
+def write(model, prompt, count):
+    ids = list(prompt)
+    for _ in range(count):
+        logits = model(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.int64))
+        ids.append(int(logits[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+prompts = [row[:4] for row in rows_that_count(seed=10_000, count=100)]
+wanted = [[(p[0] - 1 + (p[1] - p[0]) * i) % 17 + 1 for i in range(4, 8)] for p in prompts]
+exact = {}
+for name, model in models.items():
+    written = [write(model, prompt, 4) for prompt in prompts]
+    exact[name] = sum(a == b for a, b in zip(written, wanted, strict=True))
+    print(f"{name:<22} {prompts[0]} → {written[0]}   exact match {exact[name]} of 100")
+ids = torch.tensor(prompts)
+rows = generate(models["with the causal mask"], ids, torch.ones_like(ids), 4)
+assert [row.tolist() for row in rows] == [
+    write(models["with the causal mask"], prompt, 4) for prompt in prompts
+]
+assert exact["with the causal mask"] > 90
+assert exact["without"] < 20
+
+# %% [markdown]
+# The loss of the second was nearly 0, in training and on held-out rows, and what it writes is
+# wrong. In training the answer always stood one place to the right, and it learned to copy it from
+# there. When it writes, there is nothing on the right. You can see it in its attention:
+
+# %%
+text = pad([held_out[0][:8]])
+words = [str(i) for i in text.input_ids[0].tolist()]
+for name, model in models.items():
+    with torch.no_grad(), record_attention(model) as maps:
+        model(text.input_ids, text.attention_mask)
+    layer = next(iter(maps))
+    mask = padding_mask(text.attention_mask)
+    if "with the" in name:
+        mask = mask & causal_mask(8)
+    display(attention_figure(maps[layer][0], mask[0], words, words, title=f"{name}, first layer"))
+
+# %% [markdown]
+# In the lower picture some heads have a dark line just above the diagonal: each token looks at the
+# one after it. The upper picture is hatched there.
+
+# %% [markdown]
+# ## The test that shows it at once
+#
+# No training is needed to find a leak. Change a later token; nothing before it may move.
+
+
+# %%
+@torch.no_grad()
+def sees_the_future(model):
+    ids = torch.randint(1, 18, (1, 8), generator=torch.Generator().manual_seed(1))
+    changed = ids.clone()
+    changed[:, 5] = ids[:, 5] % 17 + 1
+    mask = torch.ones_like(ids)
+    before, after = model(ids, mask)[:, :5], model(changed, mask)[:, :5]
+    return (before - after).abs().max().item()
+
+
+for name, model in models.items():
+    print(f"{name:<22} earlier logits move by {sees_the_future(model):.3g}")
+assert sees_the_future(models["with the causal mask"]) == 0.0
+
+# %% [markdown]
+# Exactly 0: a forbidden key has a weight of exactly 0, so its value is not multiplied by something
+# small, it is absent. The suite of checks asks this, and what else must hold of a decoder:
+
+# %%
+for name, model in models.items():
+    report = check_decoder(model)
+    print(f"{name:<22} {len(report.failed)} checks fail {report.failed[:2]}")
+
+# %% [markdown]
+# ### Try it: a leak of one token
+#
+# Off by one: `tril(1)` instead of `tril(0)`. Before you run this: is seeing *one* token ahead a
+# small leak?
+
+# %%
+print(torch.ones(5, 5).tril(1).int())
+
+# %% [markdown]
+# It is the whole leak. The one token that it sees too many is the answer.
+
+# %% [markdown]
+# ## Exercises
+
+# %% [markdown]
+# <!-- exercise: causal_mask -->
+
+# %% [markdown]
+# <!-- exercise: combine_masks -->
+
+# %% [markdown]
+# <!-- exercise: next_token_labels -->
+
+# %% [markdown]
+# ## Check yourself
+#
+# 1. Why may a token see itself?
+# 2. Your language model has a validation loss of 0.01 on prose. What do you do first?
+# 3. Why does a validation set not find a leak of the future?
+# 4. With a cache there is one query and n keys. Which row of the full triangle is its mask?
+# 5. Why is the test that changes a later token exact, and not up to a tolerance?
+#
+# <details><summary>Answers</summary>
+#
+# 1. It predicts the next one, so it may know itself. Otherwise the first token would see nothing.
+# 2. Not believe it. Change a token, and look whether earlier logits move.
+# 3. It is read in the same way: the answer stands in the input there as well. Only writing takes it
+#    away.
+# 4. The last one: all True.
+# 5. What is forbidden has a weight of exactly 0, so it cannot move anything, not even by rounding.
+#
+# </details>
