@@ -256,6 +256,7 @@ ours, _ = scaled_dot_product_attention(query, key, value, mask)
 alive = batch.attention_mask[:, None, :, None] != 0
 torch.testing.assert_close(torchs.masked_fill(~alive, 0), ours)
 
+torch.manual_seed(0)
 heads = nn.MultiheadAttention(8, 1, batch_first=True).eval()
 x = torch.randn(3, 4, 8, generator=generator)
 ignore = batch.attention_mask == 0

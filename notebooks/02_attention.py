@@ -1,0 +1,304 @@
+# %% [markdown]
+# # 2. Attention from scratch
+#
+# Attention is a way to look something up in a list, softly: instead of taking the one entry that
+# fits, it takes a little of every entry, the more the better it fits. In this chapter you build it,
+# from two loops to one line, and each step gives the same numbers as the one before.
+#
+# After this chapter you will be able to
+#
+# - say what query, key and value are, and compute a weight by hand;
+# - write attention with loops, with matrices and with einsum, and show that they agree;
+# - say why scores are divided by √d, from a measurement;
+# - say which inputs get a gradient, and how much.
+
+# %%
+import math
+
+import matplotlib.pyplot as plt
+import torch
+from einops import einsum
+from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+from minitransformer import scaled_dot_product_attention
+
+set_matplotlib_formats("png")
+torch.set_num_threads(1)
+
+# %% [markdown]
+# ## A soft dictionary
+#
+# A Python dictionary takes a query, finds the key that is *equal* to it, and gives its value. Here
+# are three keys, as arrows in the plane, each with a value. The query is an arrow, too, and equal
+# to none of them. How well does it fit each? The **dot product** says: large where two arrows
+# point the same way, 0 where they are at right angles, negative where they point apart.
+
+# %%
+keys = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+values = torch.tensor([10.0, 20.0, 30.0])
+query = torch.tensor([0.8, 0.6])
+scores = keys @ query
+print("scores:", [round(score, 2) for score in scores.tolist()])
+
+figure, axis = plt.subplots(figsize=(4.2, 3), layout="constrained")
+for key, value, score in zip(keys, values, scores, strict=True):
+    axis.annotate("", key, (0, 0), arrowprops={"arrowstyle": "->", "color": "#08519c"})
+    label = f"value {value:.0f}\nscore {score:.1f}"
+    axis.text(*(key * torch.tensor([1.3, 1.15])), label, ha="center", va="center", fontsize=8, color="#08519c")
+axis.annotate("", query, (0, 0), arrowprops={"arrowstyle": "->", "color": "#d9822b", "lw": 2})
+axis.text(*(query * 1.15), "query", color="#d9822b", fontsize=9)
+axis.set(xlim=(-1.8, 1.8), ylim=(-0.3, 1.4), aspect="equal", title="One query, three keys")
+axis.axis("off")
+plt.show()
+
+# %% [markdown]
+# From scores to shares: softmax. It takes e to the power of each score, and divides by the sum, so
+# that the shares are positive and sum to 1. The result is the average of the values with these
+# shares.
+
+# %%
+powers = scores.exp()
+weights = powers / powers.sum()
+print("weights:", [round(w, 3) for w in weights.tolist()], " sum:", weights.sum().item())
+print("result: ", round((weights * values).sum().item(), 2))
+torch.testing.assert_close(weights, scores.softmax(dim=0))
+
+# %% [markdown]
+# ## A weight by hand
+#
+# Two keys with scores 0 and 1: the weights are 1 / (1 + e) and e / (1 + e). This is worth knowing
+# by heart, about 0.27 and 0.73, because it is a test that needs no computer: whenever you write an
+# attention, give it such numbers.
+
+# %%
+query = torch.tensor([[1.0]])  # one query of width 1, so √d is 1
+key = torch.tensor([[0.0], [1.0]])
+value = torch.eye(2)  # the identity: then the output is the weights
+output, weights = scaled_dot_product_attention(
+    query[None, None], key[None, None], value[None, None], torch.ones(1, 1, 1, 2, dtype=torch.bool)
+)
+by_hand = torch.tensor([1.0, math.e]) / (1 + math.e)
+print("by hand:", by_hand.tolist())
+print("weights:", weights.flatten().tolist())
+torch.testing.assert_close(weights.flatten(), by_hand)
+assert torch.equal(output, weights)
+
+# %% [markdown]
+# ## With loops
+#
+# In a sentence every token asks, and every token is asked: there is a query, a key and a value for
+# each. Here are 4 queries and 5 keys of width 3, and a mask that says which key each query may see.
+# The slowest way to write it is the clearest.
+
+# %%
+generator = torch.Generator().manual_seed(0)
+Q = torch.randn(4, 3, generator=generator)
+K = torch.randn(5, 3, generator=generator)
+V = torch.randn(5, 3, generator=generator)
+may_see = torch.tensor(
+    [[1, 1, 1, 0, 0], [1, 0, 1, 0, 0], [0, 1, 1, 1, 0], [1, 1, 1, 1, 0]], dtype=torch.bool
+)
+
+
+def with_loops(Q, K, V, may_see):
+    d = Q.shape[1]
+    rows = []
+    for q in range(len(Q)):
+        seen = [k for k in range(len(K)) if may_see[q, k]]
+        scores = [float(Q[q] @ K[k]) / math.sqrt(d) for k in seen]
+        powers = [math.exp(score) for score in scores]
+        shares = [power / sum(powers) for power in powers]
+        rows.append(sum(share * V[k] for share, k in zip(shares, seen, strict=True)))
+    return torch.stack(rows)
+
+
+slow = with_loops(Q, K, V, may_see)
+print(slow)
+
+# %% [markdown]
+# Forbidden keys do not occur in it at all. That is what every other way to write it has to achieve.
+#
+# ## With matrices
+#
+# All dot products at once are a matrix product. Now forbidden keys *are* computed, and have to be
+# taken out again: their scores become −∞, whose power is 0 (chapter 1).
+
+
+# %%
+def with_matrices(Q, K, V, may_see):
+    scores = Q @ K.T / math.sqrt(Q.shape[1])
+    scores = scores.masked_fill(~may_see, float("-inf"))
+    return scores.softmax(dim=-1) @ V
+
+
+torch.testing.assert_close(with_matrices(Q, K, V, may_see), slow)
+print("the same numbers")
+
+scores = Q @ K.T / math.sqrt(3)
+shares = scores.masked_fill(~may_see, float("-inf")).softmax(dim=-1)
+figure, axes = plt.subplots(1, 3, figsize=(9, 2.6), layout="constrained")
+pictures = {
+    "scores QKᵀ/√d": scores,
+    "mask: may see": may_see.float(),
+    "weights: each row sums to 1": shares,
+}
+for axis, (name, picture) in zip(axes, pictures.items(), strict=True):
+    axis.imshow(picture, cmap="Blues")
+    axis.set(title=name, xlabel="keys", ylabel="queries")
+    for q in range(4):
+        for k in range(5):
+            dark = picture[q, k] > (picture.max() + picture.min()) / 2
+            colour = "white" if dark else "black"
+            axis.text(
+                k, q, f"{picture[q, k]:.2g}", ha="center", va="center", fontsize=7, color=colour
+            )
+plt.show()
+
+# %% [markdown]
+# ## With batch and heads
+#
+# Models compute this for many sentences and many heads at once. `einsum` names the axes, and sums
+# over those that the result does not have: b = batch, h = heads, q = queries, k = keys, d = width.
+# Note the two letters q and k for the two numbers of tokens: they are often equal, and must not be
+# confused.
+
+
+# %%
+def with_einsum(query, key, value, mask):
+    scores = einsum(query, key, "b h q d, b h k d -> b h q k") / query.shape[-1] ** 0.5
+    weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
+    return einsum(weights, value, "b h q k, b h k d -> b h q d")
+
+
+batched = [x[None, None] for x in (Q, K, V)]
+torch.testing.assert_close(with_einsum(*batched, may_see[None, None])[0, 0], slow)
+ours, _ = scaled_dot_product_attention(*batched, may_see[None, None])
+torch.testing.assert_close(ours[0, 0], slow)
+print("loops, matrices, einsum and the package: the same numbers")
+
+# %% [markdown]
+# The function of the package is these three lines, and a little care for what chapter 1 has shown:
+# queries that may see nothing, NaN in padding, half precision.
+
+# %% [markdown]
+# ## Why √d?
+#
+# A dot product of two random vectors of width d is a sum of d terms, so it grows with √d. Large
+# scores make the softmax hard: one weight near 1 and the rest near 0. And where a weight is near 0
+# or 1, its gradient is near 0: nothing is learned there.
+
+# %%
+widths = [4, 16, 64, 256, 1024]
+spread, largest, gradient = {}, {}, {}
+for scaled in (False, True):
+    for d in widths:
+        q = torch.randn(200, 1, d, generator=generator)
+        k = torch.randn(200, 16, d, generator=generator)
+        scores = (q @ k.mT).squeeze(1) / (d**0.5 if scaled else 1)
+        scores.requires_grad_()
+        weights = scores.softmax(dim=-1)
+        weights.amax(dim=-1).sum().backward()
+        spread[scaled, d] = scores.std().item()
+        largest[scaled, d] = weights.amax(dim=-1).mean().item()
+        gradient[scaled, d] = scores.grad.abs().amax(dim=-1).mean().item()
+figure, axes = plt.subplots(1, 3, figsize=(10, 2.9), layout="constrained")
+panels = {"spread of the scores": spread, "largest weight": largest, "largest gradient": gradient}
+for axis, (name, numbers) in zip(axes, panels.items(), strict=True):
+    for scaled, colour in ((False, "#d9822b"), (True, "#08519c")):
+        label = "divided by √d" if scaled else "not divided"
+        axis.plot(widths, [numbers[scaled, d] for d in widths], "o-", color=colour, label=label)
+    axis.set(xscale="log", xlabel="width d", title=name, ylim=(0, None))
+axes[0].legend(frameon=False, fontsize=8)
+plt.show()
+
+# %% [markdown]
+# Not divided, the spread is √d, the largest of 16 weights comes close to 1, and its gradient close
+# to
+# 0. Divided, all three stay where they are, whatever the width. "Suspected" is the word of Vaswani
+#    et al. (2017, section 3.2.1); here it is measured.
+#
+# ### Try it: the wrong d
+#
+# A common slip is to divide by the root of another axis: the number of keys, or the width of the
+# whole model instead of that of a head. Nothing fails. What does it do to the weights?
+
+# %%
+q, k = torch.randn(1, 64, generator=generator), torch.randn(6, 64, generator=generator)
+for name, divisor in {
+    "√64, the width": 8.0,
+    "√6, the keys": 6**0.5,
+    "√512, the model": 512**0.5,
+}.items():
+    print(f"{name:<16}", [round(w, 3) for w in (q @ k.T / divisor).softmax(-1)[0].tolist()])
+
+# %% [markdown]
+# ## What gets a gradient
+#
+# The output of query 0 depends on query 0 alone, and on the keys and values that it may see. So
+# does its gradient. The mask says where gradients flow.
+
+# %%
+Q1, K1, V1 = (x.clone().requires_grad_() for x in (Q, K, V))
+output, _ = scaled_dot_product_attention(
+    Q1[None, None], K1[None, None], V1[None, None], may_see[None, None]
+)
+output[0, 0, 0].sum().backward()
+for name, x in {"queries": Q1, "keys": K1, "values": V1}.items():
+    print(f"{name:<8}", [round(g, 3) for g in x.grad.norm(dim=1).tolist()])
+assert (Q1.grad[1:] == 0).all()
+assert (K1.grad[3:] == 0).all()
+assert (V1.grad[3:] == 0).all()
+
+# %% [markdown]
+# Keys 3 and 4 are forbidden to query 0, and their gradient is exactly 0. The gradient of a value is
+# its weight: check that against the third picture above.
+
+# %%
+weights = scaled_dot_product_attention(*batched, may_see[None, None])[1][0, 0]
+torch.testing.assert_close(V1.grad[:, 0], weights[0])
+
+# %% [markdown]
+# ## What attention does not know
+#
+# Shuffle the keys together with their values. What changes?
+
+# %%
+order = torch.tensor([3, 0, 4, 1, 2])
+shuffled = with_matrices(Q, K[order], V[order], may_see[:, order])
+torch.testing.assert_close(shuffled, slow)
+print("nothing changes")
+
+# %% [markdown]
+# Attention reads a *set*: it does not know what stands where. A model has to be told, by something
+# that is added to the tokens (chapter 6) or turned into the keys (chapter 10).
+
+# %% [markdown]
+# ## Exercises
+
+# %% [markdown]
+# <!-- exercise: softmax -->
+
+# %% [markdown]
+# <!-- exercise: attention -->
+
+# %% [markdown]
+# <!-- exercise: nan_safe_attention -->
+
+# %% [markdown]
+# ## Check yourself
+#
+# 1. Two keys have scores 3 and 4. What are the weights? (You know the numbers.)
+# 2. What is the output if all scores are equal?
+# 3. The weights of a row sum to 0.8. Name a cause.
+# 4. Which gradient does a value get whose weight is 0.2?
+# 5. Why does it not matter in which order keys and values stand?
+#
+# <details><summary>Answers</summary>
+#
+# 1. 1 / (1 + e) and e / (1 + e): only differences count.
+# 2. The mean of the values that may be seen.
+# 3. The mask was applied after the softmax.
+# 4. 0.2 times the gradient of the output.
+# 5. The output is a sum over keys, and a sum has no order.
+#
+# </details>
