@@ -44,7 +44,14 @@ figure, axis = plt.subplots(figsize=(4.2, 3), layout="constrained")
 for key, value, score in zip(keys, values, scores, strict=True):
     axis.annotate("", key, (0, 0), arrowprops={"arrowstyle": "->", "color": "#08519c"})
     label = f"value {value:.0f}\nscore {score:.1f}"
-    axis.text(*(key * torch.tensor([1.3, 1.15])), label, ha="center", va="center", fontsize=8, color="#08519c")
+    axis.text(
+        *(key * torch.tensor([1.3, 1.15])),
+        label,
+        ha="center",
+        va="center",
+        fontsize=8,
+        color="#08519c",
+    )
 axis.annotate("", query, (0, 0), arrowprops={"arrowstyle": "->", "color": "#d9822b", "lw": 2})
 axis.text(*(query * 1.15), "query", color="#d9822b", fontsize=9)
 axis.set(xlim=(-1.8, 1.8), ylim=(-0.3, 1.4), aspect="equal", title="One query, three keys")

@@ -71,11 +71,11 @@ for name, (a, b) in after.items():
 # %% [markdown]
 # ## Where did the padding go?
 #
-# At the input, padding is easy to see: its id is 0, and in this package its embedding is all zeros.
-# After one layer? The padded position has a residual, a bias, a norm and a feed-forward like any
-# other. Here is the length of the vector at each position, layer by layer, of a row with three real
-# tokens and three of padding. (A padded *query* sees nothing here, so it collects nothing; it holds
-# something all the same.)
+# At the input, padding is easy to see: its id is 0, and its embedding is all zeros (to which the
+# norm of a BERT adds its bias). After one layer? The padded position has a residual, a bias, a
+# norm and a feed-forward like any other. Here is the length of the vector at each position, layer
+# by layer, of a row with three real tokens and three of padding. (A padded *query* sees nothing
+# here, so it collects nothing; it holds something all the same.)
 
 # %%
 batch = pad([[5, 6, 7], [8, 9, 10, 11, 12, 13]])

@@ -172,7 +172,16 @@ def test_attention(subject, check):
 
 with tempfile.TemporaryDirectory() as folder:
     (Path(folder) / "test_mine.py").write_text(TEST_FILE)
-    command = [sys.executable, "-m", "pytest", "-q", "--tb=no", "--color=no", "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--tb=no",
+        "--color=no",
+        "-p",
+        "no:cacheprovider",
+    ]
     run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
 for line in run.stdout.splitlines():
     if line.startswith("FAILED"):
