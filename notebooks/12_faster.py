@@ -124,7 +124,10 @@ print(f"at {lengths[-1]:,} tokens: {table[-1]:,.0f} MiB, or {blocks[-1]:,.0f} Mi
 # those of the next. How wrong is it? And what if scores rise from block to block?
 
 # %%
-source_scores = {"random": torch.randn(64, generator=generator), "rising": torch.arange(64.0)}
+source_scores = {
+    "random": torch.randn(64, generator=torch.Generator().manual_seed(0)),
+    "rising": torch.arange(64.0),
+}
 for name, s in source_scores.items():
     v = torch.linspace(0, 1, 64)
     largest, total, output = -math.inf, 0.0, 0.0
