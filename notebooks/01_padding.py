@@ -2,8 +2,8 @@
 # # 1. Why padding needs a mask
 #
 # A model computes with rectangles of numbers, and sentences are not equally long. The short ones
-# are filled up with padding, and from then on every part of the model must know what is padding
-# and what is not. This chapter shows what that knowledge looks like and what happens without it.
+# are filled up with padding, and from then on every part of the model must know what is padding and
+# what is not. This chapter shows what that knowledge looks like and what happens without it.
 #
 # After this chapter you will be able to
 #
@@ -24,8 +24,8 @@ from torch.nn import functional as F
 import minitransformer as mt
 from minitransformer.visualize import attention_figure, wanted_beside_found
 
+torch.manual_seed(0)
 torch.set_num_threads(1)
-torch.manual_seed(0);  # fmt: skip
 
 # %% [markdown]
 # ## Sentences are ragged, tensors are not
@@ -93,9 +93,9 @@ print(vectors.shape)  # (batch, length, width)
 print(vectors[1].detach())  # dogs, bark, and four paddings that are vectors too
 
 # %% [markdown]
-# **Try it.** Could you make the `attention_mask` from the ids, as `batch.input_ids != 0`? Here, yes.
-# Many models have no id to spare and pad with the one that also marks the end of a text. Then the
-# ids no longer tell. `mt.pad` counts lengths and never looks at the ids:
+# **Try it.** Could you make the `attention_mask` from the ids, as `batch.input_ids != 0`? Here,
+# yes. Many models have no id to spare and pad with the one that also marks the end of a text. Then
+# the ids no longer tell. `mt.pad` counts lengths and never looks at the ids:
 
 # %%
 end = words.index("sing")  # pretend that this id marks the end of a text
@@ -109,10 +109,10 @@ assert not torch.equal(from_ids, batch.attention_mask)
 # %% [markdown]
 # ## What goes wrong without a mask
 #
-# In attention every token, the *query*, looks at every token, the *keys*. It gives each key a score,
-# turns the scores into weights that sum to 1, and collects the keys' *values*, each times its weight
-# (chapter 2 builds this step by step). For now one query is enough, with scores that you can follow:
-# three real words with a score of 0 each, and values of 10, 20 and 30.
+# In attention every token, the *query*, looks at every token, the *keys*. It gives each key a
+# score, turns the scores into weights that sum to 1, and collects the keys' *values*, each times
+# its weight (chapter 2 builds this step by step). For now one query is enough, with scores that you
+# can follow: three real words with a score of 0 each, and values of 10, 20 and 30.
 
 # %%
 scores = torch.tensor([0.0, 0.0, 0.0])
@@ -140,8 +140,8 @@ print("weights", weights, " output", (weights * values).sum().item())
 # $$\text{softmax}\left(\frac{QK^\top}{\sqrt d} + M\right)V,
 # \qquad M = 0 \text{ where the query may attend to the key, } -\infty \text{ where not}$$
 #
-# (the formula is from Vaswani et al. 2017, arXiv:1706.03762, section 3.2, where the authors also set
-# what is illegal to $-\infty$). It works because of one number:
+# (the formula is from Vaswani et al. 2017, arXiv:1706.03762, section 3.2, where the authors also
+# set what is illegal to $-\infty$). It works because of one number:
 
 # %%
 print("exp(-inf) =", math.exp(float("-inf")))
@@ -181,21 +181,22 @@ for axes, one, title in zip(
     axes.set_title(f"{title}\nsum {one.sum():.2f}, output {(one * values).sum():.0f}", fontsize=10)
     axes.set(xlabel="key", ylim=(0, 0.4))
     axes.spines[["top", "right"]].set_visible(False)
-panels[0].set_ylabel("attention weight");  # fmt: skip
+panels[0].set_ylabel("attention weight")
+plt.show()
 
 # %% [markdown]
-# In the middle the weights of the padding are 0, and the answer is as wrong as on the left. So
-# "the weight on padding is 0" is a necessary test and not a sufficient one: the rest must sum to 1.
+# In the middle the weights of the padding are 0, and the answer is as wrong as on the left. So "the
+# weight on padding is 0" is a necessary test and not a sufficient one: the rest must sum to 1.
 #
-# **Try it.** Change the scores of the three words to 5.0 in both cells. Is the answer without a mask
-# better or worse? Then try -5.0. You will find that the damage depends on the scores, which is why
-# such a bug can hide for weeks.
+# **Try it.** Change the scores of the three words to 5.0 in both cells. Is the answer without a
+# mask better or worse? Then try -5.0. You will find that the damage depends on the scores, which is
+# why such a bug can hide for weeks.
 #
 # ## The same with the package
 #
-# `mt.padding_mask` turns the `attention_mask`, which says what each token *is*, into a `mask`, which
-# says what each query *may do*. True means: may attend. It has four axes, (batch, heads, queries,
-# keys), and the 1 stands for "the same for all heads".
+# `mt.padding_mask` turns the `attention_mask`, which says what each token *is*, into a `mask`,
+# which says what each query *may do*. True means: may attend. It has four axes, (batch, heads,
+# queries, keys), and the 1 stands for "the same for all heads".
 
 # %%
 mask = mt.padding_mask(batch.attention_mask)
@@ -328,12 +329,15 @@ assert (ours == 0.0).all()
 
 # %%
 w = torch.ones(1, requires_grad=True)
+values = w * torch.tensor([10.0, 20.0])
 live = torch.tensor([[True, True], [False, False]])
-scores = w * torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+scores = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
 weights = scores.masked_fill(~live, float("-inf")).softmax(dim=-1)
-loss = weights[0, 0]  # row 1 is not even read
+output = weights @ values
+loss = output[0]  # row 1 is not even read
 loss.backward()
-print("loss", loss.item(), " gradient of w:", w.grad.item())
+print("loss", loss.item(), "  gradient of w:", w.grad.item())
+assert loss.isfinite()
 assert w.grad.isnan()
 
 # %% [markdown]
@@ -342,7 +346,8 @@ assert w.grad.isnan()
 #
 # ### Zero times NaN
 #
-# Padding may hold anything: memory that nobody filled, the logarithm of 0, a division by a length of
+# Padding may hold anything: memory that nobody filled, the logarithm of 0, a division by a length
+# of
 # 0. Suppose that the masked value is NaN.
 
 # %%
@@ -354,10 +359,11 @@ padded = torch.tensor([False, False, True])
 print("with a 0 put in its place: ", (weights * values.masked_fill(padded, 0.0)).sum().item())
 
 # %% [markdown]
-# A weight of 0 still *multiplies*, and 0 · NaN is NaN by the rules of floating point (IEEE 754). The
-# same happened in the gradient above: the incoming gradient of row 1 was 0, and it was multiplied
-# with weights that were NaN. Only what is never multiplied is really absent. So the package puts
-# zeros in place of every row that no query may use, *before* any product:
+# A weight of 0 still *multiplies*, and 0 · NaN is NaN by the rules of floating point (IEEE 754).
+# The same happened in the gradient above: nobody had read row 1, so its gradient was 0, and on its
+# way back to the values this 0 was multiplied with weights that were NaN. Only what is never
+# multiplied is really absent. So the package puts zeros in place of every row that no query may
+# use, *before* any product:
 #
 # ```python
 # used = rearrange(mask.any(dim=-2), "b h k -> b h k 1")  # keys that a query sees
@@ -404,8 +410,8 @@ for name, attention in grades.items():
 assert collected(structural, 1e10, math.nan) == 1.0
 
 # %% [markdown]
-# **Try it.** In the second column, at which score does -1e9 begin to fail? Guess before you look for
-# it. And what does `-inf` make of a score of `inf`? (It is a padded key that holds infinity.)
+# **Try it.** In the second column, at which score does -1e9 begin to fail? Guess before you look
+# for it. And what does `-inf` make of a score of `inf`? (It is a padded key that holds infinity.)
 #
 # ## Four conventions, two polarities
 #
@@ -413,13 +419,13 @@ assert collected(structural, 1e10, math.nan) == 1.0
 #
 # | where | name | shape | True or 1 means |
 # |---|---|---|---|
-# | here, every layer | `mask` | (batch, heads, queries, keys) | may attend |
-# | here and in Hugging Face's tokenizers | `attention_mask` | (batch, length) | a real token |
-# | torch `F.scaled_dot_product_attention` | `attn_mask` | broadcasts to (batch, heads, queries, keys) | may attend |
-# | torch `nn.MultiheadAttention` and `nn.Transformer` | `key_padding_mask` | (batch, length) | **ignore** this key |
+# | `mt`, every layer | `mask` | (batch, heads, queries, keys) | may attend |
+# | `mt` and Hugging Face's tokenizers | `attention_mask` | (batch, length) | a real token |
+# | torch `F.scaled_dot_product_attention` | `attn_mask` | (..., queries, keys) | may attend |
+# | torch `nn.MultiheadAttention` | `key_padding_mask` | (batch, length) | **ignore** this key |
 #
-# Two attentions of one library, and opposite meanings. Here are both on our batch. The linear layers
-# of `nn.MultiheadAttention` are set to the identity, so that it computes what we compute.
+# Two attentions of one library, and opposite meanings. Here are both on our batch. The linear
+# layers of `nn.MultiheadAttention` are set to the identity, so that it computes what we compute.
 
 # %%
 x = torch.randn(3, 6, 8)
@@ -441,8 +447,8 @@ for name, other in {"F.scaled_dot...": theirs[:, 0], "nn.Multihead...": third}.i
     assert difference < 1e-5
 
 # %% [markdown]
-# They agree. Now the commonest mistake of all: the `attention_mask` is handed to
-# `key_padding_mask` as it is. The shape fits and the dtype fits.
+# They agree. Now the commonest mistake of all: the `attention_mask` is handed to `key_padding_mask`
+# as it is. The shape fits and the dtype fits.
 
 # %%
 _, swapped = module(x, x, x, key_padding_mask=batch.attention_mask.bool())  # wrong
@@ -549,8 +555,8 @@ assert max(found["structural"]) < 1e-6
 # 2. Forbidden weights are exactly 0 (holds), and the allowed ones sum to 1 (fails): the padding is
 #    still in the sum that everything was divided by.
 # 3. At a size of 1e9 float32 numbers are 64 apart, so 1 - 1e9 and 4 - 1e9 are the same number.
-# 4. A padded value is NaN or infinite (0 · NaN is NaN); or the query is dead and its softmax
-#    was 0 / 0.
+# 4. A padded value is NaN or infinite (0 · NaN is NaN); or the query is dead and its softmax was 0
+#    / 0.
 # 5. `attention_mask == 0`, because there True means "ignore".
 # 6. A swapped polarity: the longest row has no padding, so every one of its keys is ignored.
 # </details>

@@ -132,9 +132,8 @@ axis.set(xlabel="step", ylabel="length of the gradient", title="Gradients before
 axis.legend(frameon=False)
 plt.show()
 clipped = sum(length > 1 for length in lengths)
-print(
-    f"{clipped} of {len(lengths)} gradients were shortened to 1, the longest from {max(lengths):.1f}"
-)
+longest = max(lengths)
+print(f"{clipped} of {len(lengths)} gradients were shortened to 1, the longest from {longest:.1f}")
 
 # %% [markdown]
 # ## Packing

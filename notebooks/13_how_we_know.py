@@ -315,9 +315,9 @@ plt.show()
 # ask for them: *robust*. And cleaning the rows that nobody uses changes nothing as long as padding
 # holds numbers: only NaN in padding, *strict*, tells the difference.
 #
-# One mutant survives: scores in float16. Is that a hole in the suite, or is the line without effect?
-# Here it is a choice. Scores overflow in float16 only where q·k/√d is above 65504, and the suite asks
-# nobody for that, since trained models stay far below. It can be made to happen:
+# One mutant survives: scores in float16. Is that a hole in the suite, or is the line without
+# effect? Here it is a choice. Scores overflow in float16 only where q·k/√d is above 65504, and the
+# suite asks nobody for that, since trained models stay far below. It can be made to happen:
 
 # %%
 large = torch.full((1, 1, 2, 8), 200.0, dtype=torch.float16)

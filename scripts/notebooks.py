@@ -38,8 +38,8 @@ if importlib.util.find_spec("minitransformer") is None:
     %pip install --quiet --no-deps "git+https://github.com/{REPOSITORY}" einops"""
 
 
-def build(source: Path) -> nbformat.NotebookNode:
-    """The notebook of a source, executed. Raises CellExecutionError where a cell fails."""
+def assemble(source: Path) -> nbformat.NotebookNode:
+    """The notebook of a source, not executed yet."""
     cells = []
     for number, cell in enumerate(jupytext.read(source, fmt="py:percent").cells):
         exercise = EXERCISE.fullmatch(cell.source.strip())
@@ -54,6 +54,12 @@ def build(source: Path) -> nbformat.NotebookNode:
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
+    return notebook
+
+
+def build(source: Path) -> nbformat.NotebookNode:
+    """The notebook of a source, executed. Raises CellExecutionError where a cell fails."""
+    notebook = assemble(source)
     client = NotebookClient(
         notebook,
         timeout=SECONDS,

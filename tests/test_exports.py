@@ -15,10 +15,8 @@ NAMES = ["softmax", "causal_mask", "find_the_bug"]
 EDITS = {
     "blank": lambda one: None,
     "right": lambda one: one.source,
-    "wrong": lambda one: (
-        one.source.replace(".tril(num_keys - num_queries)", ".tril()").replace(
-            "scores.amax(dim=-1, keepdim=True)", "scores.max()"
-        )
+    "wrong": lambda one: one.source.replace(".tril(num_keys - num_queries)", ".tril()").replace(
+        "scores.amax(dim=-1, keepdim=True)", "scores.max()"
     ),
 }
 pytestmark = pytest.mark.slow

@@ -1,0 +1,99 @@
+"""The notebooks are those of their sources, hold every exercise once, and no solution.
+
+That they run, and print what is committed, is `scripts/notebooks.py --check`; CI does that.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("nbclient")
+pytest.importorskip("jupytext")
+import nbformat
+
+from minitransformer.exercises import EXERCISES
+from minitransformer.exercises.exercise import BEGIN, END
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "notebooks"
+SOURCES = sorted(FOLDER.glob("[0-9]*.py"))
+sys.path.insert(0, str(ROOT / "scripts"))
+import notebooks  # noqa: E402 -- scripts/notebooks.py
+
+chapter = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+
+
+def test_there_are_thirteen_chapters():
+    assert [int(source.stem[:2]) for source in SOURCES] == list(range(1, 14))
+
+
+@chapter
+def test_the_notebook_is_that_of_its_source(source):
+    made = notebooks.assemble(source)
+    committed = nbformat.read(source.with_suffix(".ipynb"), 4)
+    assert [(cell.cell_type, cell.source) for cell in made.cells] == [
+        (cell.cell_type, cell.source) for cell in committed.cells
+    ]
+    nbformat.validate(committed)
+
+
+@chapter
+def test_every_cell_was_run_and_none_failed(source):
+    committed = nbformat.read(source.with_suffix(".ipynb"), 4)
+    code = [cell for cell in committed.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    text = "\n".join(str(output.get("text") or output.get("data")) for output in outputs)
+    assert not re.search(r"/(tmp|home|root|work)/|0x[0-9a-f]{8}", text)
+
+
+@chapter
+def test_a_chapter_says_what_you_will_be_able_to_do_and_ends_with_questions(source):
+    text = source.read_text(encoding="utf-8")
+    assert re.match(r"# %% \[markdown\]\n# # \d+\. ", text)
+    assert "# After this chapter you will be able to" in text
+    assert "## Check yourself" in text
+    assert "</details>" in text
+    assert "Try it" in text
+
+
+def test_every_exercise_stands_in_its_chapter_once():
+    found = {
+        name: int(source.stem[:2])
+        for source in SOURCES
+        for name in notebooks.EXERCISE.findall(source.read_text(encoding="utf-8"))
+    }
+    assert found == {name: one.chapter for name, one in EXERCISES.items()}
+
+
+@chapter
+def test_no_notebook_holds_a_solution(source):
+    text = source.with_suffix(".ipynb").read_text(encoding="utf-8")
+    text = "\n".join(c.source for c in nbformat.reads(text, 4).cells)
+    for one in EXERCISES.values():
+        solution = re.search(f"{BEGIN}\n(.*?){END}", one.source, re.DOTALL)[1]
+        lines = [line.strip() for line in solution.splitlines() if line.strip()]
+        assert not all(line in text for line in lines), one.name
+
+
+def test_the_index_names_every_chapter_and_exercise():
+    index = (FOLDER / "README.md").read_text(encoding="utf-8")
+    for source in SOURCES:
+        assert f"({source.stem}.ipynb)" in index
+    for name in EXERCISES:
+        assert f"`{name}`" in index
+
+
+def test_the_comparison_sees_words_and_not_numbers():
+    cell = nbformat.v4.new_code_cell("f()")
+    one, two = (nbformat.v4.new_notebook(cells=[dict(cell)]) for _ in range(2))
+    for notebook, text in ((one, "loss 0.5"), (two, "loss 1.25e-3")):
+        notebook.cells = [nbformat.v4.new_code_cell("f()", id="a")]
+        notebook.cells[0].outputs = [nbformat.v4.new_output("stream", text=text)]
+    assert notebooks.shape_of(one) == notebooks.shape_of(two)
+    two.cells[0].outputs[0].text = "NaN 1.25e-3"
+    assert notebooks.shape_of(one) != notebooks.shape_of(two)
