@@ -208,9 +208,7 @@ print(mask[2, 0].int())  # row 2, "the birds sing": queries down, keys across
 # with random queries, keys and values, for all three rows at once.
 
 # %%
-query, key, value = torch.randn(
-    3, 3, 1, 6, 8
-)  # three tensors (batch 3, heads 1, length 6, width 8)
+query, key, value = torch.randn(3, 3, 1, 6, 8)  # each (batch 3, heads 1, length 6, width 8)
 output, weights = mt.scaled_dot_product_attention(query, key, value, mask)
 
 assert (weights[~mask] == 0.0).all()  # exactly zero wherever the mask is False
@@ -347,8 +345,7 @@ assert w.grad.isnan()
 # ### Zero times NaN
 #
 # Padding may hold anything: memory that nobody filled, the logarithm of 0, a division by a length
-# of
-# 0. Suppose that the masked value is NaN.
+# that is 0. Suppose that the masked value is NaN.
 
 # %%
 print("0 * nan =", 0.0 * float("nan"), "   0 * inf =", 0.0 * float("inf"))
