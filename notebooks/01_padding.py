@@ -259,6 +259,7 @@ for dtype, (colour, style) in lines.items():
 one.set(
     xscale="log", yscale="log", xlabel="size of the negative number", ylabel="weight on padding"
 )
+one.set_yticks([1e-300, 1e-200, 1e-100, 1])
 one.set_title("A dot: here the dtype ends, beyond it is 0.0", fontsize=10)
 one.legend(frameon=False)
 
@@ -306,6 +307,7 @@ scores = torch.tensor([1.0, 2.0, 3.0, 4.0])
 nothing = torch.zeros(4, dtype=torch.bool)  # may attend to: no key
 
 print("-1e9: ", (scores + torch.where(nothing, 0.0, -1e9)).softmax(dim=-1))
+print("the next float32 after 1e9:", torch.nextafter(torch.tensor(1e9), torch.tensor(2e9)).item())
 print("-inf: ", scores.masked_fill(~nothing, float("-inf")).softmax(dim=-1))
 ours = mt.scaled_dot_product_attention(
     torch.ones(1, 1, 1, 1),
@@ -520,9 +522,11 @@ for attention in (no_mask, after_softmax, polarity_swapped, with_fill(-1e9), str
 assert max(found["structural"]) < 1e-6
 
 # %% [markdown]
-# The first three fail at once. -1e9 passes until the padding holds NaN. Only the structural zero
-# passes every column. This little test is the idea behind `minitransformer check`, which asks any
-# implementation many such questions (chapter 13).
+# Read it by columns. Zeros are the kindest padding: the swapped mask passes there, because what it
+# collects from the padding is 0, and alone it sees nothing and gives 0 as well. Ones catch all of
+# the first three. -1e9 passes until the padding holds NaN. Only the structural zero passes every
+# column. So fill your test's padding with something that hurts. This little test is the idea behind
+# `minitransformer check`, which asks any implementation many such questions (chapter 13).
 #
 # ## Exercises
 #

@@ -1,23 +1,29 @@
 # %% [markdown]
 # # 8. Training
 #
-# You have a model, a mask and labels. Training is a loop of five lines, and a few habits that
-# decide whether it works: how fast to learn and when, how to treat a gradient that is too long,
-# and how not to spend half of the time on padding.
+# The model is ready, the labels are right. What remains is a loop of ten lines: take a batch,
+# compute the loss, go backward, step. This chapter takes the loop apart: what a batch is made of,
+# how large a step is, what keeps one bad batch from ruining the run. At its end a small model
+# learns to write prose, in less than a minute on one CPU thread.
 #
 # After this chapter you will be able to
 #
-# - draw a schedule with warm-up and cosine, and say what each part is for;
-# - clip a gradient, and recognise the step at which it mattered;
-# - pack several documents into one row, and show that the loss is the same to rounding;
-# - train a small language model on real prose, and read its curve.
+# - pack several documents into a row without their seeing each other, and check that the loss is
+#   the same as with padding;
+# - say what a warm-up, a cosine and gradient clipping do, with a measurement for each;
+# - write the training loop, and read a loss curve against baselines that you can compute.
 
 # %%
+import math
 import time
+from collections import Counter
 
 import matplotlib.pyplot as plt
 import torch
+from IPython.display import display
+from matplotlib.colors import ListedColormap
 from matplotlib_inline.backend_inline import set_matplotlib_formats
+from torch import nn
 
 from minitransformer import (
     Config,
@@ -27,258 +33,507 @@ from minitransformer import (
     pack,
     pad,
     padding_mask,
+    record_attention,
     token_positions,
 )
 from minitransformer.training.answering import answer
-from minitransformer.training.loop import Settings, schedule, train
-from minitransformer.training.tasks import make_task
+from minitransformer.training.loop import Settings, parameter_groups, real_tokens, schedule, train
+from minitransformer.training.tasks import largest_padding_weight, make_task
+from minitransformer.visualize import curve_figure, wanted_beside_found
 
 set_matplotlib_formats("png")
+torch.manual_seed(0)
 torch.set_num_threads(1)
 
 # %% [markdown]
-# ## The schedule
+# ## Text
 #
-# In the first steps the weights are random and the gradients wild; and the optimizer knows nothing
-# yet about their size. So the learning rate starts low and rises in a line: *warm-up*. Later the
-# model has to settle, and the rate falls, here along half a cosine.
-
-# %%
-settings = Settings(steps=300, learning_rate=4e-3, warmup=50)
-rates = [settings.learning_rate * schedule(step, settings) for step in range(300)]
-figure, axis = plt.subplots(figsize=(6.5, 2.6), layout="constrained")
-axis.plot(rates, color="#08519c")
-axis.axvspan(0, 50, color="#d9822b", alpha=0.15)
-axis.text(25, 0.0004, "warm-up", ha="center", fontsize=9)
-axis.set(
-    xlabel="step", ylabel="learning rate", ylim=(0, None), title="Up in a line, down in a cosine"
-)
-plt.show()
-print(f"step 0: {rates[0]:.1e}, not 0: the first batch is learned from, too")
-assert rates[0] > 0
-
-# %% [markdown]
-# Does it matter? Here is a task that is easy for a language model, rows that count upwards,
-# trained with a learning rate that is rather high: with warm-up and without, and with a constant
-# rate.
-
-
-# %%
-def rows_that_count(seed, count=32):
-    generator = torch.Generator().manual_seed(seed)
-    starts = torch.randint(1, 30, (count,), generator=generator).tolist()
-    lengths = torch.randint(3, 25, (count,), generator=generator).tolist()
-    return [list(range(a, a + n)) for a, n in zip(starts, lengths, strict=True)]
-
-
-def loss_of(model, batch):
-    labels = next_token_labels(batch.input_ids, batch.attention_mask)
-    return model.loss(batch.input_ids, batch.attention_mask, labels)
-
-
-def train_by_hand(rate_at, clip=1.0, steps=150):
-    """The five lines; also the length of each gradient before it was clipped."""
-    torch.manual_seed(0)
-    model = DecoderOnly(Config(vocab_size=60, d_model=64, num_layers=4, num_heads=4))
-    optimizer = torch.optim.AdamW(model.parameters())
-    losses, lengths = [], []
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = rate_at(step)
-        loss = loss_of(model, pad(rows_that_count(step)))
-        optimizer.zero_grad()
-        loss.backward()
-        lengths.append(torch.nn.utils.clip_grad_norm_(model.parameters(), clip).item())
-        optimizer.step()
-        losses.append(loss.item())
-    return losses, lengths
-
-
-PEAK = 1.2e-2
-short = Settings(steps=150, warmup=30)
-cases = {
-    "warm-up and cosine": lambda step: PEAK * schedule(step, short),
-    "cosine, no warm-up": lambda step: PEAK * schedule(step, Settings(steps=150, warmup=0)),
-    "constant": lambda step: PEAK,
-}
-results = {name: train_by_hand(rate) for name, rate in cases.items()}
-figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
-for (name, (losses, _)), colour in zip(
-    results.items(), ("#08519c", "#d9822b", "#7a4fa3"), strict=True
-):
-    axis.plot(losses, color=colour, label=name)
-    print(f"{name:<20} loss, mean of the last 20 steps: {sum(losses[-20:]) / 20:.3f}")
-axis.set(xlabel="step", ylabel="loss", ylim=(0, 5), title="The same model, the same batches")
-axis.legend(frameon=False)
-plt.show()
-
-# %% [markdown]
-# This is the 2017 model, with the norm behind each sum. It is known for needing its warm-up (Xiong
-# et al. 2020, arXiv:2002.04745); models with the norm in front bear more.
-
-# %% [markdown]
-# ## Clipping
-#
-# Now and then a batch gives a gradient that is many times longer than usual. One such step can
-# undo hundreds. *Clipping* shortens it to a given length and keeps its direction. Here are the
-# lengths of the gradients of the run with warm-up, before they were clipped.
-
-# %%
-lengths = results["warm-up and cosine"][1]
-figure, axis = plt.subplots(figsize=(6.5, 2.6), layout="constrained")
-axis.semilogy(lengths, color="#08519c", lw=1)
-axis.axhline(1.0, color="#d9822b", label="longest that is taken as it is")
-axis.set(xlabel="step", ylabel="length of the gradient", title="Gradients before clipping")
-axis.legend(frameon=False)
-plt.show()
-clipped = sum(length > 1 for length in lengths)
-longest = max(lengths)
-print(f"{clipped} of {len(lengths)} gradients were shortened to 1, the longest from {longest:.1f}")
-
-# %% [markdown]
-# ## Packing
-#
-# Rows of 3 to 24 tokens, padded to the longest: how much of the work is padding? `pack` puts
-# several documents in one row and *numbers* them in the attention mask: 1 1 1 2 2 0. It is the
-# same kind of value as before, with more than one number in it, and nothing else in the code has
-# to change.
-
-# %%
-rows = rows_that_count(0, count=64)
-padded, packed = pad(rows), pack(rows, length=48)
-for name, batch in {"padded": padded, "packed": packed}.items():
-    shape = tuple(batch.input_ids.shape)
-    real = (batch.attention_mask != 0).float().mean().item()
-    print(f"{name}: {shape[0]:>3} rows of {shape[1]}, {real:.0%} real tokens")
-print("attention mask of a packed row:", packed.attention_mask[0].tolist())
-
-figure, axes = plt.subplots(2, 1, figsize=(8, 3.6), layout="constrained")
-for axis, (name, batch) in zip(axes, {"padded": padded, "packed": packed}.items(), strict=True):
-    axis.imshow(batch.attention_mask[:16], cmap="tab10", vmin=0, vmax=9, aspect="auto")
-    axis.imshow(
-        torch.where(batch.attention_mask[:16] == 0, 1.0, float("nan")),
-        cmap="Greys",
-        vmin=0,
-        vmax=4,
-        aspect="auto",
-    )
-    axis.set(title=f"{name}: the first 16 rows (grey: padding)", yticks=[])
-plt.show()
-
-# %% [markdown]
-# What keeps the documents of a row apart? The mask: query and key must have the *same number*, not
-# just be real. And positions start anew at each document. Both follow from the attention mask.
-
-# %%
-row = packed.attention_mask[:1]
-mask = padding_mask(row) & causal_mask(row.shape[1])
-figure, axes = plt.subplots(1, 2, figsize=(8, 3.6), layout="constrained")
-axes[0].imshow(mask[0, 0], cmap="Blues", vmin=0, vmax=1.4)
-axes[0].set(title="who may see whom, in a packed row", xlabel="keys", ylabel="queries")
-axes[1].plot(token_positions(row)[0], ".", color="#08519c")
-axes[1].set(title="positions of its tokens", xlabel="column", ylabel="position")
-plt.show()
-
-# %% [markdown]
-# The promise: packed or padded, the loss is the same. And the gradient.
-
-# %%
-torch.manual_seed(0)
-model = DecoderOnly(Config(vocab_size=60, d_model=64, num_layers=2, num_heads=4, style="gpt2"))
-losses, gradients = [], []
-for batch in (padded, packed):
-    model.zero_grad()
-    loss = loss_of(model, batch)
-    loss.backward()
-    losses.append(loss.item())
-    gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
-difference = (gradients[0] - gradients[1]).abs().max().item()
-print(f"padded {losses[0]:.6f}, packed {losses[1]:.6f}, gradients differ by {difference:.1e}")
-assert abs(losses[0] - losses[1]) < 1e-5
-assert difference < 1e-5
-
-# %% [markdown]
-# ### Try it: pack without numbers
-#
-# Many programs put documents behind each other and give every token a 1. What happens to the loss?
-# Each document may then read those before it in its row, and predicts its first token from a
-# stranger.
-
-# %%
-ones = (packed.attention_mask != 0).long()
-labels = next_token_labels(packed.input_ids, packed.attention_mask)
-with torch.no_grad():
-    leaking = model.loss(packed.input_ids, ones, labels).item()
-print(f"numbered {losses[1]:.4f}, all ones {leaking:.4f}: not the same model any more")
-assert abs(leaking - losses[1]) > 1e-3
-
-# %% [markdown]
-# And the time? Real tokens in a second, forward and backward:
+# Every Python carries its language reference (it is what `help("if")` prints): English prose that
+# needs no download. The task `lm` cuts it into pieces of at most so many characters and holds out
+# every 20th: training never sees those.
 
 # %% tags=["varies"]
-wide = DecoderOnly(Config(vocab_size=60, d_model=128, num_layers=4, num_heads=4, style="gpt2"))
-many = rows_that_count(1, count=256)
-for name, batch in {"padded": pad(many), "packed": pack(many, length=64)}.items():
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        loss_of(wide, batch).backward()
-        times.append(time.perf_counter() - start)
-    print(f"{name}: {sum(map(len, many)) / sorted(times)[2]:,.0f} real tokens a second")
+task = make_task("lm", path=None, max_length=64)
+characters = sum(map(len, task.training))
+print(f"{len(task.training):,} pieces to train on, {characters:,} characters")
+print(f"{len(task.held_out):,} pieces held out")
+for text in task.training[3:6]:
+    print(repr(text))
 
 # %% [markdown]
-# ## Real prose
+# A token is one character here. A row of ids is a start, the characters, an end.
+
+# %%
+vocabulary = task.vocabulary
+(row,) = task.rows(["a cat"])
+print(row)
+print(vocabulary.names(row))
+print(len(vocabulary), "tokens, the first five are special:", vocabulary.names(range(5)))
+
+# %% [markdown]
+# ## Padding is paid for
 #
-# Now the package's own loop, which does all of this, on text: the reference of the Python
-# language, which comes with Python, character by character. A model of half a million numbers and
-# less than a minute of training: it will learn what English looks like, and not much more.
+# The pieces differ in length. Padded to the longest, a batch is a rectangle, and the model
+# computes all of it.
 
 # %%
-task = make_task("lm", None, 128)
-torch.manual_seed(0)
-config = Config(
-    vocab_size=len(task.vocabulary),
-    d_model=96,
-    num_layers=3,
-    num_heads=4,
-    max_length=256,
-    style="llama",
-)
-model = DecoderOnly(config).eval()
-print(
-    f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(task.vocabulary)} characters"
-)
-sampling = {"temperature": 0.7, "generator": torch.Generator().manual_seed(1)}
-print("before:", answer(model, task.vocabulary, ["The "], 60, **sampling)[0].splitlines()[0])
-
-settings = Settings(steps=260, batch_size=24, learning_rate=4e-3, warmup=30)
-history, _ = train(model, task, settings, save=lambda history: None, quiet=True)
-
-# %%
-losses = torch.tensor([step["loss"] for step in history])
-held_out = {step["step"]: step["held_out_loss"] for step in history if "held_out_loss" in step}
-figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
-axis.plot(losses.unfold(0, 5, 1).mean(dim=1), color="#08519c", label="training (mean of 5 steps)")
-if held_out:
-    axis.plot(list(held_out), list(held_out.values()), "o", color="#d9822b", label="held out")
-axis.set(
-    xlabel="step", ylabel="loss per character", ylim=(0, None), title="Learning to write prose"
-)
-axis.legend(frameon=False)
-plt.show()
-print(
-    f"loss {losses[0]:.2f} → {losses[-10:].mean():.2f}; guessing at random would be",
-    f"{torch.tensor(float(len(task.vocabulary))).log():.2f}",
-)
-for start in ("The ", "A class "):
-    sampling = {"temperature": 0.7, "generator": torch.Generator().manual_seed(1)}
-    print(repr(answer(model, task.vocabulary, [start], 90, **sampling)[0]))
+rows = task.rows(task.training[:24])
+padded = pad(rows)
+share = real_tokens(padded) / padded.input_ids.numel()
+print(tuple(padded.input_ids.shape), f"of which {share:.0%} are real tokens")
 
 # %% [markdown]
-# A curve like this says three things: where it started (about the logarithm of the number of
-# characters, if the first weights are right), how fast it falls, and whether held-out text goes
-# the same way. It does not say that the masks are right; that is what chapters 5, 11 and 13 are
-# about.
+# `pack` puts several documents into one row instead. By hand: rows of 3, 1 and 2 tokens, in rows of
+# length 4. It takes the largest that still fits, again and again.
+
+# %%
+packed = pack([[5, 6, 7], [8], [9, 9]], length=4)
+print(packed.input_ids)
+print(packed.attention_mask)
+assert packed.attention_mask.tolist() == [[1, 1, 1, 2], [1, 1, 0, 0]]
+
+# %% [markdown]
+# The attention mask does more than say what is padding. It *numbers* the documents of each row: 1
+# is the first, 2 the second, 0 is padding. So it is a map of the work: where something is to be
+# computed, and for whom. Here are the same 24 pieces, padded and packed. The area
+# that is not white is what the model computes.
+
+# %%
+packed = pack(rows, length=128)
+colours = ListedColormap(["#f2f2f2", "#08519c", "#d9822b", "#5a8f3d", "#7a4fa3", "#b5446e"])
+figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.4), sharey=True, layout="constrained")
+for panel, (name, batch) in zip(axes, {"padded": padded, "packed": packed}.items(), strict=True):
+    image = batch.attention_mask.clamp(max=5)
+    panel.imshow(image, cmap=colours, vmin=0, vmax=5, aspect="auto", interpolation="nearest")
+    share = real_tokens(batch) / batch.input_ids.numel()
+    panel.set(
+        title=f"{name}: {len(batch.input_ids)} rows, {share:.0%} real tokens",
+        xlabel="position",
+        xlim=(-0.5, 127.5),
+        ylim=(23.5, -0.5),
+        yticks=range(0, 24, 4),
+    )
+axes[0].set_ylabel("row")
+figure.suptitle("attention_mask: grey is padding, a colour is a document; white is not there")
+plt.show()
+assert real_tokens(packed) == real_tokens(padded)
+
+# %% [markdown]
+# ## Documents in one row must not meet
+#
+# A packed row is safe only if nothing crosses the border between two documents. Three things have
+# to know the border, and all three read it off the numbers.
+#
+# 1. The mask: `padding_mask` lets a query see the keys of *its own number*.
+# 2. The positions: each document starts at 0 again.
+# 3. The labels: the last token of a document does not predict the first of the next.
+
+# %%
+documents = [[5, 6, 7, 8, 9], [10, 11, 12, 13], [14, 15, 16]]
+batch = pack(documents, length=13)
+labels = next_token_labels(batch.input_ids, batch.attention_mask)
+for name, values in {
+    "input_ids": batch.input_ids,
+    "attention_mask": batch.attention_mask,
+    "positions": token_positions(batch.attention_mask),
+    "labels": labels,
+}.items():
+    print(f"{name:<15}" + "".join(f"{value:>5}" for value in values[0].tolist()))
+
+# %% [markdown]
+# The mask of the row is a block for each document, and in a decoder a triangle of each block. On
+# the left is the mask, on the right the weights that a model with random parameters uses.
+
+# %%
+model = DecoderOnly(Config(vocab_size=20, d_model=16, num_layers=1, num_heads=1, style="gpt2"))
+wanted = padding_mask(batch.attention_mask) & causal_mask(13)
+
+
+def weights_with(attention_mask):
+    with record_attention(model) as maps, torch.no_grad():
+        model(batch.input_ids, attention_mask)
+    return maps["decoder.layers.0.attention"][0, 0]
+
+
+weights = weights_with(batch.attention_mask)
+assert (weights[~wanted[0, 0]] == 0.0).all()
+wanted_beside_found(wanted[0, 0], weights, "Documents are numbered: each sees itself only")
+
+# %% [markdown]
+# Now the mistake. Somebody makes the attention mask the usual way, 1 for every real token.
+
+# %%
+ones = (batch.attention_mask != 0).long()
+leaking = weights_with(ones)
+print("largest weight across a border:", leaking[~wanted[0, 0]].max().item())
+wanted_beside_found(wanted[0, 0], leaking, "1 for every token: each reads what stands before it")
+
+# %% [markdown]
+# Colour under a hatch is a leak. Nothing fails, and a training loss computed so looks plausible.
+# What gives it away is the comparison that this course makes everywhere: a document in company must
+# give what it gives alone.
+
+
+# %%
+def distance_from_alone(attention_mask):
+    """The largest difference between logits in the packed row and of the document alone."""
+    largest, start = 0.0, 0
+    with torch.no_grad():
+        together = model(batch.input_ids, attention_mask)[0]
+        for document in documents:
+            ids = torch.tensor([document])
+            alone = model(ids, torch.ones_like(ids))[0]
+            here = together[start : start + len(document)]
+            largest = max(largest, (here - alone).abs().max().item())
+            start += len(document)
+    return largest
+
+
+print("numbered:", distance_from_alone(batch.attention_mask))
+print("ones:    ", distance_from_alone(ones))
+assert distance_from_alone(batch.attention_mask) < 1e-5 < distance_from_alone(ones)
+
+# %% [markdown]
+# With numbers the difference is rounding: sums of other lengths are added up in another order. So
+# packing may change how long a step takes, and nothing else. In float64, on the 24 pieces, the
+# loss of the packed batch is that of the padded batch to twelve digits.
+
+# %%
+precise = DecoderOnly(
+    Config(len(vocabulary), d_model=32, num_layers=2, max_length=64, style="llama")
+).double()
+losses = {}
+for name, one in {"padded": padded, "packed": packed}.items():
+    labels = next_token_labels(one.input_ids, one.attention_mask)
+    losses[name] = precise.loss(one.input_ids, one.attention_mask, labels).item()
+    print(f"{name}: {losses[name]:.12f}  ({(labels != -100).sum()} labels)")
+assert math.isclose(losses["padded"], losses["packed"], rel_tol=1e-12)
+
+# %% [markdown]
+# What is gained? We time a forward and a backward pass and divide by the number of *real* tokens,
+# for pieces of up to 64 and of up to 256 characters. Padding is not the only thing that counts
+# (attention over a long row costs more for each token), so measure before you believe.
+
+# %% tags=["varies"]
+timed = DecoderOnly(
+    Config(len(vocabulary), d_model=64, num_layers=2, max_length=256, style="llama")
+)
+for longest in (64, 256):
+    source = make_task("lm", path=None, max_length=longest)
+    for name in ("padded", "packed"):
+        one = source.batch(seed=0, step=0, size=24, packed=name == "packed")
+        seconds = []
+        for _ in range(5):
+            start = time.perf_counter()
+            timed.loss(**one).backward()
+            seconds.append(time.perf_counter() - start)
+        per_token = sorted(seconds)[2] / real_tokens(one) * 1e6
+        share = real_tokens(one) / one.input_ids.numel()
+        print(
+            f"up to {longest:>3}, {name}: {share:4.0%} real, {per_token:5.1f} µs for a real token"
+        )
+
+# %% [markdown]
+# ### Try it
+#
+# Sort `task.training` by length before you take 24 pieces, and pad. How large is the share of
+# real tokens now? What would such batches do to training, if each holds only short or only long
+# texts?
+
+# %% [markdown]
+# ## How large a step?
+#
+# The learning rate is no constant. It rises from almost 0 in a straight line, the *warm-up*, and
+# then falls along half a cosine. The first is from Vaswani et al. 2017 (arXiv:1706.03762, section
+# 5.3), the second from Loshchilov and Hutter 2016 (arXiv:1608.03983). `schedule` gives the share of
+# the highest rate at each step.
+
+# %%
+settings = Settings(steps=500, warmup=50, learning_rate=4e-3)
+rates = [settings.learning_rate * schedule(step, settings) for step in range(settings.steps)]
+figure, axes = plt.subplots(figsize=(6.5, 2.6), layout="constrained")
+axes.plot(rates, color="#08519c")
+axes.set(xlabel="training step", ylabel="learning rate", title="Up in a line, down in a cosine")
+plt.show()
+print(f"step 0: {rates[0]:.2e}   highest: {max(rates):.2e}   last: {rates[-1]:.2e}")
+
+# %% [markdown]
+# Step 0 already learns: its rate is 1/50 of 0.004 and not 0. The highest is a little below 0.004,
+# because here the cosine falls from the first step on. (In the exercise below it begins after the
+# warm-up. Both are in use.)
+#
+# Is the warm-up needed? That is a question for an experiment. We train the model of 2017, with the
+# norm *after* each addition, four layers, 80 steps: with two learning rates, with and without a
+# warm-up. `short_run` is the training loop; we shall look at it more closely below.
+
+
+# %%
+def short_run(style, num_layers, settings, wild_step=None):
+    """Train for a moment; the loss, and the length of the gradient, at each step."""
+    torch.manual_seed(settings.seed)
+    config = Config(len(vocabulary), d_model=64, num_layers=num_layers, max_length=64, style=style)
+    model = DecoderOnly(config)
+    optimizer = torch.optim.AdamW(parameter_groups(model, settings.weight_decay), betas=(0.9, 0.98))
+    losses, norms = [], []
+    for step in range(settings.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * schedule(step, settings)
+        batch = task.batch(settings.seed, step, settings.batch_size, settings.packed)
+        optimizer.zero_grad()
+        loss = model.loss(**batch)
+        (1000 * loss if step == wild_step else loss).backward()
+        norms.append(nn.utils.clip_grad_norm_(model.parameters(), settings.clip).item())
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, norms
+
+
+runs = {
+    (rate, warmup): short_run(
+        "vanilla", 4, Settings(steps=80, batch_size=16, learning_rate=rate, warmup=warmup)
+    )[0]
+    for rate in (0.003, 0.01)
+    for warmup in (0, 30)
+}
+
+# %% [markdown]
+# To read the curves we need something to compare them with. A model that knows nothing gives every
+# token the same probability: its loss is log(number of tokens). A model that knows only *how often*
+# each character occurs, and nothing of what stands before, has the entropy of the characters as its
+# loss. Anything below that has learned from context.
+
+# %%
+counts = Counter(token for row in task.rows(task.training) for token in row[1:])
+total = sum(counts.values())
+uniform = math.log(len(vocabulary))
+frequencies = -sum(n / total * math.log(n / total) for n in counts.values())
+print(f"all tokens alike: {uniform:.2f}   by frequency: {frequencies:.2f} nats per token")
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.2), sharey=True, layout="constrained")
+for panel, rate in zip(axes, (0.003, 0.01), strict=True):
+    for warmup, colour in {0: "#d9822b", 30: "#08519c"}.items():
+        name = f"warm-up of {warmup} steps" if warmup else "no warm-up"
+        panel.plot(runs[rate, warmup], color=colour, label=name)
+    panel.axhline(frequencies, color="#777777", ls="--", lw=1, label="frequencies only")
+    panel.set(xlabel="training step", title=f"highest learning rate {rate:g}")
+    panel.legend(frameon=False)
+axes[0].set_ylabel("loss (nats per token)")
+figure.suptitle("Four post-norm layers: what a warm-up is for")
+plt.show()
+for (rate, warmup), losses in runs.items():
+    mean = sum(losses[-10:]) / 10
+    print(
+        f"learning rate {rate:g}, warm-up {warmup:>2}: mean loss of the last ten steps {mean:.2f}"
+    )
+assert sum(runs[0.01, 30][-10:]) < sum(runs[0.01, 0][-10:]) - 2
+
+# %% [markdown]
+# At the small rate both reach about the same. At the large rate the model without a warm-up is
+# stuck at the dashed line: the first, wild steps broke it so that nothing of the context reaches
+# its output, and it has learned the frequencies and nothing more. With a warm-up the same rate
+# works. Post-norm models need this most; Xiong et al. 2020 (arXiv:2002.04745) explain why.
+#
+# ### Try it
+#
+# Run the left half with `style="llama"`, whose norms stand *before* each sublayer. Is there a
+# learning rate at which it needs the warm-up?
+
+# %% [markdown]
+# ## One bad batch
+#
+# The gradient of all parameters together is one long vector. If it is longer than 1 it is shortened
+# to 1 and keeps its direction (Pascanu et al. 2012, arXiv:1211.5063). By hand: (3, 4) has the
+# length 5.
+
+# %%
+parameter = nn.Parameter(torch.zeros(2))
+parameter.grad = torch.tensor([3.0, 4.0])
+length = nn.utils.clip_grad_norm_([parameter], max_norm=1.0)
+print("length before:", length.item(), "  gradient after:", parameter.grad.tolist())
+torch.testing.assert_close(parameter.grad, torch.tensor([0.6, 0.8]))
+
+parameter.grad = torch.tensor([3.0, 4.0])
+nn.utils.clip_grad_value_([parameter], clip_value=1.0)
+print("clipped number by number:", parameter.grad.tolist(), " <- another direction")
+
+# %% [markdown]
+# Why bother? In the next run something goes wrong in step 20, once: its loss counts a thousandfold,
+# as it may with a corrupt batch or a number that overflows. Once with clipping, once without.
+
+# %%
+clipping = {"clipped to 1": 1.0, "not clipped": 1e9}
+runs = {
+    name: short_run(
+        "llama", 2, Settings(steps=80, batch_size=16, warmup=10, clip=clip), wild_step=20
+    )
+    for name, clip in clipping.items()
+}
+figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.2), layout="constrained")
+for (name, (losses, norms)), colour in zip(runs.items(), ("#08519c", "#d9822b"), strict=True):
+    axes[0].plot(losses, color=colour, label=name)
+    axes[1].plot(norms, color=colour, label=name)
+axes[0].axvline(20, color="#777777", ls=":", lw=1)
+axes[0].axhline(frequencies, color="#777777", ls="--", lw=1, label="frequencies only")
+axes[0].set(xlabel="training step", ylabel="loss (nats per token)", title="Loss")
+axes[1].set(
+    xlabel="training step", ylabel="before clipping", title="Length of the gradient", yscale="log"
+)
+for panel in axes:
+    panel.legend(frameon=False)
+figure.suptitle("One wild batch at step 20")
+plt.show()
+for name, (losses, norms) in runs.items():
+    mean = sum(losses[-10:]) / 10
+    print(f"{name}: longest gradient {max(norms):.0f}, mean loss of the last ten steps {mean:.2f}")
+assert sum(runs["clipped to 1"][0][-10:]) < sum(runs["not clipped"][0][-10:]) - 2
+
+# %% [markdown]
+# Clipped, the batch is one among others. Not clipped, the run goes *up* for more than ten steps
+# after it, and then hardly down again. AdamW (Kingma and Ba 2014, arXiv:1412.6980) has a memory. It
+# keeps a running mean of the gradients, about ten steps long, and the huge one fills it: ten times
+# the model walks where the wild batch pointed. And it divides each step by a running mean of
+# *squared* gradients, about fifty steps long (1 / (1 - 0.98)): all that comes after is divided by
+# the huge one too, and counts for almost nothing.
+#
+# Clip the gradient of the whole batch: with accumulation that is after the last `backward`, not
+# after each.
+
+# %% [markdown]
+# ## The loop
+#
+# You have seen it in `short_run`. Here it is once more, three steps, with nothing but what is
+# needed. Weight decay (Loshchilov and Hutter 2017, arXiv:1711.05101) pulls the matrices towards 0
+# and leaves biases and gains alone; `parameter_groups` sorts them.
+
+# %%
+settings = Settings(steps=3, batch_size=24, warmup=2)
+
+
+def new_model():
+    torch.manual_seed(0)
+    return DecoderOnly(
+        Config(len(vocabulary), d_model=96, num_layers=2, max_length=64, style="llama")
+    )
+
+
+model = new_model()
+optimizer = torch.optim.AdamW(
+    parameter_groups(model, settings.weight_decay), betas=(0.9, 0.98), fused=True
+)
+by_hand = []
+for step in range(settings.steps):
+    for group in optimizer.param_groups:
+        group["lr"] = settings.learning_rate * schedule(step, settings)
+    batch = task.batch(settings.seed, step, settings.batch_size, packed=True)
+    optimizer.zero_grad()  # or the gradients of all steps add up
+    loss = model.loss(**batch)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+    optimizer.step()
+    by_hand.append(loss.item())
+print(by_hand)
+
+# %% [markdown]
+# The package's `train` is this loop with a progress bar, evaluations and some care for Ctrl-C. From
+# the same seed it makes the same steps, bit for bit.
+
+# %%
+history, finished = train(new_model(), task, settings, save=lambda history: None, quiet=True)
+print([one["loss"] for one in history])
+assert finished
+assert [one["loss"] for one in history] == by_hand
+
+# %% [markdown]
+# ## The real run
+#
+# 500 steps of 24 pieces, packed. `train` calls `save` ten times with the history so far. We use
+# it to have the model write something each time, so that you can watch it learn.
+
+# %%
+settings = Settings(steps=500, batch_size=24, learning_rate=4e-3, warmup=50)
+model = new_model()
+prompts = ["The ", "If the ", "A class "]
+
+
+def write():
+    generator = torch.Generator().manual_seed(0)
+    return answer(model, vocabulary, prompts, 50, temperature=0.7, generator=generator)
+
+
+diary = {0: write()}
+history, _ = train(
+    model, task, settings, save=lambda history: diary.update({len(history): write()}), quiet=True
+)
+print(sum(p.numel() for p in model.parameters()), "parameters")
+
+# %%
+steps = [one["step"] for one in history]
+evaluated = [one for one in history if "held_out_loss" in one]
+figure = curve_figure(
+    {
+        "training": (steps, [one["loss"] for one in history]),
+        "held out": (
+            [one["step"] for one in evaluated],
+            [one["held_out_loss"] for one in evaluated],
+        ),
+    },
+    title="A small model reads Python's manual",
+)
+axes = figure.axes[0]
+axes.yaxis.set_minor_formatter("{x:g}")
+for height, name in ((uniform, "all tokens alike"), (frequencies, "frequencies only")):
+    axes.axhline(height, color="#777777", ls="--", lw=1)
+    axes.text(270, height, name, ha="center", va="bottom", fontsize=8, color="#777777")
+display(figure)
+
+# %%
+last = evaluated[-1]
+seen = settings.steps * settings.batch_size / len(task.training)
+recent = sum(one["loss"] for one in history[-50:]) / 50
+print(f"each piece was seen {seen:.1f} times on average")
+print(f"training loss of the last 50 steps {recent:.2f}")
+print(f"held-out loss {last['held_out_loss']:.2f}, frequencies only {frequencies:.2f}")
+print(f"perplexity {math.exp(last['held_out_loss']):.1f}: as if choosing among so many characters")
+print(f"characters guessed right: {last['accuracy']:.0%}")
+assert last["held_out_loss"] < frequencies - 1
+
+# %% [markdown]
+# Read such a curve from the baselines. It starts near "all tokens alike", or a little above, as
+# random weights are confident about nonsense. It falls quickly to "frequencies only". All below
+# is learned from context: first which letter follows which, then words, then what words stand
+# together. Towards the end a gap opens between training and held-out loss. The model meets each
+# piece for the third or fourth time and begins to remember it, which helps on no other text. The
+# held-out loss is the one to watch: when it rises, stop, or find more text.
+#
+# And what does it write?
+
+# %% tags=["varies"]
+for step in (0, 50, 100, 250, 500):
+    print(f"after {step} steps")
+    for text in diary[step]:
+        print("   ", repr(text[:70]))
+
+# %% [markdown]
+# It is a small model after a short time. But it started with noise, and nobody told it what a word
+# is.
+#
+# At last the promise that the project is about. The held-out pieces are evaluated as padded
+# batches. The largest attention weight on any padded key, in all layers, heads and batches, and how
+# many weights were looked at:
+
+# %% tags=["varies"]
+largest, looked_at = largest_padding_weight(model, task.held_out_batches())
+print(largest, f"of {looked_at:,}")
+assert largest == 0.0
+
+# %% [markdown]
+# ### Try it
+#
+# - Leave out `optimizer.zero_grad()` in `short_run`. Does the loss still fall? How would you notice
+#   the mistake?
+# - Train on a text of your own: `make_task("lm", "file.txt", 64)` reads paragraphs with empty lines
+#   between them. On a command line the same is `minitransformer train --task lm --data file.txt`.
 
 # %% [markdown]
 # ## Exercises
@@ -295,20 +550,26 @@ for start in ("The ", "A class "):
 # %% [markdown]
 # ## Check yourself
 #
-# 1. What is the loss of an untrained model over 100 characters, and what does it mean if it is 20?
-# 2. Why does clipping keep the direction of a gradient?
-# 3. In a packed row, which two things have to know where documents begin?
-# 4. Packing without numbers in the mask gives another loss. In which direction, and why is a lower
-#    one not good news?
-# 5. Half of a batch is padding. Which layers waste time on it, even with a perfect mask?
+# 1. A packed row has the attention mask `1 1 2 2 2 0`. How many pairs of query and key does the
+#    mask of a decoder allow?
+# 2. What are the positions and, for the ids `5 6 7 8 9 0`, the labels of that row?
+# 3. Two runs differ only in that one is padded and one packed. By how much may their losses differ
+#    at the first step?
+# 4. A loss curve lies flat at the entropy of the characters. What has the model learned, and what
+#    would you try?
+# 5. Why does one huge gradient do harm for so long under AdamW?
+# 6. What is the loss of a model that gives each of 100 tokens the same probability?
 #
-# <details><summary>Answers</summary>
+# <details>
+# <summary>Answers</summary>
 #
-# 1. About log 100 = 4.6. The first weights are too large, or the labels are wrong.
-# 2. All its numbers are multiplied by the same factor.
-# 3. The mask, so that documents do not see each other, and the positions, which start anew.
-# 4. It depends on the text; lower, if the documents of a row are alike. It measures something that
-#    you do not have when you use the model.
-# 5. All that look at one position at a time: feed-forwards, norms, projections.
+# 1. A triangle of 2 and one of 3: 3 + 6 = 9.
+# 2. `0 1 0 1 2 0` and `6 -100 8 9 -100 -100`.
+# 3. By rounding.
+# 4. How often each character occurs, and nothing from context. Look at the warm-up and the learning
+#    rate first; then check with a changed token whether any earlier token reaches the output.
+# 5. It stays in two running means: the mean gradient points its way for about ten steps, and the
+#    mean square, which each step is divided by, stays huge for about fifty.
+# 6. log 100, about 4.6 nats.
 #
 # </details>
