@@ -1,336 +1,724 @@
 # %% [markdown]
 # # 9. Generation
 #
-# A trained model writes one token, reads it, and writes the next. For one prompt that is a loop of
-# three lines. For a batch of prompts of different lengths it is where most code goes wrong,
-# quietly: the text reads well, and it is not the text that the same prompt gives by itself.
+# A language model gives a probability to each token that may come next. To write a text is to
+# choose one, append it, and ask again. What sounds like three lines of code has many ways to go
+# wrong, above all for several prompts of different lengths at once.
 #
 # After this chapter you will be able to
 #
-# - write greedy decoding, and draw tokens with temperature, top-k and top-p;
-# - generate from a ragged batch, padded on either side, so that every row gets what it gets alone;
-# - keep keys and values in a cache, and show that nothing changes but the time;
-# - follow a beam search by hand, and say what the length penalty is for.
+# - write greedily, by drawing, with temperature, top-k and top-p, and say what each does to a
+#   distribution;
+# - continue a ragged batch so that each row gets what it would get alone, with padding on either
+#   side;
+# - explain what a key/value cache keeps, and show that it changes the time and not the text;
+# - follow a beam search by hand.
 
 # %%
+import math
+import random
 import time
+from unittest import mock
 
 import matplotlib.pyplot as plt
 import torch
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-from minitransformer import Config, DecoderOnly, generate, next_token_labels, pad
+from minitransformer import (
+    Config,
+    DecoderOnly,
+    causal_mask,
+    generate,
+    pad,
+    padding_mask,
+    record_attention,
+    token_positions,
+)
 from minitransformer.cache import Cache
-from minitransformer.generation import choose
+from minitransformer.collate import collate_lm
+from minitransformer.generation import choose, stream_tokens
+from minitransformer.training.loop import Settings, schedule
+from minitransformer.visualize import attention_figure
 
 set_matplotlib_formats("png")
+torch.manual_seed(0)
 torch.set_num_threads(1)
 
 # %% [markdown]
-# ## A model to write with
+# ## A language small enough to know
 #
-# Small, and trained here: it learns to spell out numbers. The text is `3 1 4 = three one four .`, a
-# token for each digit and word. What follows the `=` is known completely, so we can say whether a
-# text is right.
+# Our model shall learn a language of which we know everything, so that we can judge what it writes.
+# A sentence has an article, perhaps some adjectives, a noun, and a verb that agrees with the noun:
+# *the old cat sleeps*, *the cats see the small dog*. Each word is a token.
 
 # %%
-WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-NAMES = ["<pad>", *map(str, range(10)), "=", *WORDS, "."]
-IDS = {name: i for i, name in enumerate(NAMES)}
-END = IDS["."]
+NOUNS = {"cat": 0.4, "dog": 0.3, "bird": 0.2, "unicorn": 0.1}
+VERBS = {"sleep": 0.4, "sing": 0.2, "see": 0.25, "like": 0.15}  # the last two have an object
+ADJECTIVES = {"small": 0.5, "old": 0.3, "blue": 0.2}
+WORDS = ["<pad>", "<s>", "</s>", "the", "and", *ADJECTIVES]
+WORDS += [word + s for word in [*NOUNS, *VERBS] for s in ("", "s")]
+PAD, BOS, EOS = 0, 1, 2
 
 
-def spelled(digits):
-    words = [WORDS[int(digit)] for digit in digits]
-    return [IDS[name] for name in [*digits, "=", *words, "."]]
+def draw_word(chances, draw):
+    return draw.choices(list(chances), list(chances.values()))[0]
 
 
-def numbers(seed, count):
-    generator = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(1, 7, (count,), generator=generator).tolist()
-    draw = lambda n: torch.randint(0, 10, (n,), generator=generator).tolist()  # noqa: E731
-    return ["".join(map(str, draw(n))) for n in lengths]
+def noun_phrase(draw):
+    words = ["the"]
+    while draw.random() < 0.25:
+        words.append(draw_word(ADJECTIVES, draw))
+    return [*words, draw_word(NOUNS, draw) + draw.choice(["", "s"])]
 
 
-torch.manual_seed(0)
-model = DecoderOnly(
-    Config(vocab_size=len(NAMES), d_model=64, num_layers=2, num_heads=4, style="llama")
-)
-optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-for step in range(400):
-    batch = pad([spelled(digits) for digits in numbers(step, 64)])
-    labels = next_token_labels(batch.input_ids, batch.attention_mask)
-    loss = model.loss(batch.input_ids, batch.attention_mask, labels)
+def sentence(draw):
+    subject, verb = noun_phrase(draw), draw_word(VERBS, draw)
+    words = [*subject, verb if subject[-1].endswith("s") else verb + "s"]
+    if verb in ("see", "like"):
+        words += noun_phrase(draw)
+    return [*words, "and", *sentence(draw)] if draw.random() < 0.2 else words
+
+
+def is_sentence(words):
+    """Does the grammar allow these words?"""
+    text, *more = " ".join(words).split(" and ", 1)
+    words = text.split()
+
+    def read_noun_phrase():
+        if not words or words.pop(0) != "the":
+            return None
+        while words and words[0] in ADJECTIVES:
+            words.pop(0)
+        noun = words.pop(0) if words else ""
+        return noun if noun.removesuffix("s") in NOUNS else None
+
+    subject, verb = read_noun_phrase(), words.pop(0) if words else ""
+    if subject is None or verb.removesuffix("s") not in VERBS:
+        return False
+    if subject.endswith("s") == verb.endswith("s"):
+        return False
+    if verb.removesuffix("s") in ("see", "like") and read_noun_phrase() is None:
+        return False
+    return not words and (not more or is_sentence(more[0].split()))
+
+
+def encode(words):
+    return [BOS, *(WORDS.index(word) for word in words)]
+
+
+def decode(ids):
+    return " ".join(WORDS[i] for i in ids)
+
+
+draw = random.Random(0)
+corpus = [sentence(draw) for _ in range(4_000)]
+for words in corpus[:4]:
+    print(" ".join(words))
+assert all(is_sentence(words) for words in corpus)
+assert not is_sentence(["the", "cat", "sleep"])
+
+# %% [markdown]
+# The model is a small GPT-2: two layers, two heads, learned positions. It takes some seconds to
+# train. (The loop is that of the last chapter.)
+
+# %%
+SIZE = {"vocab_size": len(WORDS), "d_model": 48, "num_layers": 2, "num_heads": 2, "max_length": 256}
+model = DecoderOnly(Config(**SIZE, style="gpt2"))
+settings = Settings(steps=200, batch_size=64, learning_rate=5e-3, warmup=20)
+optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98))
+for step in range(settings.steps):
+    for group in optimizer.param_groups:
+        group["lr"] = settings.learning_rate * schedule(step, settings)
+    batch = collate_lm([[*encode(words), EOS] for words in random.Random(step).sample(corpus, 64)])
     optimizer.zero_grad()
+    loss = model.loss(**batch)
     loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
     optimizer.step()
 model.eval()
-print(f"loss {loss.item():.3f}")
-
-
-def read(ids):
-    return " ".join(NAMES[i] for i in ids)
-
+print(f"loss {loss:.2f}")
 
 # %% [markdown]
-# ## One prompt
+# ## One token after the other
 #
-# The loop. The logits at the last token say what comes next; the likeliest is taken (*greedy*), put
-# behind the text, and everything is read again.
+# What does it think comes after *the small*? The logits at the **last** position, through a
+# softmax:
 
-# %%
-prompt = [IDS[name] for name in ["3", "1", "4", "="]]
-text = list(prompt)
-with torch.no_grad():
-    while text[-1] != END and len(text) < 20:
-        logits = model(torch.tensor([text]), torch.ones(1, len(text), dtype=torch.int64))
-        text.append(int(logits[0, -1].argmax()))
-print(read(text))
 
-ids = torch.tensor([prompt])
-(new,) = generate(model, ids, torch.ones_like(ids), max_new_tokens=10, eos_id=END)
-assert prompt + new.tolist() == text
+# %% tags=["varies"]
+@torch.no_grad()
+def next_probabilities(ids):
+    ids = torch.tensor([ids])
+    return model(ids, torch.ones_like(ids))[0, -1].softmax(dim=-1)
+
+
+for p, i in zip(*next_probabilities(encode(["the", "small"])).topk(6), strict=True):
+    print(f"{WORDS[i]:<10} {p:.3f}")
 
 # %% [markdown]
-# ## Not always the likeliest
+# In the true language an adjective follows with the probability 0.25, and half of the adjectives
+# are *small*: 0.125. A noun follows with 0.75, 0.4 of the nouns are cats, and half of them one cat:
+# 0.75 · 0.4 / 2 = 0.15 for *cat*, and the same for *cats*. The model is close.
 #
-# After the digits of a number comes another digit or the `=`: nobody can know which. The model
-# gives each a share. Greedy decoding takes the same one every time. To *draw* from the shares,
-# divide the logits by a temperature first: below 1 the likely become likelier, above 1 all become
-# more alike. `top_k` keeps the k likeliest, `top_p` the fewest that have p of the probability
-# together (Holtzman et al. 2019, arXiv:1904.09751).
+# *Greedy* decoding takes the likeliest token each time, until it is the end. For one prompt that is
+# a loop:
+
+# %% tags=["varies"]
+ids = encode(["the", "small"])
+while ids[-1] != EOS and len(ids) < 20:
+    ids.append(int(next_probabilities(ids).argmax()))
+print(decode(ids))
+
+prompt = pad([encode(["the", "small"])])
+(written,) = generate(model, prompt.input_ids, prompt.attention_mask, 20, eos_id=EOS)
+print("generate adds:", decode(written))
+assert written.tolist() == ids[3:]
+
+# %% [markdown]
+# `generate` returns the new tokens only, up to and including the first end. `eos_id` says what the
+# end is. Without it nothing stops the model but `max_new_tokens`.
+#
+# ### Try it: no end
+#
+# What does a model write that was asked to go on after the end? It has never seen anything there.
+
+# %% tags=["varies"]
+(endless,) = generate(model, prompt.input_ids, prompt.attention_mask, 12)
+print(decode(endless))
+
+# %% [markdown]
+# ## Drawing
+#
+# Greedy decoding always writes the same. To get a variety, draw. Three knobs change the
+# distribution before the draw. To see what they do, take four tokens with the probabilities 0.5,
+# 0.3, 0.15 and 0.05.
+#
+# - **temperature** divides the logits, which raises each probability to the power 1/T and makes the
+#   sum 1 again. Below 1 the likely becomes likelier, above 1 all become alike. At T = 1/2 they are
+#   squared: 0.25 : 0.09 : 0.0225 : 0.0025.
+# - **top-k** keeps the k likeliest.
+# - **top-p** keeps the smallest set of the likeliest that has the probability p or more (Holtzman
+#   et al. 2019, arXiv:1904.09751). Where the model is certain that is one token, where it is not,
+#   many.
+#
+# `choose` draws. We have it draw 10,000 times, and compare with what we compute by hand.
 
 # %%
-prompt = torch.tensor([[IDS["3"], IDS["1"]]])
-with torch.no_grad():
-    logits = model(prompt, torch.ones_like(prompt))[0, -1]
-figure, axes = plt.subplots(1, 4, figsize=(11, 2.8), layout="constrained", sharey=True)
-for axis, temperature in zip(axes[:3], (0.5, 1.0, 2.0), strict=True):
-    axis.bar(range(len(NAMES)), (logits / temperature).softmax(-1), color="#08519c")
-    axis.set(title=f"temperature {temperature}")
-shares = logits.softmax(-1)
-order = shares.argsort(descending=True)
-kept = order[(shares[order].cumsum(0) - shares[order]) < 0.8]
-axes[3].bar(range(len(NAMES)), shares, color="#c6dbef")
-axes[3].bar(kept, shares[kept], color="#d9822b")
-axes[3].set(title=f"top_p 0.8 keeps {len(kept)}")
-for axis in axes:
-    axis.set_xticks(range(len(NAMES)), NAMES, rotation=90, fontsize=6)
-axes[0].set_ylabel("probability after 3 1")
+p = torch.tensor([0.5, 0.3, 0.15, 0.05])
+by_hand = {
+    "temperature 0.5": ({"temperature": 0.5}, p**2 / (p**2).sum()),
+    "temperature 1": ({"temperature": 1.0}, p),
+    "temperature 2": ({"temperature": 2.0}, p**0.5 / (p**0.5).sum()),
+    "top-k 2": ({"temperature": 1.0, "top_k": 2}, torch.tensor([0.5, 0.3, 0, 0]) / 0.8),
+    "top-p 0.9": ({"temperature": 1.0, "top_p": 0.9}, torch.tensor([0.5, 0.3, 0.15, 0]) / 0.95),
+}
+generator = torch.Generator().manual_seed(0)
+figure, axes = plt.subplots(1, 5, figsize=(10.5, 2.6), sharey=True, layout="constrained")
+for panel, (name, (knobs, expected)) in zip(axes, by_hand.items(), strict=True):
+    tokens = choose(p.log().expand(10_000, 4), **knobs, generator=generator)
+    share = torch.bincount(tokens, minlength=4) / 10_000
+    panel.bar(range(4), expected, color="#c6dbef", label="by hand")
+    panel.plot(range(4), share, "o", color="#d9822b", ms=5, label="drawn")
+    panel.set(title=name, xlabel="token", xticks=range(4))
+    assert (share - expected).abs().max() < 0.02
+    assert (share[expected == 0] == 0.0).all()
+axes[0].set_ylabel("probability")
+axes[0].legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# `choose` is the package's function for this, and a seeded generator makes the draws repeatable.
+# A token that top-k or top-p leaves out is never drawn, not even once in 10,000: its probability is
+# exactly 0.
+#
+# What is gained and lost? We draw 200 sentences at each temperature and count two things: how many
+# are correct, and how many different ones there are. Then the same with top-p.
+
 
 # %%
-many = logits.expand(2000, -1)
-for options in ({}, {"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.8}):
-    drawn = choose(many, generator=torch.Generator().manual_seed(0), **options)
-    print(f"{options!s:<38} {len(drawn.unique()):>2} different tokens")
+def write(temperature, top_p=None, count=200):
+    """Whole sentences, from nothing but the start."""
+    start = torch.full((count, 1), BOS)
+    generator = torch.Generator().manual_seed(1)
+    knobs = {"temperature": temperature, "top_p": top_p, "generator": generator}
+    rows = generate(model, start, torch.ones_like(start), 30, eos_id=EOS, **knobs)
+    return [decode(i for i in row.tolist() if i != EOS) for row in rows]
+
+
+def judge(texts):
+    right = sum(is_sentence(text.split()) for text in texts) / len(texts)
+    return right, len(set(texts)) / len(texts)
+
+
+temperatures = [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0]
+plain = [judge(write(t)) for t in temperatures]
+nucleus = [judge(write(t, top_p=0.9)) if t else plain[0] for t in temperatures]
+figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+for results, style, name in ((plain, "-", "all tokens"), (nucleus, "--", "top-p 0.9")):
+    axes.plot(temperatures, [r for r, _ in results], "o" + style, color="#08519c")
+    axes.plot(temperatures, [d for _, d in results], "o" + style, color="#d9822b")
+    axes.plot([], [], style, color="#333333", label=name)
+axes.plot([], [], "o", color="#08519c", label="correct")
+axes.plot([], [], "o", color="#d9822b", label="different")
+axes.set(xlabel="temperature", ylabel="share of 200 sentences", ylim=(-0.03, 1.03))
+axes.set_title("Hot is varied, cold is correct")
+axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+plt.show()
+assert plain[0][1] == 1 / 200  # greedy: one sentence, 200 times
+assert plain[0][0] == 1.0
+
+# %% tags=["varies"]
+for temperature in (0.0, 1.0, 3.0):
+    for text in write(temperature)[:2]:
+        print(f"{temperature:.0f}  {'correct' if is_sentence(text.split()) else 'wrong  '}  {text}")
 
 # %% [markdown]
-# ## A ragged batch
+# Greedy writes one sentence 200 times. At temperature 1 the model draws from the distribution that
+# it has learned, nearly all sentences are correct and most of them differ. At 3 nearly everything
+# is wrong. Top-p cuts off what is unlikely at each step and keeps more of them correct.
 #
-# Three prompts of different lengths, in one batch. The promise: **every row gets what it gets
-# alone.** Here it is kept, with padding on either side.
+# ### Try it: is a drawn row what it would be alone?
+#
+# A `generator` with a seed makes the draws of a *batch* repeatable. Draw two rows together, then
+# the second alone, from the same seed. What do you expect?
 
-# %%
-prompts = [[IDS[d] for d in digits] + [IDS["="]] for digits in ("7", "314159", "27")]
-alone = [
-    generate(model, torch.tensor([p]), torch.ones(1, len(p), dtype=torch.int64), 10, eos_id=END)[0]
-    for p in prompts
+# %% tags=["varies"]
+pair = torch.full((2, 1), BOS)
+seeded = {"eos_id": EOS, "temperature": 1.0}
+both = generate(
+    model, pair, torch.ones_like(pair), 9, **seeded, generator=torch.Generator().manual_seed(2)
+)
+alone = generate(
+    model, pair[1:], torch.ones_like(pair[1:]), 9, **seeded,
+    generator=torch.Generator().manual_seed(2),
+)  # fmt: skip
+print("together:", decode(both[1]))
+print("alone:   ", decode(alone[0]))
+
+# %% [markdown]
+# Random numbers are handed out in order, and in a batch others stand in the queue. The
+# *distribution* is the same. Whoever needs the same text must draw row by row, or be greedy.
+
+# %% [markdown]
+# ## Prompts of different lengths
+#
+# Now several prompts at once. They differ in length, so they are padded, on the right or on the
+# left. The promise: **each row gets what it would get alone.**
+
+# %% tags=["varies"]
+prompts = [
+    encode(words.split())
+    for words in ("the cat", "the old small dogs", "the bird sees the blue", "the")
 ]
+alone = []
+for row in prompts:
+    one = pad([row])
+    alone += generate(model, one.input_ids, one.attention_mask, 12, eos_id=EOS)
 for side in ("right", "left"):
     batch = pad(prompts, side=side)
-    together = generate(model, batch.input_ids, batch.attention_mask, 10, eos_id=END)
-    for prompt, row, single in zip(prompts, together, alone, strict=True):
-        assert torch.equal(row, single)
-        print(f"{side:<6} {read(prompt):>16} {read(row.tolist())}")
+    together = generate(model, batch.input_ids, batch.attention_mask, 12, eos_id=EOS)
+    assert all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
+    print(f"padding on the {side}: every row as alone")
+for row, new in zip(prompts, alone, strict=True):
+    print(f"{decode(row[1:]):<24}| {decode(new)}")
 
 # %% [markdown]
-# And now the two ways in which it is usually broken.
-#
-# **Padding on the right, logits from the last column.** At the last column of a short row stands
-# padding. What a model says there means nothing.
-
+# The rows have different lengths now, as each stopped at its own end. How is it done? New tokens
+# are appended behind everything, so with padding on the right a row gets a *hole*. The mask knows
+# the hole, and positions are counted over real tokens only.
 
 # %%
-@torch.no_grad()
-def naive_right(model, prompts, count):
-    batch = pad(prompts, side="right")
-    ids, mask = batch.input_ids, batch.attention_mask
-    for _ in range(count):
-        token = model(ids, mask)[:, -1].argmax(-1)  # the last column, whatever stands there
-        ids = torch.cat((ids, token[:, None]), dim=1)
-        mask = torch.cat((mask, torch.ones_like(token)[:, None]), dim=1)
-    return ids[:, -count:]
-
-
-for prompt, row in zip(prompts, naive_right(model, prompts, 4), strict=True):
-    print(f"{read(prompt):>16} {read(row.tolist())}")
-
-# %% [markdown]
-# Only the longest row is right. So people pad on the left: then the last column is real in every
-# row. This is right if two things hold: the padding is masked, and positions do not count it. In
-# this package positions follow from the mask. Many models number the columns instead: a row with
-# four columns of padding then starts at position 4. Here is what that does, to a model whose
-# positions are learned (rotary positions, as above, would hide it: there only distances count).
-
-# %%
-torch.manual_seed(0)
-learned = DecoderOnly(
-    Config(vocab_size=len(NAMES), d_model=64, num_layers=2, num_heads=4, style="gpt2")
+batch = pad(prompts[:3])
+row = 0
+ids, mask = batch.input_ids[row : row + 1], batch.attention_mask[row : row + 1]
+new = alone[row].unsqueeze(0)
+ids = torch.cat((ids, new), dim=1)
+mask = torch.cat((mask, torch.ones_like(new)), dim=1)
+tokens = [WORDS[i] if real else None for i, real in zip(ids[0], mask[0], strict=True)]
+print("tokens:   ", [token or "·" for token in tokens])
+print("mask:     ", mask[0].tolist())
+print("positions:", token_positions(mask)[0].tolist())
+with record_attention(model) as maps, torch.no_grad():
+    model(ids, mask)
+allowed = (padding_mask(mask) & causal_mask(ids.shape[1]))[0]
+weights = maps["decoder.layers.0.attention"][0]
+assert (weights[~allowed.expand_as(weights)] == 0.0).all()
+attention_figure(
+    weights, allowed, tokens, tokens, title="Layer 0: the new tokens see over the hole"
 )
-optimizer = torch.optim.AdamW(learned.parameters(), lr=3e-3)
-for step in range(400):
-    batch = pad([spelled(digits) for digits in numbers(step, 64)])
-    labels = next_token_labels(batch.input_ids, batch.attention_mask)
-    loss = learned.loss(batch.input_ids, batch.attention_mask, labels)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-learned.eval()
-
-
-class ColumnsAsPositions(torch.nn.Module):
-    """The same table, read by column."""
-
-    def __init__(self, positions):
-        super().__init__()
-        self.table = positions.table
-
-    def forward(self, x, positions):
-        return x + self.table(torch.arange(x.shape[1]).expand_as(positions)), None
-
-
-batch = pad(prompts, side="left")
-ours = generate(learned, batch.input_ids, batch.attention_mask, 8, eos_id=END, use_cache=False)
-right_positions = learned.embedding.positions
-learned.embedding.positions = ColumnsAsPositions(right_positions)
-naive = generate(learned, batch.input_ids, batch.attention_mask, 8, eos_id=END, use_cache=False)
-learned.embedding.positions = right_positions
-for prompt, a, b in zip(prompts, ours, naive, strict=True):
-    print(f"{read(prompt):>16}   positions from the mask: {read(a.tolist())}")
-    print(f"{'':>16}   columns as positions:    {read(b.tolist())}")
 
 # %% [markdown]
-# The longest row has no padding, so it is the same in both. Which of the others differ depends on
-# how much padding they got, that is, on their neighbours.
+# ### What goes wrong, first: the last column
+#
+# "The next token follows from `logits[:, -1]`." That was right for one prompt. In a batch with
+# padding on the right, the last column of a short row *is* padding.
+
+# %% tags=["varies"]
+batch = pad(prompts)
+with torch.no_grad():
+    logits = model(batch.input_ids, batch.attention_mask)
+naive = logits[:, -1].argmax(dim=-1)
+last = (torch.arange(logits.shape[1]) * batch.attention_mask).argmax(dim=1)
+right = logits[torch.arange(len(prompts)), last].argmax(dim=-1)
+for i in range(len(prompts)):
+    print(f"{decode(prompts[i][1:]):<24}| -1: {WORDS[naive[i]]:<8} last real: {WORDS[right[i]]}")
+assert [int(row[0]) for row in alone] == right.tolist()
+assert naive.tolist() != right.tolist()
+
+# %% [markdown]
+# The hidden states of padding are zeros here, so all logits are equal there and the `argmax` is the
+# token 0, `<pad>`. In a model that leaves something else at padding it would be a word, and harder
+# to notice. `last`, the index of the last real token, is right for both sides.
+#
+# ### Second: positions that count padding
+#
+# "Then I pad on the left, where the last column is always real." True, and widely done. But if
+# positions are 0, 1, 2, ... by column, a prompt behind six padded columns starts at position 6. We
+# replace `token_positions` by such a count and measure how far the logits of *the old cat* move,
+# for more and more padding: for our model, whose positions are learned, and for one with rotary
+# positions.
+
+
+# %%
+def by_column(attention_mask):
+    return torch.arange(attention_mask.shape[1]).expand_as(attention_mask)
+
+
+rotary = DecoderOnly(Config(**SIZE, style="llama")).eval()  # random weights
+
+
+@torch.no_grad()
+def moved(model, amount):
+    """The largest change of the last logits by so much padding on the left."""
+    row = encode(["the", "old", "cat"])
+    plain, padded = pad([row]), pad([row], side="left", max_length=len(row) + amount)
+    wanted = model(plain.input_ids, plain.attention_mask)[0, -1]
+    found = model(padded.input_ids, padded.attention_mask)[0, -1]
+    return (found - wanted).abs().max().item()
+
+
+amounts = [1, 2, 4, 8, 16, 32]
+curves = {"learned, from the mask": [moved(model, n) for n in amounts]}
+with mock.patch("minitransformer.layers.token_positions", by_column):
+    curves["learned, by column"] = [moved(model, n) for n in amounts]
+    curves["rotary, by column"] = [moved(rotary, n) for n in amounts]
+figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
+for (name, values), colour in zip(curves.items(), ("#08519c", "#d9822b", "#5a8f3d"), strict=True):
+    axes.plot(amounts, [max(v, 1e-8) for v in values], "o-", color=colour, label=name)
+axes.set(yscale="log", xlabel="padded positions on the left", ylabel="largest change of a logit")
+axes.set_title("Counting padding moves the logits, unless only distances matter")
+axes.legend(frameon=False, loc="center right")
+plt.show()
+for name, values in curves.items():
+    print(f"{name:<24}" + "".join(f"{value:>10.1e}" for value in values))
+assert max(curves["learned, from the mask"]) < 1e-4 < 0.1 < min(curves["learned, by column"])
+assert max(curves["rotary, by column"]) < 1e-3
+
+# %% [markdown]
+# With positions from the mask, padding changes nothing but the rounding. By column, the logits of a
+# model with learned positions move by whole units. Rotary positions (Su et al. 2021,
+# arXiv:2104.09864) forgive it: a score depends on the *distance* of query and key alone, and all
+# tokens of a row are shifted together. A hole in the middle they would not forgive.
+#
+# Does it matter for the text?
+
+# %% tags=["varies"]
+batch = pad(prompts, side="left", max_length=24)
+with mock.patch("minitransformer.layers.token_positions", by_column):
+    shifted = generate(model, batch.input_ids, batch.attention_mask, 12, eos_id=EOS)
+right = generate(model, batch.input_ids, batch.attention_mask, 12, eos_id=EOS)
+assert all(torch.equal(a, b) for a, b in zip(right, alone, strict=True))
+for row, wrong in zip(prompts, shifted, strict=True):
+    text = decode(row[1:]) + " | " + decode(wrong)
+    whole = [WORDS[i] for i in [*row[1:], *wrong.tolist()] if i != EOS]
+    print("correct" if is_sentence(whole) else "wrong  ", text)
+assert any(not torch.equal(a, b) for a, b in zip(shifted, alone, strict=True))
+
+# %% [markdown]
+# Nothing crashes, and every word is a word of the language. But most texts are not what the same
+# prompts give alone, and which ones go wrong depends on the longest prompt of the batch. That is
+# how mistakes of this kind are met in practice: the model just seems worse than it was.
 
 # %% [markdown]
 # ## The cache
 #
-# Reading everything again for each token is wasteful: the keys and values of old tokens do not
-# change when a new one is appended, because no token looks ahead. A cache keeps them. Then a step
-# computes one token, and its query looks at the keys of all. The cache is passed along like the
-# mask.
+# For each new token the loop above reads the whole text again. But in a decoder the past does not
+# look at the future: the keys and values of old tokens are the same in every step. A cache keeps
+# them. The new token brings its own query, key and value, and looks at all that is kept.
+#
+# Token by token, and all at once: the same logits.
 
 # %%
-text = torch.tensor([spelled("314159")])
-mask = torch.ones_like(text)
-cache = Cache()
+ids = torch.tensor([encode(["the", "old", "cat", "likes", "the", "small", "birds"])])
+mask = torch.ones_like(ids)
+cache, steps = Cache(), []
 with torch.no_grad():
-    whole = model(text, mask)
-    steps = [
-        model.head(model.encode(text[:, t : t + 1], mask[:, : t + 1], cache=cache))
-        for t in range(text.shape[1])
-    ]
-difference = (torch.cat(steps, dim=1) - whole).abs().max().item()
-print(f"read one by one with a cache, or all at once: largest difference {difference:.1e}")
-assert difference < 1e-4
-key, value = next(iter(cache.values()))
-print("keys of one layer:", tuple(key.shape), "= batch, heads, tokens, width")
+    whole = model(ids, mask)
+    for t in range(ids.shape[1]):
+        hidden = model.encode(ids[:, t : t + 1], mask[:, : t + 1], cache=cache)  # one new token
+        steps.append(model.head(hidden))
+        key, value = next(iter(cache.values()))
+        print(f"{WORDS[ids[0, t]]:<6} keys in the first layer's cache: {tuple(key.shape)}")
+print("largest difference:", (torch.cat(steps, dim=1) - whole).abs().max().item())
+torch.testing.assert_close(torch.cat(steps, dim=1), whole, rtol=0, atol=1e-4)
+
+# %% [markdown]
+# The shape is (batch, heads, tokens so far, width of a head). Note the arguments of `encode`: the
+# *new* ids only, and the attention mask of *everything*. Positions follow from the mask, so they go
+# on where they were.
+#
+# And the texts, with padding on either side, are the same token by token:
+
+# %%
+for side in ("right", "left"):
+    batch = pad(prompts, side=side)
+    arguments = (model, batch.input_ids, batch.attention_mask, 12)
+    fast = generate(*arguments, eos_id=EOS, use_cache=True)
+    slow = generate(*arguments, eos_id=EOS, use_cache=False)
+    assert all(torch.equal(a, b) for a, b in zip(fast, slow, strict=True))
+print("the same tokens with and without")
+
+# %% [markdown]
+# ### Try it: a triangle aligned at its start
+#
+# The one new query is the *last* one: it may see all five keys. `causal_mask` aligns the ends. A
+# plain lower triangle of one row and five columns is aligned at the start, and blinds the query to
+# everything but the first token.
+
+# %%
+print("causal_mask(1, 5):    ", causal_mask(1, 5)[0, 0].int().tolist())
+print("torch.ones(1,5).tril():", torch.ones(1, 5).tril().int().tolist())
+assert causal_mask(1, 5).all()
+
+# %% [markdown]
+# What is gained? `stream_tokens` hands out each token as soon as it is there, so we can look at the
+# clock in between. The model is larger now, with random weights, and continues four prompts.
 
 # %% tags=["varies"]
-long_model = DecoderOnly(
-    Config(vocab_size=500, d_model=128, num_layers=4, num_heads=4, style="llama", max_length=600)
+large = DecoderOnly(
+    Config(len(WORDS), d_model=192, num_layers=4, num_heads=4, max_length=256, style="llama")
 ).eval()
-start_ids = torch.randint(1, 500, (4, 16), generator=torch.Generator().manual_seed(0))
-start_mask = torch.ones_like(start_ids)
-counts = [32, 64, 128, 256]
-seconds = {True: [], False: []}
-for use_cache in seconds:
-    for count in counts:
-        begun = time.perf_counter()
-        generate(long_model, start_ids, start_mask, count, use_cache=use_cache)
-        seconds[use_cache].append(time.perf_counter() - begun)
-figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
+start = torch.full((4, 4), BOS)
+
+
+def seconds_per_token(use_cache, count=200):
+    times, before = [], time.perf_counter()
+    for _ in stream_tokens(large, start, torch.ones_like(start), count, use_cache=use_cache):
+        times.append(time.perf_counter() - before)
+        before = time.perf_counter()
+    return times
+
+
+times = {use_cache: seconds_per_token(use_cache) for use_cache in (False, True)}
+figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
 for use_cache, colour in ((False, "#d9822b"), (True, "#08519c")):
-    name = "with cache" if use_cache else "without"
-    axis.plot(counts, seconds[use_cache], "o-", color=colour, label=name)
-axis.set(xlabel="new tokens", ylabel="seconds", ylim=(0, None), title="What the cache saves")
-axis.legend(frameon=False)
+    name = "with a cache" if use_cache else "everything read anew"
+    axes.plot([1000 * t for t in times[use_cache]], color=colour, lw=1, label=name)
+axes.set(xlabel="new token", ylabel="milliseconds for it", ylim=(0, None))
+axes.set_title("The time for one token of each row, as the text grows")
+axes.legend(frameon=False)
+plt.show()
+print(f"200 tokens: {sum(times[False]):.1f} s without, {sum(times[True]):.1f} s with a cache")
+
+# %% [markdown]
+# Without a cache the time for a token grows with the text, with one it hardly does. The price is
+# memory: for each token two vectors (key and value) in each layer and head. That can be computed.
+
+
+# %%
+def bytes_per_token(num_layers, num_kv_heads, head_width, bytes_each):
+    return 2 * num_layers * num_kv_heads * head_width * bytes_each
+
+
+held = sum(key.numel() + value.numel() for key, value in cache.values()) * 4  # float32
+config = model.config
+formula = ids.shape[1] * bytes_per_token(2, config.num_kv_heads, config.d_model // 2, 4)
+print(f"the cache above holds {held} bytes, by the formula {formula}")
+assert held == formula
+for name, sizes in {
+    "Llama 2 7B, 32 key/value heads": (32, 32, 128, 2),
+    "TinyLlama, 4 key/value heads": (22, 4, 64, 2),
+}.items():
+    print(f"{name}: {bytes_per_token(*sizes) / 1024:.0f} KiB for a token in half precision")
+
+# %% [markdown]
+# (The sizes are from Touvron et al. 2023, arXiv:2307.09288, and Zhang et al. 2024,
+# arXiv:2401.02385.) This is why newer models share keys and values among several heads.
+
+# %% [markdown]
+# ## Beams
+#
+# Greedy decoding takes the likeliest next token. That is not the way to the likeliest *text*. To
+# see why, we need a model whose probabilities we can choose.
+#
+# A decoder without any layer cannot look back: what it predicts depends on the last token alone.
+# Its embedding and its output matrix are then a table. So we can write any table of "what follows
+# what" into a `DecoderOnly` and use the real `generate` on it.
+
+
+# %%
+def table_model(follows):
+    """A DecoderOnly without layers that gives the next word these probabilities."""
+    words = ["<s>", "</s>", *(w for w in follows if w != "<s>")]
+    words += [""] * (len(words) % 2)  # rotary positions want an even width
+    chances = torch.full((len(words), len(words)), 1e-12)
+    for word, nexts in follows.items():
+        for following, chance in nexts.items():
+            chances[words.index(word), words.index(following)] = chance
+    size = len(words)
+    table = DecoderOnly(Config(size, d_model=size, num_layers=0, num_heads=1, style="llama"))
+    with torch.no_grad():
+        table.embedding.tokens.weight.copy_(torch.eye(size))
+        table.head.weight.copy_(chances.log().T / size**0.5)  # the final norm scales by √size
+    return table.eval(), words
+
+
+follows = {
+    "<s>": {"the": 0.6, "a": 0.4},
+    "the": {"cat": 0.4, "dog": 0.35, "bird": 0.25},
+    "a": {"unicorn": 0.9, "cat": 0.1},
+    "cat": {"</s>": 1.0},
+    "dog": {"</s>": 1.0},
+    "bird": {"</s>": 1.0},
+    "unicorn": {"</s>": 1.0},
+}
+table, words = table_model(follows)
+start = torch.zeros(1, 1, dtype=torch.int64)  # <s>
+ones = torch.ones_like(start)
+with torch.no_grad():
+    found = table(start, ones)[0, 0].softmax(dim=-1)
+print({word: round(p, 3) for word, p in zip(words, found.tolist(), strict=True) if p > 1e-6})
+
+# %%
+greedy = generate(table, start, ones, 5, eos_id=1)[0]
+beams = generate(table, start, ones, 5, eos_id=1, num_beams=2)[0]
+print("greedy: ", " ".join(words[i] for i in greedy))
+print("2 beams:", " ".join(words[i] for i in beams))
+assert [words[i] for i in greedy] == ["the", "cat", "</s>"]
+assert [words[i] for i in beams] == ["a", "unicorn", "</s>"]
+
+# %% [markdown]
+# By hand. Greedy takes *the* (0.6), because 0.6 is more than 0.4, and can then get 0.6 · 0.4 = 0.24
+# at best. The likeliest text starts with *a*: 0.4 · 0.9 = 0.36.
+#
+# Beam search with two beams keeps the two best texts so far instead of one.
+#
+# | step | candidates | kept |
+# |---|---|---|
+# | 1 | the 0.6, a 0.4 | both |
+# | 2 | a unicorn 0.36, the cat 0.24, the dog 0.21, the bird 0.15, a cat 0.04 | the first two |
+# | 3 | a unicorn `</s>` 0.36, the cat `</s>` 0.24 | both have ended |
+
+# %%
+leaves = [("the", "cat"), ("the", "dog"), ("the", "bird"), ("a", "unicorn"), ("a", "cat")]
+places = {(): (0, 2), ("the",): (1, 1), ("a",): (1, 3.5)}
+places |= {leaf: (2, y) for y, leaf in enumerate(leaves)}
+colours = {("the", "cat"): "#d9822b", ("a", "unicorn"): "#08519c"}
+figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
+for path, (x, y) in places.items():
+    if path:
+        x0, y0 = places[path[:-1]]
+        chance = follows[path[-2] if len(path) > 1 else "<s>"][path[-1]]
+        colour = next((c for leaf, c in colours.items() if leaf[: len(path)] == path), "#b0b0b0")
+        axes.plot([x0, x], [y0, y], color=colour, lw=1 + 6 * chance, solid_capstyle="round")
+        axes.text(
+            x0 + 0.55 * (x - x0), y0 + 0.55 * (y - y0), f"{chance:g}", ha="center", va="center",
+            fontsize=8, bbox={"fc": "white", "ec": "none", "pad": 1},
+        )  # fmt: skip
+    box = {"fc": "#f2f2f2", "ec": "#888888", "boxstyle": "round"}
+    axes.text(x, y, path[-1] if path else "<s>", ha="center", va="center", fontsize=9, bbox=box)
+for leaf in leaves:
+    product = follows["<s>"][leaf[0]] * follows[leaf[0]][leaf[1]]
+    how = {"#d9822b": "  greedy", "#08519c": "  2 beams"}.get(colours.get(leaf), "")
+    x, y = places[leaf]
+    axes.text(x + 0.25, y, f"{product:.2f}{how}", va="center", fontsize=9)
+axes.set(
+    xlim=(-0.2, 2.9), ylim=(4.5, -0.5), title="The likeliest first step is not on the best way"
+)
+axes.axis("off")
 plt.show()
 
 # %% [markdown]
-# Without it the time grows with the square of the length, and with it in a line. The price is
-# memory: two tensors per layer, for every token of every row. That is why models share key heads
-# (chapter 3).
-
-# %% [markdown]
-# ## Beam search
+# Beam search is no guarantee: the best text may begin with a word that is not among the first
+# `num_beams`. With as many beams as there are texts it finds the best of all.
 #
-# The likeliest first token need not begin the likeliest text. Here is a model with two words, small
-# enough for a tree. The numbers are probabilities.
+# ### Longer or shorter?
+#
+# Each further token multiplies the probability by something below 1, so short texts win by being
+# short. A length penalty makes up for it: `generate` compares
+#
+# $$\frac{\log p(\text{text})}{n^{\,\text{length\_penalty}}}$$
+#
+# where *n* is the number of new tokens, the end included (Wu et al. 2016, arXiv:1609.08144, section
+# 7, have a similar formula). Logarithms are negative, so dividing by more is *better*: a penalty
+# above 0 favours long texts.
 
 # %%
-TREE = {"": {"a": 0.6, "b": 0.4}, "a": {"a": 0.5, "b": 0.5}, "b": {"a": 0.95, "b": 0.05}}
-figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
-places = {"": (0, 0), "a": (1, 1), "b": (1, -1)}
-places |= {"aa": (2, 1.5), "ab": (2, 0.5), "ba": (2, -0.5), "bb": (2, -1.5)}
-for text, children in TREE.items():
-    for word, share in children.items():
-        (x0, y0), (x1, y1) = places[text], places[text + word]
-        best = (text + word) in ("b", "ba")
-        axis.plot([x0, x1], [y0, y1], color="#d9822b" if best else "#9ecae1", lw=1 + 5 * share)
-        axis.text((x0 + x1) / 2, (y0 + y1) / 2 + 0.12, f"{share:.0%}", fontsize=8, ha="center")
-for text, (x, y) in places.items():
-    total = 1.0
-    for i in range(len(text)):
-        total *= TREE[text[:i]][text[i]]
-    paper = {"facecolor": "white", "edgecolor": "none", "pad": 2}
-    axis.text(x, y, f"{text or 'start'}  {total:.0%}", ha="center", va="center", bbox=paper)
-axis.set(xlim=(-0.3, 2.3), title="Greedy takes a (60 %); the best text is b a (38 %)")
-axis.axis("off")
+follows = {
+    "<s>": {"sing": 0.4, "like": 0.6},
+    "like": {"old": 0.6, "small": 0.4},
+    "old": {"cats": 1.0},
+    "small": {"cats": 1.0},
+    "cats": {"</s>": 1.0},
+    "sing": {"</s>": 1.0},
+}
+table, words = table_model(follows)
+for penalty in (0.0, 1.0):
+    best = generate(
+        table, start, ones, 6, eos_id=1, num_beams=3, length_penalty=penalty
+    )[0]  # fmt: skip
+    print(f"length penalty {penalty:.0f}:", " ".join(words[i] for i in best))
+    assert words[best[0]] == ("like" if penalty else "sing")
+
+# %% [markdown]
+# By hand: *sing* has the probability 0.4 and two tokens, *like old cats* has 0.6 · 0.6 = 0.36 and
+# four. With penalty 0 it is 0.4 against 0.36. With penalty 1 it is log 0.4 / 2 against
+# log 0.36 / 4.
+
+# %%
+texts = {"sing </s>": (0.4, 2), "like old cats </s>": (0.36, 4), "like small cats </s>": (0.24, 4)}
+penalties = torch.linspace(0, 1.2, 50)
+figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
+for (text, (chance, n)), colour in zip(
+    texts.items(), ("#d9822b", "#08519c", "#5a8f3d"), strict=True
+):
+    axes.plot(penalties, math.log(chance) / n**penalties, color=colour, label=text)
+    print(f"{text:<22} {math.log(chance):.3f}   {math.log(chance) / n:.3f}")
+crossing = math.log2(math.log(0.36) / math.log(0.4))  # log 0.4 / 2^p = log 0.36 / 4^p
+axes.axvline(crossing, color="#777777", ls=":", lw=1)
+axes.set(xlabel="length penalty", ylabel="score (the highest wins)")
+axes.set_title("A small penalty is enough for the longer text to win")
+axes.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# Greedy decoding takes *a*, and then has 30 % at best. Two *beams* keep both *a* (60 %) and *b*
-# (40 %); in the next step there are four texts, and *b a* with 38 % wins. Beams are compared by
-# their log-probability, which is a sum and falls with every token, so short texts have an
-# advantage. `length_penalty` divides by the length to that power (Wu et al. 2016,
-# arXiv:1609.08144, section 7): 0 compares sums, 1 compares means.
-#
-# The package's search on the batch from above; it keeps the promise, too.
+# On the model that has learned our language: the log-probability of what greedy decoding finds, and
+# of what four beams find, for the ragged prompts from above, in one batch. Beams, too, give each
+# row what it would get alone.
 
-# %%
-batch = pad(prompts, side="left")
-together = generate(model, batch.input_ids, batch.attention_mask, 10, eos_id=END, num_beams=3)
-for prompt, row in zip(prompts, together, strict=True):
-    ids = torch.tensor([prompt])
-    (single,) = generate(model, ids, torch.ones_like(ids), 10, eos_id=END, num_beams=3)
-    assert torch.equal(row, single)
-    print(f"{read(prompt):>16} {read(row.tolist())}")
+
+# %% tags=["varies"]
+@torch.no_grad()
+def log_probability(prompt, new):
+    ids = torch.tensor([[*prompt, *new.tolist()]])
+    likely = model(ids, torch.ones_like(ids))[0].log_softmax(dim=-1)
+    where = range(len(prompt) - 1, ids.shape[1] - 1)
+    return sum(likely[t, ids[0, t + 1]].item() for t in where)
+
+
+batch = pad(prompts)
+options = {"eos_id": EOS, "num_beams": 4, "length_penalty": 0.0}
+beams = generate(model, batch.input_ids, batch.attention_mask, 12, **options)
+for row, greedy, beam in zip(prompts, alone, beams, strict=True):
+    one = pad([row])
+    (same,) = generate(model, one.input_ids, one.attention_mask, 12, **options)
+    assert torch.equal(same, beam)
+    print(f"{decode(row[1:])}\n    {log_probability(row, greedy):6.2f}  greedy   {decode(greedy)}")
+    print(f"    {log_probability(row, beam):6.2f}  4 beams  {decode(beam)}")
 
 # %% [markdown]
-# ### Try it: what the length penalty prefers
-#
-# Let the model continue a bare digit: it may go on with digits for a while, or end soon. Try
-# penalties below 0 and above 1.
-
-# %%
-ids = torch.tensor([[IDS["4"]]])
-for length_penalty in (-2.0, 0.0, 1.0, 3.0):
-    (row,) = generate(
-        model,
-        ids,
-        torch.ones_like(ids),
-        14,
-        eos_id=END,
-        num_beams=4,
-        length_penalty=length_penalty,
-    )
-    print(f"{length_penalty:>5}  {read(row.tolist())}")
+# For translation, where one answer is right, likelier is mostly better. For open-ended text it is
+# not: the likeliest text is dull, and people do not write that way (Holtzman et al. 2019). There
+# one draws.
 
 # %% [markdown]
 # ## Exercises
@@ -347,19 +735,25 @@ for length_penalty in (-2.0, 0.0, 1.0, 3.0):
 # %% [markdown]
 # ## Check yourself
 #
-# 1. Prompts are padded on the right. At which column do you read the logits of each row?
-# 2. Prompts are padded on the left, and a row still gets another text than alone. Name two causes.
-# 3. Why may the keys of old tokens be kept, and those of an encoder that sees everything not?
-# 4. Which is larger for a batch of long texts: the weights of a model, or its cache? What decides?
-# 5. With one beam, what is beam search?
+# 1. Two tokens have the probabilities 0.8 and 0.2. What are they at temperature 1/2?
+# 2. The probabilities are 0.5, 0.3, 0.15, 0.05. How many tokens does top-p 0.6 keep?
+# 3. A row has the attention mask `1 1 0 0 1`. What are its positions, and where do the logits of
+#    the next token stand?
+# 4. A batch is padded on the left and positions are counted by column. Why does a Llama not mind,
+#    and a GPT-2 does?
+# 5. A model has 10 layers, 4 key/value heads of width 64, and float16. How many bytes does its
+#    cache need for a token?
+# 6. When are greedy decoding and beam search sure to find the same?
 #
-# <details><summary>Answers</summary>
+# <details>
+# <summary>Answers</summary>
 #
-# 1. At its last real token, which is at another column in every row.
-# 2. Padding is not masked; or positions count the padding.
-# 3. No old token looks at a new one, so nothing about it changes. In an encoder every token looks
-#    at every other, so one more token changes all.
-# 4. The cache grows with rows times tokens times layers times key heads; the weights do not.
-# 5. Greedy decoding.
+# 1. 0.64 : 0.04, that is 16/17 and 1/17.
+# 2. Two: 0.5 is less than 0.6, and 0.5 + 0.3 is enough.
+# 3. `0 1 0 0 2` (padding has none, and is given 0); at the last real token, the fifth column.
+# 4. Rotary scores depend on distances alone, and these are the same. A learned position is a vector
+#    of its own for each number, and the numbers are others.
+# 5. 2 · 10 · 4 · 64 · 2 = 10,240.
+# 6. With one beam.
 #
 # </details>
