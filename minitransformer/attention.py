@@ -3,7 +3,7 @@
 Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762, section 3.2.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from minitransformer.cache import Cache
 from minitransformer.config import check_heads
+from minitransformer.contract import check_attention
 
 
 def scaled_dot_product_attention(
@@ -32,7 +33,7 @@ def scaled_dot_product_attention(
 
     Raises TypeError or ValueError for anything that would otherwise broadcast or cast silently.
     """
-    _check_attention(query, key, value, mask)
+    check_attention(query, key, value, mask)
     used = rearrange(mask.any(dim=-2), "b h k -> b h k 1")  # keys that a query sees
     key, value = key.masked_fill(~used, 0.0), value.masked_fill(~used, 0.0)
     return attend(query, key, value, mask, dropout_p)
@@ -42,7 +43,7 @@ def attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout_p: float
 ) -> tuple[Tensor, Tensor]:
     """The same, where keys and values that no query sees are known to be finite: they stay."""
-    _check_attention(query, key, value, mask)
+    check_attention(query, key, value, mask)
     alive = mask.any(dim=-1, keepdim=True)  # queries that see a key
     query = query.masked_fill(~alive, 0.0)
     with torch.autocast(query.device.type, enabled=False):
@@ -61,6 +62,10 @@ class MultiHeadAttention(nn.Module):
     With fewer key/value heads than query heads, each serves a group of neighbouring query heads
     (Ainslie et al. 2023, arXiv:2305.13245).
 
+    `kernel` computes the output faster than the formula, without the weights (see `kernels`); the
+    formula is used where it has none, where somebody looks at the weights or drops some of them,
+    and where a text goes on, one query at a time.
+
     Raises ValueError where d_model, num_heads and num_kv_heads do not divide.
     """
 
@@ -71,6 +76,7 @@ class MultiHeadAttention(nn.Module):
         num_kv_heads: int | None = None,
         dropout: float = 0.0,
         bias: bool = True,
+        kernel: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] | None = None,
     ):
         super().__init__()
         self.num_heads = num_heads
@@ -79,6 +85,7 @@ class MultiHeadAttention(nn.Module):
         if not 0.0 <= dropout <= 1.0:
             raise ValueError(f"dropout must be in [0, 1], got {dropout}")
         self.dropout = dropout
+        self.kernel = kernel
         d_kv = d_model // num_heads * self.num_kv_heads
         self.query = nn.Linear(d_model, d_model, bias=bias)
         self.key = nn.Linear(d_model, d_kv, bias=bias)
@@ -117,6 +124,11 @@ class MultiHeadAttention(nn.Module):
             if cache is not None:
                 cache.append(self, key, value)
                 key, value = cache[self]
+        dropout = self.dropout if self.training else 0.0
+        watched = len(self.tap._forward_hooks) > 0
+        if self.kernel is not None and known is None and not dropout and not watched:
+            output = self.kernel(query, key, value, mask)
+            return self.output(rearrange(output, "b h q d -> b q (h d)"))
         formula = scaled_dot_product_attention if known is None else attend
         group = self.num_heads // self.num_kv_heads
         if group > 1:  # heads that share a key are so many more queries of it
@@ -124,7 +136,7 @@ class MultiHeadAttention(nn.Module):
             shared = mask.shape[1] == 1
             heads = "b 1 q k -> b 1 (g q) k" if shared else "b (h g) q k -> b h (g q) k"
             mask = repeat(mask, heads, g=group)
-        output, weights = formula(query, key, value, mask, self.dropout if self.training else 0.0)
+        output, weights = formula(query, key, value, mask, dropout)
         self.tap(rearrange(weights, "b h (g q) k -> b (h g) q k", g=group))
         return self.output(rearrange(output, "b h (g q) d -> b q (h g d)", g=group))
 
@@ -164,42 +176,3 @@ def record_attention(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _check_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> None:
-    """Refuse misuse with what was expected, what came and what to do."""
-    for name, tensor in {"query": query, "key": key, "value": value, "mask": mask}.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
-        if tensor.ndim != 4:
-            axes = "queries, keys" if name == "mask" else "length, width"
-            raise ValueError(
-                f"{name} must be (batch, heads, {axes}), got shape {tuple(tensor.shape)}"
-                + ("; for a (batch, length) mask call padding_mask()" if name == "mask" else "")
-            )
-    if mask.dtype != torch.bool:
-        raise TypeError(
-            f"mask must be bool (True = may attend), got {mask.dtype}; "
-            "for a 0/1 attention_mask call padding_mask()"
-        )
-    if not query.is_floating_point() or not query.dtype == key.dtype == value.dtype:
-        raise TypeError(
-            "query, key and value must share one floating dtype, "
-            f"got {query.dtype}, {key.dtype} and {value.dtype}"
-        )
-    batch, heads, queries, width = query.shape
-    keys = key.shape[2]
-    if key.shape != (batch, heads, keys, width) or value.shape[:3] != (batch, heads, keys):
-        raise ValueError(
-            "expected query (B,H,Q,D), key (B,H,K,D) and value (B,H,K,Dv), "
-            f"got {tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}"
-        )
-    if (
-        mask.shape[0] not in (1, batch)
-        or mask.shape[1] not in (1, heads)
-        or mask.shape[2:] != (queries, keys)
-    ):
-        raise ValueError(
-            f"mask must be ({batch} or 1, {heads} or 1, {queries} queries, {keys} keys), "
-            f"got {tuple(mask.shape)}"
-        )

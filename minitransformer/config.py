@@ -35,6 +35,9 @@ STYLES = {
 }
 
 
+ATTENTIONS = ("auto", "reference", "tiled", "fused", "online", "triton")  # see `kernels`
+
+
 @dataclass(frozen=True)
 class Config:
     """The numbers of a model. JSON and command-line arguments say the same, name by name.
@@ -58,6 +61,7 @@ class Config:
     eos_id: int | tuple[int, ...] | None = None  # what ends a text, for those who generate
     norm_eps: float = 1e-5
     rope_theta: float = 10_000.0  # base of the rotary wavelengths
+    attention: str = "auto"  # how it is computed, from ATTENTIONS: faster, the same up to rounding
 
     def __post_init__(self):
         if isinstance(self.style, Mapping):  # as JSON has it
@@ -87,6 +91,10 @@ class Config:
                 raise ValueError(f"{name} must be an integer >= {least}, got {number!r}")
         if not isinstance(self.style, Style) and self.style not in STYLES:
             raise ValueError(f"style must be one of {', '.join(STYLES)}, got {self.style!r}")
+        if self.attention not in ATTENTIONS:
+            raise ValueError(
+                f"attention must be one of {', '.join(ATTENTIONS)}, got {self.attention!r}"
+            )
         check_heads(self.d_model, self.num_heads, self.num_kv_heads)
         if self.parts.positions == "rotary" and self.d_model // self.num_heads % 2:
             raise ValueError(

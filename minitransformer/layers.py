@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from minitransformer.attention import MultiHeadAttention
 from minitransformer.cache import Cache
 from minitransformer.config import Config
+from minitransformer.kernels import attention_kernel
 from minitransformer.masks import token_positions, zero_padding
 
 
@@ -307,5 +308,9 @@ class Stack(nn.Module):
 
 def make_attention(config: Config) -> MultiHeadAttention:
     return MultiHeadAttention(
-        config.d_model, config.num_heads, config.num_kv_heads, bias=config.parts.bias
+        config.d_model,
+        config.num_heads,
+        config.num_kv_heads,
+        bias=config.parts.bias,
+        kernel=attention_kernel(config.attention),
     )

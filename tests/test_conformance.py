@@ -22,6 +22,7 @@ from minitransformer import (
 )
 from minitransformer.checks import SUBJECTS, checks_of
 from minitransformer.checks.suite import run_check
+from minitransformer.kernels import attention_kernel
 
 
 class Pick(nn.Module):
@@ -62,6 +63,14 @@ OURS = {
         lambda device: heads,
         {"mask_layout": "b h q k", "refuses_misuse": True},
     ),
+    **{
+        f"{name}_attention": (
+            "attention",
+            lambda device, name=name: attention_kernel(name),
+            {"mask_layout": "b h q k", "refuses_misuse": True},
+        )
+        for name in ("tiled", "fused", "online", "auto")
+    },
     "padding_mask": ("mask", lambda device: padding_mask, {"documents": True}),
     "padding_mask & causal_mask": (
         "mask",

@@ -1,0 +1,176 @@
+"""Attention strip by strip, after the plan of its mask: what the mask forbids costs nothing.
+
+Three formulas for one strip, from the plainest to the fastest; what is around them is the same.
+"""
+
+from collections.abc import Callable
+
+import torch
+from einops import repeat
+from torch import Tensor
+from torch.nn import functional as F
+
+from minitransformer.contract import check_attention
+from minitransformer.kernels.plan import Plan, Strip, joined, plan_of
+
+# (query, key, value, allowed) -> output; every query may see a key; allowed None = all of them.
+Formula = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+BLOCK = 512  # keys that the online softmax looks at together
+MOST_KEPT = 2**26  # scores that `tiled` keeps for the way back; above, it computes them again
+
+
+def tiled_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """The output of `scaled_dot_product_attention`, computed only where the mask allows something.
+
+    The plain formula, for each strip. Memory follows the strips, not queries × keys; above 2²⁶
+    scores they are computed a second time for the gradients, and memory follows the length.
+
+    Shapes: query (B,H,Q,D), key (B,H or fewer,K,D), value (B,H or fewer,K,Dv), mask (B or 1,
+    H or 1, Q, K) bool -> (B,H,Q,Dv). Fewer key/value heads serve neighbouring query heads.
+    Raises what `scaled_dot_product_attention` raises. Gradients can be taken, but not gradients of
+    gradients: for these there is the formula.
+    """
+    plan = _plan(query, key, value, mask)
+    scores = query.shape[1] * sum(strip.scores for strip in plan.strips)
+    return _ByStrips.apply(query, key, value, plan, _plain, scores <= MOST_KEPT)
+
+
+def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """The same, each strip by torch's own fused kernel, which never holds its scores.
+
+    Shapes and errors are those of `tiled_attention`.
+    """
+    plan = _plan(query, key, value, mask)
+    return _ByStrips.apply(query, key, value, plan, _fused, True)
+
+
+def online_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """The same, each strip in blocks of keys, with a softmax that is corrected on the way.
+
+    Holds one block of scores at a time forward, one strip backward: memory linear in the length
+    (Milakov and Gimelshein 2018, arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135, algorithm 1).
+    Shapes and errors are those of `tiled_attention`.
+    """
+    plan = _plan(query, key, value, mask)
+    return _ByStrips.apply(query, key, value, plan, _online, False)
+
+
+def _plain(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) -> Tensor:
+    """softmax(Q Kᵀ / √d) V, in the lines of `scaled_dot_product_attention`."""
+    query, key = _precise(query) / query.shape[-1] ** 0.5, _precise(key)
+    scores = query @ key.mT
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, float("-inf"))
+    return scores.softmax(dim=-1).to(value.dtype) @ value
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) -> Tensor:
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+
+
+def _online(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) -> Tensor:
+    """The plain formula, without ever seeing a whole row of scores.
+
+    `highest` is the largest score so far, `total` the sum of exp(score - highest) and `output`
+    that of exp(score - highest) · value. When a higher score comes, both sums are scaled down.
+    """
+    query = _precise(query) / query.shape[-1] ** 0.5
+    highest = query.new_full((*query.shape[:-1], 1), float("-inf"))
+    total = torch.zeros_like(highest)
+    output = query.new_zeros(*query.shape[:-1], value.shape[-1])
+    for start in range(0, key.shape[2], BLOCK):
+        keys = slice(start, start + BLOCK)
+        scores = query @ _precise(key[:, :, keys]).mT
+        if allowed is not None:
+            scores = scores.masked_fill(~allowed[..., keys], float("-inf"))
+        before, highest = highest, torch.maximum(highest, scores.detach().amax(-1, keepdim=True))
+        level = highest.masked_fill(highest == float("-inf"), 0.0)  # nothing to see so far
+        powers, shrink = (scores - level).exp(), (before - level).exp()
+        total = total * shrink + powers.sum(dim=-1, keepdim=True)
+        output = output * shrink + powers @ _precise(value[:, :, keys])
+    return (output / total).to(value.dtype)
+
+
+class _ByStrips(torch.autograd.Function):
+    """A formula for every strip, put together; backward, each strip is a small graph of its own.
+
+    One graph of slices would do, but the gradient of each slice would be as large as the whole.
+    """
+
+    @staticmethod
+    def forward(ctx, query, key, value, plan: Plan, formula: Formula, keep: bool) -> Tensor:
+        query, key, value = without_unused(plan, query, key, value)
+        ctx.save_for_backward(query, key, value)
+        ctx.plan, ctx.formula, ctx.graphs = plan, formula, {}
+        size = (len(query), query.shape[2], query.shape[1], value.shape[3])
+        output = value.new_zeros(size).transpose(1, 2)  # as the output projection will read it
+        keep = keep and any(ctx.needs_input_grad)
+        for number, strip in enumerate(plan.strips):
+            inputs, result = _compute(strip, formula, query, key, value, keep)
+            output[strip.rows, :, strip.queries] = result.detach()
+            if keep:
+                ctx.graphs[number] = inputs, result
+        return output
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: Tensor):
+        whole = ctx.saved_tensors
+        d_query, d_key, d_value = gradients = [torch.zeros_like(x) for x in whole]
+        for number, strip in enumerate(ctx.plan.strips):
+            graph = ctx.graphs.pop(number, None)  # used up: the next time it is computed again
+            inputs, result = graph or _compute(strip, ctx.formula, *whole, graph=True)
+            parts = torch.autograd.grad(result, inputs, gradient[strip.rows, :, strip.queries])
+            d_query[strip.rows, :, strip.queries] = parts[0]
+            for total, part in zip((d_key, d_value), parts[1:], strict=True):
+                place = 0
+                for run in strip.keys:
+                    length = run.stop - run.start
+                    total[strip.rows, :, run] += part.narrow(2, place, length)
+                    place += length
+        return (*gradients, None, None, None)
+
+
+def _compute(
+    strip: Strip, formula: Formula, query: Tensor, key: Tensor, value: Tensor, graph: bool
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """A strip's inputs and its output, with the graph from one to the other where wanted."""
+    inputs = (
+        query[strip.rows, :, strip.queries],
+        joined(key[strip.rows], strip.keys, dim=2),
+        joined(value[strip.rows], strip.keys, dim=2),
+    )
+    with torch.set_grad_enabled(graph), torch.autocast(query.device.type, enabled=False):
+        inputs = tuple(x.detach().requires_grad_(graph) for x in inputs)
+        shared = query.shape[1] // key.shape[1]
+        q, k, v = inputs
+        if shared > 1:
+            k, v = (repeat(x, "b h k d -> b (h g) k d", g=shared) for x in (k, v))
+        result = formula(q, k, v, strip.allowed)
+        if strip.dead is not None:
+            result = result.masked_fill(strip.dead, 0.0)
+    return inputs, result
+
+
+def without_unused(
+    plan: Plan, query: Tensor, key: Tensor, value: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Zeros in the rows that the mask never uses, which a strip may hold: 0 · NaN is NaN."""
+    if plan.dead is not None:
+        query = query.masked_fill(plan.dead, 0.0)
+    if plan.unused is not None:
+        unused = plan.unused
+        if unused.shape[1] > 1:  # a shared key is unused if no head that shares it sees it
+            unused = unused.unflatten(1, (key.shape[1], -1)).all(dim=2)
+        key, value = key.masked_fill(unused, 0.0), value.masked_fill(unused, 0.0)
+    return query, key, value
+
+
+def _precise(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _plan(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Plan:
+    check_attention(query, key, value, mask, grouped=True)
+    return plan_of(mask, *query.shape[:2])

@@ -1,0 +1,342 @@
+"""Every kernel is the plain formula: on random masks, in every dtype, and for gradients too."""
+
+import pytest
+import torch
+from conftest import BATCH, HEADS, KEYS, LENGTHS, QUERIES, WIDTH, from_lengths, large_init
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minitransformer import (
+    Config,
+    DecoderOnly,
+    EncoderDecoder,
+    EncoderOnly,
+    MultiHeadAttention,
+    causal_mask,
+    next_token_labels,
+    pack,
+    pad,
+    padding_mask,
+    record_attention,
+    scaled_dot_product_attention,
+)
+from minitransformer.kernels import attention_kernel, plan, strips
+from minitransformer.kernels.plan import make_plan, plan_of
+
+NAMES = ("tiled", "fused", "online")
+# Longer than a strip, and than a block of keys; no tile divides them.
+LONG = {"queries": 2 * plan.QUERIES + 9, "keys": strips.BLOCK + 3 * plan.KEYS + 5}
+
+
+def random_inputs(batch, heads, queries, keys, kv_heads=None, value_width=WIDTH, **options):
+    kv_heads = heads if kv_heads is None else kv_heads
+    options = {"dtype": torch.float64, "requires_grad": True, **options}
+    return (
+        torch.randn(batch, heads, queries, WIDTH, **options),
+        torch.randn(batch, kv_heads, keys, WIDTH, **options),
+        torch.randn(batch, kv_heads, keys, value_width, **options),
+    )
+
+
+def reference(query, key, value, mask):
+    group = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(group, dim=1) for x in (key, value))
+    return scaled_dot_product_attention(query, key, value, mask)[0]
+
+
+def with_gradients(attention, inputs, mask):
+    """The output, and the gradients of query, key and value for a gradient that is nowhere the same."""
+    output = attention(*inputs, mask)
+    towards = torch.linspace(-1, 1, output.numel(), dtype=output.dtype, device=output.device)
+    return output, *torch.autograd.grad(output, inputs, towards.view_as(output))
+
+
+def distance(attention, inputs, mask):
+    pairs = zip(
+        with_gradients(attention, inputs, mask),
+        with_gradients(reference, inputs, mask),
+        strict=True,
+    )
+    return max((found - wanted).abs().max().item() for found, wanted in pairs)
+
+
+def some_masks(queries, keys):
+    """name -> (BATCH or 1, HEADS or 1, queries, keys), each with a reason to be wrong about it."""
+    generator = torch.Generator().manual_seed(0)
+
+    def chance(share, batch=BATCH, heads=1):
+        return torch.rand(batch, heads, queries, keys, generator=generator) < share
+
+    real = from_lengths([keys * n // 7 for n in LENGTHS], keys)
+    documents = torch.arange(keys).div(5 + keys // 6, rounding_mode="floor").expand(BATCH, -1) + 1
+    window = torch.arange(keys) - torch.arange(queries).unsqueeze(1)
+    masks = {
+        "everything": chance(2.0, batch=1),
+        "nothing": chance(0.0),
+        "half": chance(0.5),
+        "few": chance(2 / keys),
+        "per head": chance(0.2, heads=HEADS),
+        "one for all rows": chance(0.2, batch=1),
+        "padding": real.bool()[:, None, None].expand(-1, -1, queries, -1).clone(),
+        "window": ((window > -3) & (window < 3))[None, None],
+        "two windows": ((window.abs() < 3) | (torch.arange(keys) >= keys - 2))[None, None],
+        "packed": padding_mask(documents[:, :queries], documents)
+        if queries <= keys
+        else chance(0.1),
+    }
+    if queries <= keys:
+        masks["causal"] = causal_mask(queries, keys)
+    return masks
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "sizes", [{"queries": QUERIES, "keys": KEYS}, {"queries": 1, "keys": 40}, LONG]
+)
+def test_a_kernel_is_the_formula_whatever_the_mask(name, sizes, device):
+    inputs = random_inputs(BATCH, HEADS, **sizes, device=device)
+    for what, mask in some_masks(**sizes).items():
+        assert distance(attention_kernel(name), inputs, mask.to(device)) < 1e-12, what
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(NAMES),
+    batch=st.integers(1, 4),
+    heads=st.sampled_from([(1, 1), (2, 2), (4, 2), (3, 1)]),
+    queries=st.integers(1, 300),
+    keys=st.integers(1, 300),
+    per_head=st.booleans(),
+    shared=st.booleans(),
+    share=st.sampled_from([0.0, 0.003, 0.05, 0.5, 1.0]),
+    blocks=st.integers(1, 64),
+    seed=st.integers(0, 2**16),
+)
+def test_a_kernel_is_the_formula_on_random_masks(
+    name, batch, heads, queries, keys, per_head, shared, share, blocks, seed
+):
+    torch.manual_seed(seed)
+    heads, kv_heads = heads
+    coarse = torch.rand(
+        1 if shared else batch, heads if per_head else 1, -(-queries // blocks), -(-keys // blocks)
+    )
+    mask = (coarse < share).repeat_interleave(blocks, 2).repeat_interleave(blocks, 3)
+    mask = mask[..., :queries, :keys]
+    inputs = random_inputs(batch, heads, queries, keys, kv_heads, value_width=3)
+    assert distance(attention_kernel(name), inputs, mask) < 1e-12
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_mask_never_uses_is_never_multiplied(name, device):
+    for what, mask in some_masks(**LONG).items():
+        mask = mask.to(device)
+        clean = [x.detach() for x in random_inputs(BATCH, HEADS, **LONG, device=device)]
+        whole = mask.expand(BATCH, HEADS, -1, -1)
+        lost = [~whole.any(dim=3), *[~whole.any(dim=2)] * 2]
+        poisoned = [
+            x.masked_fill(gone.unsqueeze(-1), float("nan"))
+            for x, gone in zip(clean, lost, strict=True)
+        ]
+        results = [
+            with_gradients(attention_kernel(name), [x.requires_grad_() for x in inputs], mask)
+            for inputs in (clean, poisoned)
+        ]
+        for found, wanted in zip(*results, strict=True):
+            assert torch.equal(found, wanted), what
+        output, *gradients = results[0]
+        assert (output[lost[0]] == 0).all(), what
+        for gradient, gone in zip(gradients, lost, strict=True):
+            assert (gradient[gone] == 0).all(), what
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_is_as_good_as_the_formulas(name, device):
+    mask = some_masks(**LONG)["half"].to(device)
+    exact = random_inputs(BATCH, HEADS, **LONG, device=device)
+    wanted = reference(*exact, mask)
+    for dtype in (torch.float16, torch.bfloat16):
+        half = [x.detach().to(dtype) for x in exact]
+        found = attention_kernel(name)(*half, mask)
+        plain = reference(*half, mask)
+        assert found.dtype == dtype
+        assert (found - wanted).abs().max() <= 2 * (plain - wanted).abs().max()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_those_of_differences_and_can_be_asked_for_twice(name):
+    mask = some_masks(QUERIES, KEYS)["half"]
+    inputs = random_inputs(BATCH, HEADS, QUERIES, KEYS)
+    assert torch.autograd.gradcheck(lambda *x: attention_kernel(name)(*x, mask), inputs)
+    output = attention_kernel(name)(*inputs, mask)
+    once, twice = (torch.autograd.grad(output.sum(), inputs, retain_graph=True) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))
+
+
+def test_scores_that_are_not_kept_are_computed_again(monkeypatch):
+    inputs = random_inputs(BATCH, HEADS, **LONG)
+    mask = some_masks(**LONG)["half"]
+    kept = with_gradients(attention_kernel("tiled"), inputs, mask)
+    monkeypatch.setattr(strips, "MOST_KEPT", 0)
+    again = with_gradients(attention_kernel("tiled"), inputs, mask)
+    assert all(torch.equal(a, b) for a, b in zip(kept, again, strict=True))
+
+
+# The plan.
+
+
+def covered(some_plan, mask, batch):
+    """How often each (row, query, key) is in a strip."""
+    times = torch.zeros(batch, *mask.shape[2:], dtype=torch.int)
+    for strip in some_plan.strips:
+        for run in strip.keys:
+            times[strip.rows, strip.queries, run] += 1
+    return times
+
+
+def test_a_plan_covers_what_is_allowed_once_and_each_query_in_one_strip():
+    for what, mask in some_masks(**LONG).items():
+        times = covered(make_plan(mask, BATCH, HEADS), mask, BATCH)
+        assert times.max() <= 1, what
+        assert (times[mask.any(dim=1).expand(BATCH, -1, -1)] == 1).all(), what
+
+
+@pytest.mark.parametrize(
+    ("what", "share"),
+    [("nothing", 0.0), ("window", 0.35), ("two windows", 0.42), ("packed", 0.45), ("padding", 0.5)],
+)
+def test_a_plan_leaves_out_what_is_forbidden(what, share):
+    mask = some_masks(**LONG)[what]
+    strips_of = make_plan(mask, BATCH, HEADS)
+    assert sum(s.scores for s in strips_of.strips) <= share * BATCH * LONG["queries"] * LONG["keys"]
+
+
+def test_a_causal_plan_computes_little_more_than_half():
+    length = 32 * plan.QUERIES
+    scores = sum(s.scores for s in make_plan(causal_mask(length), 1, 8).strips)
+    assert scores < 0.52 * length**2
+
+
+def test_rows_that_are_small_share_a_strip_and_large_ones_do_not():
+    small = padding_mask(from_lengths([3, 5, 4, 6], 6))
+    assert len(make_plan(small, 4, 2).strips) == 1
+    large = padding_mask(from_lengths([128, 32, 128, 32], 128))
+    assert len(make_plan(large, 4, 16).strips) == 4
+
+
+def test_a_plan_is_made_once_for_all_layers(monkeypatch):
+    made = []
+    monkeypatch.setattr(plan, "make_plan", lambda *a: made.append(a) or make_plan(*a))
+    model = EncoderDecoder(Config(vocab_size=9, d_model=8, num_layers=3, attention="tiled"))
+    source, target = torch.tensor([[1, 1, 0], [1, 1, 1]]), torch.tensor([[1, 0], [1, 1]])
+    model(source, source, target, target)
+    assert len(made) == 3  # the source's, the target's, and that of one looking at the other
+
+
+def test_a_plan_is_not_that_of_another_mask_or_of_what_the_mask_was():
+    mask = torch.ones(1, 1, 4, 4, dtype=torch.bool)
+    first = plan_of(mask, 1, 1)
+    assert plan_of(mask, 1, 1) is first
+    assert plan_of(mask.clone(), 1, 1) is not first
+    mask[0, 0, 0, 0] = False
+    assert plan_of(mask, 1, 1) is not first
+    assert plan_of(mask, 1, 1).strips[0].allowed is not None
+    assert plan_of(mask, 2, 1).strips[0].rows == slice(0, 2)
+
+
+# A plan that is wrong must not go unnoticed by the tests above.
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda strip: strip._replace(allowed=None),
+        lambda strip: strip._replace(dead=None),
+        lambda strip: strip._replace(keys=(slice(0, strip.keys[-1].stop - 1),), allowed=None),
+        lambda strip: strip._replace(queries=slice(strip.queries.start, strip.queries.stop - 1)),
+    ],
+    ids=["mask forgotten", "dead rows forgotten", "a key short", "a query short"],
+)
+def test_a_broken_strip_is_noticed(broken, monkeypatch):
+    def make_broken(*arguments):
+        whole = make_plan(*arguments)
+        return whole._replace(strips=[broken(strip) for strip in whole.strips])
+
+    monkeypatch.setattr(plan, "make_plan", make_broken)
+    inputs = random_inputs(BATCH, HEADS, QUERIES, KEYS)
+    mask = some_masks(QUERIES, KEYS)["padding"]
+    mask[:, :, 1] = False
+    try:
+        found = distance(attention_kernel("tiled"), inputs, mask)
+    except RuntimeError:  # shapes that do not fit
+        return
+    assert not found < 1e-3
+
+
+# In models.
+
+
+def small(kind, attention, **options):
+    torch.manual_seed(0)
+    return large_init(
+        kind(
+            Config(vocab_size=11, d_model=16, num_layers=2, attention=attention, **options)
+        ).double()
+    )
+
+
+@pytest.mark.parametrize("attention", NAMES)
+@pytest.mark.parametrize("options", [{}, {"style": "llama", "num_kv_heads": 2}])
+def test_models_compute_the_same_with_every_kernel(attention, options):
+    batch = pack([[1, 2, 3], [4, 5], [6, 7, 8, 9], [1]], length=6)
+    labels = next_token_labels(batch.input_ids, batch.attention_mask)
+    for kind in (EncoderOnly, DecoderOnly):
+        losses = {}
+        for name in ("reference", attention):
+            model = small(kind, name, **options)
+            loss = model.loss(batch.input_ids, batch.attention_mask, labels)
+            loss.backward()
+            losses[name] = [loss.detach(), *(p.grad for p in model.parameters())]
+        for plain, fast in zip(*losses.values(), strict=True):
+            torch.testing.assert_close(plain, fast, rtol=1e-10, atol=1e-12)
+
+
+def test_looking_at_the_weights_or_dropping_them_uses_the_formula():
+    def refuse(*inputs):
+        raise AssertionError("the kernel was asked")
+
+    layer = MultiHeadAttention(8, 2, dropout=0.5, kernel=refuse)
+    x, mask = torch.randn(1, 3, 8), torch.ones(1, 1, 3, 3, dtype=torch.bool)
+    with record_attention(layer) as maps:
+        layer.eval()(x, x, mask)
+    assert maps[""].shape == (1, 2, 3, 3)
+    layer.train()(x, x, mask)
+    with pytest.raises(AssertionError, match="was asked"):
+        layer.eval()(x, x, mask)
+
+
+def test_training_gives_the_same_curve_with_the_formula_and_with_auto():
+    rows = [torch.randint(11, (n,)).tolist() for n in (5, 9, 3, 7)]
+    batch = pad(rows)
+    labels = next_token_labels(batch.input_ids, batch.attention_mask)
+    curves = []
+    for attention in ("reference", "auto"):
+        torch.manual_seed(0)
+        model = DecoderOnly(Config(vocab_size=11, d_model=16, attention=attention)).double()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        curve = []
+        for _ in range(30):
+            optimizer.zero_grad()
+            loss = model.loss(batch.input_ids, batch.attention_mask, labels)
+            loss.backward()
+            optimizer.step()
+            curve.append(loss.item())
+        curves.append(torch.tensor(curve))
+    assert curves[0][-1] < 0.5 * curves[0][0]
+    torch.testing.assert_close(*curves, rtol=1e-10, atol=0)
+
+
+def test_a_kernel_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="attention must be one of auto, reference, tiled"):
+        attention_kernel("flash")
+    with pytest.raises(ValueError, match="attention must be one of auto, reference, tiled"):
+        Config(vocab_size=9, attention="flash")
