@@ -16,13 +16,13 @@ from typing import Any
 import torch
 
 from minitransformer.checks import command
-from minitransformer.config import STYLES, Config
+from minitransformer.config import ATTENTIONS, STYLES, Config
 from minitransformer.exercises import command as exercise_command
 from minitransformer.files import InputError, decode_lines, read_lines
 from minitransformer.models import DecoderOnly, EncoderOnly
 from minitransformer.tokenization import Tokenizer
 from minitransformer.training.answering import ROWS, answer, encode, stream_answer
-from minitransformer.training.loop import Settings, train
+from minitransformer.training.loop import DTYPES, Settings, train
 from minitransformer.training.pictures import attention_pictures, loss_picture, save_pictures
 from minitransformer.training.run import Run, create_folder, new_folder
 from minitransformer.training.tasks import PairsTask, Task, largest_padding_weight, make_task
@@ -297,6 +297,17 @@ def _parser() -> argparse.ArgumentParser:
         action="store_const",
         const=False,
         help="one example in each row, padded, instead of several packed into one",
+    )
+    sub.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="of matrix products (default: float32); bfloat16 is faster where the processor has it",
+    )
+    sub.add_argument(
+        "--attention",
+        choices=ATTENTIONS,
+        help="how it is computed: the same up to rounding, reference is the plain formula "
+        "(default: auto, the fastest)",
     )
     sub.add_argument("--style", choices=STYLES, help="the parts the model is built from")
     for cls, words in (Config, CONFIG_HELP), (Settings, SETTINGS_HELP):

@@ -27,17 +27,31 @@ def cross_entropy(
     _check_labels(logits, labels)
     counts = labels != ignore_index
     logits, labels = logits[counts], labels[counts]
-    if not labels.is_cuda and ((labels < 0) | (labels >= logits.shape[-1])).any():
-        wrong = labels[(labels < 0) | (labels >= logits.shape[-1])][0]
-        raise ValueError(
-            f"labels must be {ignore_index} (ignore) or in [0, {logits.shape[-1]}), got {wrong}"
-        )
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    check_range(labels, logits.shape[-1], ignore_index)
+    logits = precise(logits)
     log_normalizer = logits.logsumexp(dim=-1)
     chosen = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    total = (log_normalizer - chosen).sum()
+    return mean_over((log_normalizer - chosen).sum(), labels, num_labels)
+
+
+def mean_over(total: Tensor, labels: Tensor, num_labels: int | Tensor | None) -> Tensor:
+    """The total over `num_labels`, or over the number of labels; over none it is 0."""
     number = torch.as_tensor(len(labels) if num_labels is None else num_labels)
     return total / torch.where(number == 0, 1, number).to(total.device)
+
+
+def precise(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def check_range(labels: Tensor, classes: int, ignore_index: int) -> None:
+    """Refuse labels that are no class."""
+    outside = (labels < 0) | (labels >= classes)
+    if not labels.is_cuda and outside.any():  # a GPU would be stalled; its lookup checks them
+        raise ValueError(
+            f"labels must be {ignore_index} (ignore) or in [0, {classes}), got {labels[outside][0]}"
+        )
 
 
 def _check_labels(logits: Tensor, labels: Tensor) -> None:

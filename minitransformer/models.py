@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from minitransformer.cache import Cache
 from minitransformer.config import Config
+from minitransformer.kernels.linear_cross_entropy import linear_cross_entropy
 from minitransformer.layers import DecoderLayer, Embedding, EncoderLayer, Head, Stack
-from minitransformer.loss import IGNORE_INDEX, cross_entropy
+from minitransformer.loss import IGNORE_INDEX
 from minitransformer.masks import (
     causal_mask,
     check_attention_mask,
@@ -79,7 +80,9 @@ class Model(nn.Module):
                 f"got {tuple(labels.shape)}"
             )
         counts = labels != IGNORE_INDEX
-        return cross_entropy(self.head(hidden[counts]), labels[counts], num_labels=num_labels)
+        hidden = self.head.transform(hidden[counts])
+        head = self.head.weight, self.head.bias
+        return linear_cross_entropy(hidden, *head, labels[counts], num_labels)
 
 
 class EncoderOnly(Model):

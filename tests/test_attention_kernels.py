@@ -45,7 +45,7 @@ def reference(query, key, value, mask):
 
 
 def with_gradients(attention, inputs, mask):
-    """The output, and the gradients of query, key and value for a gradient that is nowhere the same."""
+    """The output, and the gradients of query, key and value: each output counts differently."""
     output = attention(*inputs, mask)
     towards = torch.linspace(-1, 1, output.numel(), dtype=output.dtype, device=output.device)
     return output, *torch.autograd.grad(output, inputs, towards.view_as(output))

@@ -459,3 +459,19 @@ def test_settings_are_what_the_loop_uses(pairs):
     weights = run_training(task, base)[0].head.weight
     for change in ({"clip": 1e3}, {"weight_decay": 0.5}, {"warmup": 0}, {"learning_rate": 1e-4}):
         assert not torch.equal(run_training(task, replace(base, **change))[0].head.weight, weights)
+
+
+def test_bfloat16_learns_the_same_with_weights_in_float32(task):
+    runs = {
+        dtype: run_training(task, Settings(steps=6, batch_size=8, warmup=2, dtype=dtype))
+        for dtype in ("float32", "bfloat16")
+    }
+    exact, rough = ([row["loss"] for row in run[1]] for run in runs.values())
+    assert exact != rough
+    assert rough == pytest.approx(exact, rel=0.02)
+    assert {p.dtype for p in runs["bfloat16"][0].parameters()} == {torch.float32}
+
+
+def test_other_dtypes_are_refused():
+    with pytest.raises(ValueError, match="dtype must be one of float32, bfloat16, got 'int8'"):
+        Settings(dtype="int8")

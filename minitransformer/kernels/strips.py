@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from minitransformer.contract import check_attention
 from minitransformer.kernels.plan import Plan, Strip, joined, plan_of
+from minitransformer.loss import precise
 
 # (query, key, value, allowed) -> output; every query may see a key; allowed None = all of them.
 Formula = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -58,7 +59,7 @@ def online_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) ->
 
 def _plain(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) -> Tensor:
     """softmax(Q Kᵀ / √d) V, in the lines of `scaled_dot_product_attention`."""
-    query, key = _precise(query) / query.shape[-1] ** 0.5, _precise(key)
+    query, key = precise(query) / query.shape[-1] ** 0.5, precise(key)
     scores = query @ key.mT
     if allowed is not None:
         scores = scores.masked_fill(~allowed, float("-inf"))
@@ -75,20 +76,20 @@ def _online(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) -
     `highest` is the largest score so far, `total` the sum of exp(score - highest) and `output`
     that of exp(score - highest) · value. When a higher score comes, both sums are scaled down.
     """
-    query = _precise(query) / query.shape[-1] ** 0.5
+    query = precise(query) / query.shape[-1] ** 0.5
     highest = query.new_full((*query.shape[:-1], 1), float("-inf"))
     total = torch.zeros_like(highest)
     output = query.new_zeros(*query.shape[:-1], value.shape[-1])
     for start in range(0, key.shape[2], BLOCK):
         keys = slice(start, start + BLOCK)
-        scores = query @ _precise(key[:, :, keys]).mT
+        scores = query @ precise(key[:, :, keys]).mT
         if allowed is not None:
             scores = scores.masked_fill(~allowed[..., keys], float("-inf"))
         before, highest = highest, torch.maximum(highest, scores.detach().amax(-1, keepdim=True))
         level = highest.masked_fill(highest == float("-inf"), 0.0)  # nothing to see so far
         powers, shrink = (scores - level).exp(), (before - level).exp()
         total = total * shrink + powers.sum(dim=-1, keepdim=True)
-        output = output * shrink + powers @ _precise(value[:, :, keys])
+        output = output * shrink + powers @ precise(value[:, :, keys])
     return (output / total).to(value.dtype)
 
 
@@ -165,10 +166,6 @@ def without_unused(
             unused = unused.unflatten(1, (key.shape[1], -1)).all(dim=2)
         key, value = key.masked_fill(unused, 0.0), value.masked_fill(unused, 0.0)
     return query, key, value
-
-
-def _precise(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _plan(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Plan:

@@ -18,6 +18,8 @@ from minitransformer.files import InputError
 from minitransformer.training.answering import AnyModel
 from minitransformer.training.tasks import Task
 
+DTYPES = ("float32", "bfloat16")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -31,11 +33,14 @@ class Settings:
     clip: float = 1.0  # the longest gradient, in the Euclidean norm, that is taken as it is
     seed: int = 0
     packed: bool = True  # several examples in a row, or one in each, padded?
+    dtype: str = "float32"  # of matrix products; with "bfloat16" the weights stay float32
 
     def __post_init__(self):
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
         if not 0.0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
 
@@ -67,7 +72,8 @@ def train(
                 group["lr"] = settings.learning_rate * schedule(step, settings)
             batch = task.batch(settings.seed, step, settings.batch_size, settings.packed).to(device)
             optimizer.zero_grad()
-            loss = model.loss(**batch)
+            with torch.autocast(device.type, torch.bfloat16, enabled=settings.dtype == "bfloat16"):
+                loss = model.loss(**batch)
             if not loss.isfinite():
                 raise InputError(f"the loss is {loss:g} at step {step + 1}: lower --learning-rate")
             loss.backward()

@@ -1,0 +1,64 @@
+"""The projection to the vocabulary and its cross-entropy, a few rows at a time."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from minitransformer.loss import IGNORE_INDEX, check_range, mean_over, precise
+
+LOGITS = 2**22  # held at a time
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    num_labels: int | Tensor | None = None,
+) -> Tensor:
+    """`cross_entropy(hidden @ weight.T + bias, labels)` that never holds all the logits.
+
+    They are the largest tensor of a language model. Here some rows at a time are computed, with
+    their gradients at once: softmax(logits), minus 1 at the label, times what stands around it.
+
+    Shapes: hidden (N,d), weight (classes,d), bias (classes,), labels (N,) int64, none ignored.
+    Raises ValueError for labels that are no class.
+    """
+    check_range(labels, len(weight), IGNORE_INDEX)
+    total = _LinearCrossEntropy.apply(hidden, weight, bias, labels)
+    return mean_over(total, labels, num_labels)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """The sum over the labels; backward only scales what forward has computed."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, labels):
+        inputs = (hidden, weight) if bias is None else (hidden, weight, bias)
+        learns = any(ctx.needs_input_grad)
+        gradients = [torch.zeros_like(x) for x in inputs] if learns else []
+        total = precise(hidden.new_zeros(()))
+        rows = max(1, LOGITS // len(weight))
+        for start in range(0, len(hidden), rows):
+            chunk = slice(start, start + rows)
+            states, targets = hidden[chunk], labels[chunk].unsqueeze(-1)
+            logits = F.linear(states, weight, bias)
+            scores = precise(logits)
+            log_normalizer = scores.logsumexp(dim=-1, keepdim=True)
+            total += (log_normalizer - scores.gather(-1, targets)).sum()
+            if learns:
+                error = (scores - log_normalizer).exp_()
+                error.scatter_add_(-1, targets, error.new_full(targets.shape, -1.0))
+                error = error.to(logits.dtype)
+                gradients[0][chunk] = error @ weight
+                gradients[1] += error.mT @ states
+                if bias is not None:
+                    gradients[2] += error.sum(dim=0)
+        ctx.save_for_backward(*gradients)
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        hidden, weight, *bias = (x * gradient.to(x.dtype) for x in ctx.saved_tensors)
+        return hidden, weight, bias[0] if bias else None, None
