@@ -33,9 +33,11 @@ def attention_kernel(name: str) -> Kernel | None:
 
 
 def auto_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    """Whichever is fastest here: Triton's on a GPU, where installed, else torch's in strips."""
+    """Whichever is fastest here: Triton's on a GPU, where installed, else strips."""
     if query.is_cuda and _triton is not None and query.dtype.itemsize <= 4:
         return _triton(query, key, value, mask)
+    if not query.is_cuda and query.dtype.itemsize < 4:  # torch's kernel is slower on a CPU then
+        return tiled_attention(query, key, value, mask)
     return fused_attention(query, key, value, mask)
 
 
