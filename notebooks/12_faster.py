@@ -39,7 +39,7 @@ from minitransformer.visualize import attention_map
 
 set_matplotlib_formats("png")
 torch.set_num_threads(1)
-torch.manual_seed(0)
+_ = torch.manual_seed(0)
 
 # %% [markdown]
 # ## A softmax in one pass
@@ -471,7 +471,7 @@ for name, mask in masks.items():
 # compute every padded position. Here packing helps (chapter 8): the same sentences in fewer rows.
 
 # %% tags=["varies"]
-torch.manual_seed(0)
+_ = torch.manual_seed(0)
 model = EncoderOnly(Config(vocab_size=500, d_model=128, num_layers=4, num_heads=4, style="bert"))
 lengths = torch.randint(8, 100, (48,), generator=draw).tolist()
 rows = [torch.randint(1, 500, (n,), generator=draw).tolist() for n in lengths]
