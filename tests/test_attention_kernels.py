@@ -184,10 +184,10 @@ def test_scores_that_are_not_kept_are_computed_again(monkeypatch):
 # The plan.
 
 
-def covered(some_plan, mask, batch):
+def covered(strips_of, mask, batch):
     """How often each (row, query, key) is in a strip."""
     times = torch.zeros(batch, *mask.shape[2:], dtype=torch.int)
-    for strip in some_plan.strips:
+    for strip in strips_of:
         for run in strip.keys:
             times[strip.rows, strip.queries, run] += 1
     return times
@@ -195,9 +195,11 @@ def covered(some_plan, mask, batch):
 
 def test_a_plan_covers_what_is_allowed_once_and_each_query_in_one_strip():
     for what, mask in some_masks(**LONG).items():
-        times = covered(make_plan(mask, BATCH, HEADS), mask, BATCH)
-        assert times.max() <= 1, what
-        assert (times[mask.any(dim=1).expand(BATCH, -1, -1)] == 1).all(), what
+        some_plan = make_plan(mask, BATCH, HEADS)
+        for strips_of in (some_plan.strips, some_plan.tall):
+            times = covered(strips_of, mask, BATCH)
+            assert times.max() <= 1, what
+            assert (times[mask.any(dim=1).expand(BATCH, -1, -1)] == 1).all(), what
 
 
 @pytest.mark.parametrize(
@@ -221,6 +223,15 @@ def test_rows_that_are_small_share_a_strip_and_large_ones_do_not():
     assert len(make_plan(small, 4, 2).strips) == 1
     large = padding_mask(from_lengths([128, 32, 128, 32], 128))
     assert len(make_plan(large, 4, 16).strips) == 4
+
+
+def test_a_kernel_that_holds_no_scores_gets_what_is_whole_in_one_piece():
+    length = 3 * plan.QUERIES + 5
+    whole = make_plan(torch.ones(1, 1, length, length, dtype=torch.bool), 1, 8)
+    assert len(whole.strips) == 4
+    assert [strip.queries for strip in whole.tall] == [slice(0, length)]
+    causal = make_plan(causal_mask(length), 1, 8)
+    assert len(causal.tall) == len(causal.strips) == 4
 
 
 def test_a_plan_is_made_once_for_all_layers(monkeypatch):

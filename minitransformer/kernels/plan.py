@@ -40,6 +40,7 @@ class Plan(NamedTuple):
     """What an attention needs to know about a mask, in every layer."""
 
     strips: list[Strip]
+    tall: list[Strip]  # the same for a kernel that holds no scores: some are as high as can be
     unused: Tensor | None  # (batch or 1, heads or 1, keys, 1): no query sees them; None = no one
     dead: Tensor | None  # (batch or 1, heads or 1, queries, 1): they see no key; None = no one
 
@@ -76,7 +77,9 @@ def make_plan(mask: Tensor, batch: int, heads: int) -> Plan:
             queries = slice(start + queries.start, start + queries.stop)
             strips.append(_strip(mask, rows, queries, _runs(wanted, mask.shape[3])))
     unused, dead = ~mask.any(dim=2).unsqueeze(-1), ~mask.any(dim=3, keepdim=True)
-    return Plan(strips, unused if unused.any() else None, dead if dead.any() else None)
+    return Plan(
+        strips, _tall(strips), unused if unused.any() else None, dead if dead.any() else None
+    )
 
 
 def _tiles(keys: Tensor) -> Tensor:
@@ -150,6 +153,26 @@ def _strip(mask: Tensor, rows: slice, queries: slice, keys: tuple[slice, ...]) -
     return Strip(
         rows, queries, keys, None if allowed.all() else allowed, dead if some_dead else None
     )
+
+
+def _tall(strips: list[Strip]) -> list[Strip]:
+    """Strips one below the other that see the same keys, all of them, are one."""
+    last: dict[tuple[int, int], Strip] = {}  # of each group of rows
+    found: list[Strip] = []
+    for strip in strips:
+        rows = strip.rows.start, strip.rows.stop
+        above = last.get(rows)
+        if (
+            above is not None
+            and above.queries.stop == strip.queries.start
+            and above.keys == strip.keys
+            and above.allowed is strip.allowed is None
+        ):
+            found = [one for one in found if one is not above]
+            strip = strip._replace(queries=slice(above.queries.start, strip.queries.stop))
+        last[rows] = strip
+        found.append(strip)
+    return found
 
 
 def joined(x: Tensor, runs: tuple[slice, ...], dim: int) -> Tensor:

@@ -34,7 +34,7 @@ def tiled_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> 
     """
     plan = _plan(query, key, value, mask)
     scores = query.shape[1] * sum(strip.scores for strip in plan.strips)
-    return _ByStrips.apply(query, key, value, plan, _plain, scores <= MOST_KEPT)
+    return _ByStrips.apply(query, key, value, plan, plan.strips, _plain, scores <= MOST_KEPT)
 
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> 
     Shapes and errors are those of `tiled_attention`.
     """
     plan = _plan(query, key, value, mask)
-    return _ByStrips.apply(query, key, value, plan, _fused, True)
+    return _ByStrips.apply(query, key, value, plan, plan.tall, _fused, True)
 
 
 def online_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def online_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) ->
     Shapes and errors are those of `tiled_attention`.
     """
     plan = _plan(query, key, value, mask)
-    return _ByStrips.apply(query, key, value, plan, _online, False)
+    return _ByStrips.apply(query, key, value, plan, plan.strips, _online, False)
 
 
 def _plain(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) -> Tensor:
@@ -100,14 +100,16 @@ class _ByStrips(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, query, key, value, plan: Plan, formula: Formula, keep: bool) -> Tensor:
+    def forward(
+        ctx, query, key, value, plan: Plan, strips: list[Strip], formula: Formula, keep: bool
+    ) -> Tensor:
         query, key, value = without_unused(plan, query, key, value)
         ctx.save_for_backward(query, key, value)
-        ctx.plan, ctx.formula, ctx.graphs = plan, formula, {}
+        ctx.strips, ctx.formula, ctx.graphs = strips, formula, {}
         size = (len(query), query.shape[2], query.shape[1], value.shape[3])
         output = value.new_zeros(size).transpose(1, 2)  # as the output projection will read it
         keep = keep and any(ctx.needs_input_grad)
-        for number, strip in enumerate(plan.strips):
+        for number, strip in enumerate(strips):
             inputs, result = _compute(strip, formula, query, key, value, keep)
             output[strip.rows, :, strip.queries] = result.detach()
             if keep:
@@ -119,7 +121,7 @@ class _ByStrips(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         whole = ctx.saved_tensors
         d_query, d_key, d_value = gradients = [torch.zeros_like(x) for x in whole]
-        for number, strip in enumerate(ctx.plan.strips):
+        for number, strip in enumerate(ctx.strips):
             graph = ctx.graphs.pop(number, None)  # used up: the next time it is computed again
             inputs, result = graph or _compute(strip, ctx.formula, *whole, graph=True)
             parts = torch.autograd.grad(result, inputs, gradient[strip.rows, :, strip.queries])
@@ -130,7 +132,7 @@ class _ByStrips(torch.autograd.Function):
                     length = run.stop - run.start
                     total[strip.rows, :, run] += part.narrow(2, place, length)
                     place += length
-        return (*gradients, None, None, None)
+        return (*gradients, None, None, None, None)
 
 
 def _compute(

@@ -1,0 +1,87 @@
+"""How fast is minitransformer? Beside what its users would pick instead, in one run.
+
+    pip install -e ".[plot]" transformers x-transformers && python scripts/benchmark.py
+
+Sections, which --only chooses:
+    a  a masked language model on ragged documents      d  generation
+    b  a causal language model, dense and ragged        e  attention alone
+    c  an encoder-decoder on ragged pairs, and dates    f  cost against padding and length
+
+Prints tables in Markdown; --write also puts them into notebooks/benchmark.md, with pictures and the
+raw numbers beside it, and leaves the sections that were not measured as they are. Libraries that
+are not installed are named and left out.
+"""
+
+import argparse
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its profiler warns at every run
+
+import torch
+from benchmark_parts.measure import Bench, machine, measure_ceiling
+from benchmark_parts.report import heading, in_short, machine_line, tables, write
+from benchmark_parts.sections import SECTIONS
+from tqdm import tqdm
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+
+
+def main() -> None:
+    options = _options()
+    device = torch.device(options.device)
+    torch.set_num_threads(options.threads)
+    if find_spec("transformers") is not None:
+        import transformers
+
+        transformers.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+
+    about, ceiling = machine(device), measure_ceiling(device)
+    bench = Bench(device, options.quick, 4.0 if options.quick else options.seconds, ceiling)
+    print(machine_line({"machine": about, "ceiling": ceiling}), flush=True)
+    threads = "1 thread" if options.threads == 1 else f"{options.threads} threads"
+    run = "cuda" if device.type == "cuda" else f"cpu, {threads}"
+    for name in tqdm(options.only, desc="sections", disable=not sys.stderr.isatty()):
+        groups = []
+        for group in SECTIONS[name](bench):
+            groups.append(group)
+            tqdm.write(in_short(group), file=sys.stderr)
+        tqdm.write(f"{heading(name)}\n\n{tables(groups)}")
+        sys.stdout.flush()
+        if options.write:  # after each section: a run that is cut short leaves what it has
+            section = {"machine": about, "ceiling": ceiling, "groups": groups}
+            page = write(NOTEBOOKS, run, {name: section})
+            tqdm.write(f"wrote {page}\n")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="a small selection, in a minute")
+    parser.add_argument("--only", metavar="a,b,...", help="these sections")
+    parser.add_argument("--write", action="store_true", help="write notebooks/benchmark.md")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of the CPU")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument(
+        "--seconds", type=float, default=45.0, metavar="S", help="for the rounds of one group"
+    )
+    options = parser.parse_args()
+    options.only = (options.only or ("a,c,e" if options.quick else "a,b,c,d,e,f")).split(",")
+    unknown = [name for name in options.only if name not in SECTIONS]
+    if unknown:
+        parser.error(f"--only: no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
+    if options.quick and options.write:
+        parser.error("--quick measures too little to be written")
+    if options.threads < 1:
+        parser.error("--threads must be 1 or more")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no CUDA GPU here")
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The parts of benchmark.py: how to measure, whom, what, and how to show it."""
