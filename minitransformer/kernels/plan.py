@@ -166,7 +166,8 @@ def _tall(strips: list[Strip]) -> list[Strip]:
             above is not None
             and above.queries.stop == strip.queries.start
             and above.keys == strip.keys
-            and above.allowed is strip.allowed is None
+            and above.allowed is above.dead is None
+            and strip.allowed is strip.dead is None
         ):
             found = [one for one in found if one is not above]
             strip = strip._replace(queries=slice(above.queries.start, strip.queries.stop))
