@@ -198,7 +198,8 @@ def sides_of(name: str) -> list[str]:
     return ["right"] if name.startswith(("bart", "marian")) else SIDES
 
 
-TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
+ROUNDING = 5e-5  # of float32, through all layers, in numbers of about 2
+TOLERANCE = {torch.float32: ROUNDING, torch.float64: 1e-12}
 
 
 def largest_difference(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -251,7 +252,7 @@ def test_hidden_states_and_attention_of_every_layer_are_those_of_the_library(nam
             for ours_h, theirs_h in zip(layers, states[1:] if layers else [], strict=True):
                 if ours.config.parts.final_norm and ours_h is layers[-1]:
                     ours_h = ours.get_submodule(stack).norm(ours_h)
-                assert largest_difference(ours_h[real], theirs_h[real]) <= 2e-5
+                assert largest_difference(ours_h[real], theirs_h[real]) <= ROUNDING
                 compared += 1
             attentions = getattr(output, f"{prefix}attentions", None)
             if layers:
@@ -314,7 +315,7 @@ def test_left_padding_of_bart_and_marian_is_each_row_alone(folders):
         for row in range(len(ids)):
             source, written = ids[row][mask[row] != 0], target[row][target_mask[row] != 0]
             alone = theirs(input_ids=source[None], decoder_input_ids=written[None]).logits[0]
-            assert largest_difference(logits[row][target_mask[row] != 0], alone) <= 2e-5
+            assert largest_difference(logits[row][target_mask[row] != 0], alone) <= ROUNDING
 
 
 @torch.no_grad()
@@ -332,7 +333,7 @@ def test_segments_are_their_token_types(folders):
     ids, mask = batch("right")
     segments = torch.arange(ids.shape[1]).expand_as(ids) % 2
     expected = theirs(input_ids=ids, attention_mask=mask, token_type_ids=segments).logits
-    assert largest_difference(ours(ids, mask, segments)[mask != 0], expected[mask != 0]) <= 2e-5
+    assert largest_difference(ours(ids, mask, segments)[mask != 0], expected[mask != 0]) <= ROUNDING
 
 
 @torch.no_grad()
@@ -342,7 +343,7 @@ def test_the_bare_encoder_has_the_hidden_states_and_the_embedding_as_head(tmp_pa
     ours = load_pretrained(tmp_path)
     ids, mask = batch("right")
     expected = theirs(input_ids=ids, attention_mask=mask).last_hidden_state
-    assert largest_difference(ours.encode(ids, mask)[mask != 0], expected[mask != 0]) <= 2e-5
+    assert largest_difference(ours.encode(ids, mask)[mask != 0], expected[mask != 0]) <= ROUNDING
     assert ours.head.weight is ours.embedding.tokens.weight
     save_pretrained(ours, tmp_path / "back")
     back = tf.BertModel.from_pretrained(tmp_path / "back", add_pooling_layer=False)
@@ -671,7 +672,7 @@ def test_what_we_save_the_library_loads_and_agrees_with(name, folders, tmp_path)
     )
     assert not any(info.values()), info
     output, logits, mask = run_both(name, back.eval(), ours, "right")
-    assert largest_difference(output.logits[mask != 0], logits[mask != 0]) <= 2e-5
+    assert largest_difference(output.logits[mask != 0], logits[mask != 0]) <= ROUNDING
     assert_same_model(load_pretrained(tmp_path), ours)
     assert load_pretrained(tmp_path).config == ours.config
 
@@ -681,7 +682,7 @@ def test_a_model_of_ours_can_be_saved_for_the_library(tmp_path):
     save_pretrained(ours, tmp_path)
     theirs = tf.LlamaForCausalLM.from_pretrained(tmp_path)
     ids = torch.randint(VOCAB, (2, 7))
-    assert largest_difference(theirs(ids).logits, ours(ids, torch.ones_like(ids))) <= 2e-5
+    assert largest_difference(theirs(ids).logits, ours(ids, torch.ones_like(ids))) <= ROUNDING
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,15 @@ class GeneratorSubject(Subject):
 @cache
 def the_model(device: str = "cpu", dropout: float = 0.0) -> DecoderOnly:
     """In float64, in which no two tokens are equally likely by rounding."""
-    config = Config(VOCAB, d_model=16, num_heads=2, max_length=32, style="gpt2", dropout=dropout)
+    config = Config(
+        VOCAB,
+        d_model=16,
+        num_heads=2,
+        max_length=32,
+        style="gpt2",
+        dropout=dropout,
+        attention="reference",
+    )
     with torch.random.fork_rng(devices=[]):  # made once, it must not shift later draws that once
         model = DecoderOnly(config)
     draw_large(model)

@@ -56,7 +56,7 @@ def write(folder: Path, run: str, sections: dict[str, dict]) -> Path:
 def markdown(results: dict) -> str:
     parts = [INTRODUCTION]
     for run, sections in results.items():
-        parts.append(f"## {run[0].upper()}{run[1:]}\n")
+        parts.append(f"## {run.replace('cpu', 'CPU').replace('cuda', 'CUDA')}\n")
         for name, section in sections.items():
             parts += [f"### {heading(name)}\n", machine_line(section)]
             parts.append(inspect.getdoc(SECTIONS[name]) + "\n")
