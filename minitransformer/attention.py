@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from minitransformer.cache import Cache
 from minitransformer.config import check_heads
 from minitransformer.contract import check_attention
+from minitransformer.kernels.at_once import attend_at_once
 
 
 def scaled_dot_product_attention(
@@ -63,8 +64,7 @@ class MultiHeadAttention(nn.Module):
     (Ainslie et al. 2023, arXiv:2305.13245).
 
     `kernel` computes the output faster than the formula, without the weights (see `kernels`); the
-    formula is used where it has none, where somebody looks at the weights or drops some of them,
-    and where a text goes on, one query at a time.
+    formula is used where there is none, and where somebody looks at the weights or drops some.
 
     Raises ValueError where d_model, num_heads and num_kv_heads do not divide.
     """
@@ -126,18 +126,22 @@ class MultiHeadAttention(nn.Module):
                 key, value = cache[self]
         dropout = self.dropout if self.training else 0.0
         watched = len(self.tap._forward_hooks) > 0
-        if self.kernel is not None and known is None and not dropout and not watched:
+        fast = self.kernel is not None and not dropout and not watched
+        if fast and known is None:
             output = self.kernel(query, key, value, mask)
             return self.output(rearrange(output, "b h q d -> b q (h d)"))
-        formula = scaled_dot_product_attention if known is None else attend
         group = self.num_heads // self.num_kv_heads
         if group > 1:  # heads that share a key are so many more queries of it
             query = rearrange(query, "b (h g) q d -> b h (g q) d", g=group)
             shared = mask.shape[1] == 1
             heads = "b 1 q k -> b 1 (g q) k" if shared else "b (h g) q k -> b h (g q) k"
             mask = repeat(mask, heads, g=group)
-        output, weights = formula(query, key, value, mask, dropout)
-        self.tap(rearrange(weights, "b h (g q) k -> b (h g) q k", g=group))
+        if fast:
+            output = attend_at_once(query, key, value, mask)
+        else:
+            formula = scaled_dot_product_attention if known is None else attend
+            output, weights = formula(query, key, value, mask, dropout)
+            self.tap(rearrange(weights, "b h (g q) k -> b (h g) q k", g=group))
         return self.output(rearrange(output, "b h (g q) d -> b q (h g d)", g=group))
 
 

@@ -304,6 +304,13 @@ def _parser() -> argparse.ArgumentParser:
         help="of matrix products (default: float32); bfloat16 is faster where the processor has it",
     )
     sub.add_argument(
+        "--recompute",
+        action="store_const",
+        const=True,
+        help="compute each layer again on the way back instead of keeping what it computed: "
+        "less memory, a third more time",
+    )
+    sub.add_argument(
         "--attention",
         choices=ATTENTIONS,
         help="how it is computed: the same up to rounding, reference is the plain formula "

@@ -35,7 +35,7 @@ STYLES = {
 }
 
 
-ATTENTIONS = ("auto", "reference", "tiled", "fused", "online", "triton")  # see `kernels`
+ATTENTIONS = ("auto", "reference", "tiled", "fused", "online", "sdpa", "triton")  # see `kernels`
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,9 @@ class _Tensors(Mapping[str, Tensor | None]):
         return getattr(self, name)
 
     def to(self, device: torch.device | str):
-        return type(self)(**{n: t if t is None else t.to(device) for n, t in self.items()})
+        later = torch.device(device).type != "cpu"  # a GPU copies while we go on
+        moved = {n: t if t is None else t.to(device, non_blocking=later) for n, t in self.items()}
+        return type(self)(**moved)
 
 
 @dataclass(frozen=True, eq=False)

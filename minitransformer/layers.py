@@ -16,6 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from minitransformer.attention import MultiHeadAttention
 from minitransformer.cache import Cache
@@ -207,7 +208,7 @@ def check_ids(name: str, ids: Tensor, attention_mask: Tensor, count: int) -> Non
             f"{name} and attention_mask must both be (batch, length), "
             f"got {tuple(ids.shape)} and {tuple(attention_mask.shape)}"
         )
-    if ids.is_cuda:  # reading values back would stall the GPU, whose lookup checks them
+    if ids.device.type != "cpu":  # reading back would stall a GPU, whose lookup checks them
         return
     outside = (attention_mask != 0) & ((ids < 0) | (ids >= count))
     if outside.any():
@@ -293,16 +294,21 @@ class Stack(nn.Module):
 
     Called as its layers are: an encoder's (x, mask, rotation, cache) or a decoder's
     (x, mask, rotation, memory, memory_mask, cache). Shapes: x (B,T,d_model) -> (B,T,d_model).
+
+    With `recompute` a layer is computed again on the way back, and only its input kept till then
+    (Chen et al. 2016, arXiv:1604.06174).
     """
 
     def __init__(self, config: Config, layer: type[EncoderLayer], num_layers: int):
         super().__init__()
         self.layers = nn.ModuleList(layer(config) for _ in range(num_layers))
+        self.recompute = False
         self.norm = make_norm(config) if config.parts.final_norm else nn.Identity()
 
     def forward(self, x: Tensor, *context: Tensor | tuple[Tensor, Tensor] | Cache | None) -> Tensor:
+        again = self.recompute and torch.is_grad_enabled()
         for layer in self.layers:
-            x = layer(x, *context)
+            x = checkpoint(layer, x, *context, use_reentrant=False) if again else layer(x, *context)
         return self.norm(x)
 
 

@@ -113,7 +113,8 @@ def check_attention_mask(attention_mask: Tensor, name: str = "attention_mask") -
     if attention_mask.ndim != 2:
         raise ValueError(f"{name} must be (batch, length), got {tuple(attention_mask.shape)}")
     # Reading values back would stall a GPU, so they are looked at on the CPU only.
-    if not attention_mask.is_cuda and attention_mask.numel() and attention_mask.min() < 0:
+    on_cpu = attention_mask.device.type == "cpu"
+    if on_cpu and attention_mask.numel() and attention_mask.min() < 0:
         raise ValueError(
             f"{name} must be 0 (padding) or the number of a document, got {attention_mask.min()}"
         )

@@ -79,10 +79,12 @@ class Model(nn.Module):
                 f"labels must be {tuple(hidden.shape[:-1])}, one for each position, "
                 f"got {tuple(labels.shape)}"
             )
-        counts = labels != IGNORE_INDEX
-        hidden = self.head.transform(hidden[counts])
+        # Where the labels are: on the CPU, this makes no GPU wait.
+        chosen = (labels.flatten() != IGNORE_INDEX).nonzero().squeeze(1)
+        labels = labels.flatten()[chosen]
+        hidden = hidden.flatten(0, 1)[chosen.to(hidden.device, non_blocking=True)]
         head = self.head.weight, self.head.bias
-        return linear_cross_entropy(hidden, *head, labels[counts], num_labels)
+        return linear_cross_entropy(self.head.transform(hidden), *head, labels, num_labels)
 
 
 class EncoderOnly(Model):

@@ -23,7 +23,7 @@ from minitransformer import (
 from minitransformer.kernels import attention_kernel, plan, strips
 from minitransformer.kernels.plan import make_plan, plan_of
 
-NAMES = ("tiled", "fused", "online")
+NAMES = ("tiled", "fused", "online", "sdpa")
 # Longer than a strip, and than a block of keys; no tile divides them.
 LONG = {"queries": 2 * plan.QUERIES + 9, "keys": strips.BLOCK + 3 * plan.KEYS + 5}
 

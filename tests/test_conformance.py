@@ -69,7 +69,7 @@ OURS = {
             lambda device, name=name: attention_kernel(name),
             {"mask_layout": "b h q k", "refuses_misuse": True},
         )
-        for name in ("tiled", "fused", "online", "auto")
+        for name in ("tiled", "fused", "online", "sdpa", "auto")
     },
     "padding_mask": ("mask", lambda device: padding_mask, {"documents": True}),
     "padding_mask & causal_mask": (

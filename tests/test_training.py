@@ -1,5 +1,6 @@
 """Training: batches that can be repeated, runs that can be kept, and files that can be wrong."""
 
+import contextlib
 import json
 import os
 import signal
@@ -173,6 +174,61 @@ def test_the_same_seed_gives_the_same_bits(pairs):
     assert all(torch.equal(first[name], second[name]) for name in first)
     other = run_training(task, Settings(steps=6, batch_size=8, warmup=2, seed=1))[0].state_dict()
     assert not torch.equal(first["head.weight"], other["head.weight"])
+
+
+@pytest.mark.parametrize("attention", ["auto", "reference"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_step_reads_nothing_back(task, attention, packed, monkeypatch):
+    """On "meta" tensors have no values, so to ask for one is an error; on a GPU it is to wait."""
+    monkeypatch.setattr(torch, "autocast", lambda *a, **k: contextlib.nullcontext())  # has no meta
+    config = Config(len(task.vocabulary), **SMALL, max_length=256, attention=attention)
+    model = task.model_class(config).to("meta")
+    optimizer = torch.optim.AdamW(model.parameters())
+    batch = task.batch(0, 0, 8, packed)
+    loss = loop.training_step(model, batch, optimizer, Settings())
+    assert loss.device.type == "meta"
+    with pytest.raises((RuntimeError, NotImplementedError)):  # as labels there would make us
+        model.loss(**batch.to("meta"))
+
+
+def test_losses_that_are_read_rarely_are_the_same(pairs, monkeypatch):
+    task, settings = PairsTask(pairs, 64), Settings(steps=25, batch_size=4)
+    each = run_training(task, settings)[1]
+    monkeypatch.setitem(loop.READ_EVERY, "cpu", 10)
+    saved = []
+    rarely = run_training(task, settings, lambda history: saved.append(list(history)))[1]
+    assert [row["loss"] for row in rarely] == [row["loss"] for row in each]
+    assert all(row["loss"] == row["loss"] for rows in saved for row in rows)
+    assert all(row["tokens_per_second"] > 0 for row in rarely)
+
+
+@pytest.mark.parametrize("every", [1, 10])
+def test_a_loss_that_is_no_number_ends_training_and_names_its_step(pairs, every, monkeypatch):
+    monkeypatch.setitem(loop.READ_EVERY, "cpu", every)
+    losses = iter([1.0, 0.5, float("nan"), *[1.0] * 97])
+    monkeypatch.setattr(loop, "training_step", lambda *inputs: torch.tensor(next(losses)))
+    with pytest.raises(InputError, match="the loss is nan at step 3: lower --learning-rate"):
+        run_training(PairsTask(pairs, 64), Settings(steps=100, batch_size=4))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_recomputing_the_layers_changes_nothing_but_what_is_kept(pairs, dropout):
+    task, kept, gradients = PairsTask(pairs, 64), [], []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        model = EncoderDecoder(Config(len(task.vocabulary), **SMALL, dropout=dropout))
+        settings = Settings(steps=1, batch_size=8, recompute=recompute)
+        train(model, task, settings, lambda history: None, quiet=True)  # as `train` switches it on
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x, sizes=sizes: sizes.append(x.numel()) or x, lambda x: x
+        ):
+            torch.manual_seed(1)
+            loss = model.train().loss(**task.batch(0, 0, 8, True))
+        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+        kept.append(sum(sizes))
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert kept[1] < 0.5 * kept[0]
 
 
 def test_ctrl_c_ends_after_the_step_under_way(pairs, monkeypatch):

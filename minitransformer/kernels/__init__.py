@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from minitransformer.config import ATTENTIONS
+from minitransformer.kernels.at_once import sdpa_attention
 from minitransformer.kernels.strips import fused_attention, online_attention, tiled_attention
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (query, key, value, mask) -> output
@@ -29,11 +30,14 @@ def attention_kernel(name: str) -> Kernel | None:
         "tiled": tiled_attention,
         "fused": fused_attention,
         "online": online_attention,
+        "sdpa": sdpa_attention,
     }.get(name)
 
 
 def auto_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    """Whichever kind of strips is fastest here (Triton's kernel has to be asked for by name)."""
-    if query.device.type == "cpu" and query.dtype.itemsize < 4:  # there torch's kernel is slower
+    """What is fastest on a CPU, and on a GPU what never waits (Triton has to be asked for)."""
+    if query.device.type != "cpu":
+        return sdpa_attention(query, key, value, mask)
+    if query.dtype.itemsize < 4:  # torch's kernel is slower then
         return tiled_attention(query, key, value, mask)
     return fused_attention(query, key, value, mask)

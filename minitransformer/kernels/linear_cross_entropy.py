@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from minitransformer.loss import IGNORE_INDEX, check_range, mean_over, precise
 
-LOGITS = 2**22  # held at a time
+LOGITS = 2**21  # held at a time: so many stay in a processor's cache, enough for its products
 
 
 def linear_cross_entropy(
@@ -21,10 +21,12 @@ def linear_cross_entropy(
     They are the largest tensor of a language model. Here some rows at a time are computed, with
     their gradients at once: softmax(logits), minus 1 at the label, times what stands around it.
 
-    Shapes: hidden (N,d), weight (classes,d), bias (classes,), labels (N,) int64, none ignored.
+    Shapes: hidden (N,d), weight (classes,d), bias (classes,), labels (N,) int64, none ignored, on
+    the device of the others or on the CPU.
     Raises ValueError for labels that are no class.
     """
     check_range(labels, len(weight), IGNORE_INDEX)
+    labels = labels.to(hidden.device, non_blocking=True)
     total = _LinearCrossEntropy.apply(hidden, weight, bias, labels)
     return mean_over(total, labels, num_labels)
 
@@ -43,15 +45,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
             chunk = slice(start, start + rows)
             states, targets = hidden[chunk], labels[chunk].unsqueeze(-1)
             logits = F.linear(states, weight, bias)
-            scores = precise(logits)
-            log_normalizer = scores.logsumexp(dim=-1, keepdim=True)
-            total += (log_normalizer - scores.gather(-1, targets)).sum()
+            scores = precise(logits)  # from here on in place: every pass over them counts
+            highest, chosen = scores.amax(dim=-1, keepdim=True), scores.gather(-1, targets)
+            powers = scores.sub_(highest).exp_()
+            normalizer = powers.sum(dim=-1, keepdim=True)
+            total += (normalizer.log() + highest - chosen).sum()
             if learns:
-                error = (scores - log_normalizer).exp_()
+                error = powers.div_(normalizer)
                 error.scatter_add_(-1, targets, error.new_full(targets.shape, -1.0))
                 error = error.to(logits.dtype)
                 gradients[0][chunk] = error @ weight
-                gradients[1] += error.mT @ states
+                _add_product(gradients[1], error.mT, states)
                 if bias is not None:
                     gradients[2] += error.sum(dim=0)
         ctx.save_for_backward(*gradients)
@@ -62,3 +66,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx, gradient):
         hidden, weight, *bias = (x * gradient.to(x.dtype) for x in ctx.saved_tensors)
         return hidden, weight, bias[0] if bias else None, None
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b, in one go where no dtype stands in the way."""
+    if total.dtype == a.dtype == b.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b

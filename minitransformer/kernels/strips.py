@@ -163,11 +163,14 @@ def without_unused(
     if plan.dead is not None:
         query = query.masked_fill(plan.dead, 0.0)
     if plan.unused is not None:
-        unused = plan.unused
-        if unused.shape[1] > 1:  # a shared key is unused if no head that shares it sees it
-            unused = unused.unflatten(1, (key.shape[1], -1)).all(dim=2)
+        unused = shared_by_group(plan.unused, key)
         key, value = key.masked_fill(unused, 0.0), value.masked_fill(unused, 0.0)
     return query, key, value
+
+
+def shared_by_group(unused: Tensor, key: Tensor) -> Tensor:
+    """Of (b, heads or 1, K, 1): a shared key is unused if no head that shares it sees it."""
+    return unused if unused.shape[1] == 1 else unused.unflatten(1, (key.shape[1], -1)).all(dim=2)
 
 
 def _plan(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Plan:

@@ -10,15 +10,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from minitransformer.data import Batch, PairBatch
 from minitransformer.files import InputError
+from minitransformer.layers import Stack
 from minitransformer.training.answering import AnyModel
 from minitransformer.training.tasks import Task
 
 DTYPES = ("float32", "bfloat16")
+READ_EVERY = {"cpu": 1}  # steps; other devices are asked for their losses, and waited for, rarely
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Settings:
     seed: int = 0
     packed: bool = True  # several examples in a row, or one in each, padded?
     dtype: str = "float32"  # of matrix products; with "bfloat16" the weights stay float32
+    recompute: bool = False  # compute each layer again on the way back, instead of keeping it?
 
     def __post_init__(self):
         for name in ("steps", "batch_size"):
@@ -61,45 +64,79 @@ def train(
     optimizer = torch.optim.AdamW(
         parameter_groups(model, settings.weight_decay), betas=(0.9, 0.98), fused=True
     )
+    for module in model.modules():
+        if isinstance(module, Stack):
+            module.recompute = settings.recompute
     history: list[dict[str, float]] = []
+    losses: list[Tensor] = []  # of the last steps, not read yet
     results: dict[str, float] = {}
     evaluate_every = math.ceil(settings.steps / 10)
     model.train()
     with interruptible() as interrupted, _progress_bar(settings.steps, quiet) as bar:
+        start = time.perf_counter()
         for step in range(settings.steps):
-            start = time.perf_counter()
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * schedule(step, settings)
-            batch = task.batch(settings.seed, step, settings.batch_size, settings.packed).to(device)
-            optimizer.zero_grad()
-            with torch.autocast(device.type, torch.bfloat16, enabled=settings.dtype == "bfloat16"):
-                loss = model.loss(**batch)
-            if not loss.isfinite():
-                raise InputError(f"the loss is {loss:g} at step {step + 1}: lower --learning-rate")
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-            optimizer.step()
-            seconds = time.perf_counter() - start
+            batch = task.batch(settings.seed, step, settings.batch_size, settings.packed)
+            losses.append(training_step(model, batch, optimizer, settings))
             history.append(
                 {
                     "step": step + 1,
-                    "loss": loss.item(),
+                    "loss": math.nan,
                     "learning_rate": optimizer.param_groups[0]["lr"],
-                    "tokens_per_second": round(real_tokens(batch) / seconds),
+                    "tokens_per_second": real_tokens(batch),
                 }
             )
-            if (step + 1) % evaluate_every == 0 or step + 1 == settings.steps:
+            evaluates = (step + 1) % evaluate_every == 0 or step + 1 == settings.steps
+            stops = interrupted()
+            if len(losses) == READ_EVERY.get(device.type, 10) or evaluates or stops:
+                _read(losses, history[-len(losses) :], start)
+                losses, start = [], time.perf_counter()
+            if evaluates:
                 model.eval()
                 results = task.evaluate(model, quick=True)
                 model.train()
                 history[-1].update(results)
                 save(history)
-            bar.set_postfix({"loss": f"{loss.item():.4f}", **_rounded(results)}, refresh=False)
+                start = time.perf_counter()
+            if not losses:
+                shown = {"loss": f"{history[-1]['loss']:.4f}", **_rounded(results)}
+                bar.set_postfix(shown, refresh=False)
             bar.update()
-            if interrupted():
+            if stops:
                 break
     model.eval()
     return history, len(history) == settings.steps
+
+
+def training_step(
+    model: AnyModel, batch: Batch | PairBatch, optimizer: torch.optim.Optimizer, settings: Settings
+) -> Tensor:
+    """Forward, backward and the optimizer's step -> the loss, a scalar that nobody has read.
+
+    To read a number back is to wait for a GPU, so nothing here does: the batch is made on the CPU,
+    and its labels are counted there.
+    """
+    device = next(model.parameters()).device
+    inputs = {**batch.to(device), "labels": batch.labels}
+    optimizer.zero_grad()
+    with torch.autocast(device.type, torch.bfloat16, enabled=settings.dtype == "bfloat16"):
+        loss = model.loss(**inputs)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+    optimizer.step()
+    return loss.detach()
+
+
+def _read(losses: list[Tensor], rows: list[dict[str, float]], start: float) -> None:
+    """Put the losses of the last steps, and how fast these were, into their rows."""
+    values = torch.stack(losses).tolist()
+    seconds = time.perf_counter() - start
+    speed = round(sum(row["tokens_per_second"] for row in rows) / seconds)
+    for row, loss in zip(rows, values, strict=True):
+        if not math.isfinite(loss):
+            raise InputError(f"the loss is {loss:g} at step {row['step']}: lower --learning-rate")
+        row.update(loss=loss, tokens_per_second=speed)
 
 
 def schedule(step: int, settings: Settings) -> float:
