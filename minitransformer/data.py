@@ -13,8 +13,9 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
+from minitransformer.contract import check_attention_mask
 from minitransformer.loss import IGNORE_INDEX
-from minitransformer.masks import by_document, check_attention_mask
+from minitransformer.masks import by_document
 
 Rows = Sequence[Sequence[int] | Tensor]  # one sequence of token ids each, of any lengths
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from minitransformer.cache import Cache
+from minitransformer.contract import check_attention_mask
 from minitransformer.kernels.packed_linear import PackedLinear
-from minitransformer.masks import check_attention_mask
 from minitransformer.models import DecoderOnly, EncoderDecoder
 
 ENDED = -1  # in place of a token, for a row that has ended

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from minitransformer.attention import MultiHeadAttention
 from minitransformer.cache import Cache
 from minitransformer.config import Config
+from minitransformer.contract import check_ids
 from minitransformer.kernels import attention_kernel
 from minitransformer.masks import token_positions, zero_padding
 
@@ -197,26 +198,6 @@ class Embedding(nn.Module):
         x, rotation = self.positions(x, positions)
         x = zero_padding(x, attention_mask)  # before the norm: it would spread NaN to its gain
         return self.dropout(self.norm(x)), rotation
-
-
-def check_ids(name: str, ids: Tensor, attention_mask: Tensor, count: int) -> None:
-    """Refuse ids that are not (batch, length) integers, or at a real token not in [0, count)."""
-    if ids.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"{name} must be int64 or int32, got {ids.dtype}")
-    if ids.shape != attention_mask.shape:
-        raise ValueError(
-            f"{name} and attention_mask must both be (batch, length), "
-            f"got {tuple(ids.shape)} and {tuple(attention_mask.shape)}"
-        )
-    if ids.device.type != "cpu":  # reading back would stall a GPU, whose lookup checks them
-        return
-    outside = (attention_mask != 0) & ((ids < 0) | (ids >= count))
-    if outside.any():
-        row, column = outside.nonzero()[0].tolist()
-        raise ValueError(
-            f"{name} must be in [0, {count}), got {ids[row, column]} "
-            f"at row {row}, position {column}"
-        )
 
 
 class Head(nn.Linear):

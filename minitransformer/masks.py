@@ -12,6 +12,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from minitransformer.contract import check_attention_mask
+
 
 def padding_mask(attention_mask: Tensor, key_attention_mask: Tensor | None = None) -> Tensor:
     """True where the query and the key are both real and belong to the same document.
@@ -99,22 +101,3 @@ def by_document(attention_mask: Tensor) -> tuple[Tensor, Tensor]:
 def zero_padding(x: Tensor, attention_mask: Tensor) -> Tensor:
     """`x`, (batch, length, width), with exact zeros at padding, whatever stood there, NaN too."""
     return x.masked_fill(rearrange(attention_mask == 0, "b t -> b t 1"), 0.0)
-
-
-def check_attention_mask(attention_mask: Tensor, name: str = "attention_mask") -> None:
-    """Refuse what is not (batch, length) of int or bool, 0 or more."""
-    if not isinstance(attention_mask, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(attention_mask).__name__}")
-    if attention_mask.is_floating_point() or attention_mask.is_complex():
-        raise TypeError(
-            f"{name} must be int or bool (0 = padding, 1 = real token), "
-            f"got {attention_mask.dtype}; an additive mask becomes one by `mask == 0`"
-        )
-    if attention_mask.ndim != 2:
-        raise ValueError(f"{name} must be (batch, length), got {tuple(attention_mask.shape)}")
-    # Reading values back would stall a GPU, so they are looked at on the CPU only.
-    on_cpu = attention_mask.device.type == "cpu"
-    if on_cpu and attention_mask.numel() and attention_mask.min() < 0:
-        raise ValueError(
-            f"{name} must be 0 (padding) or the number of a document, got {attention_mask.min()}"
-        )

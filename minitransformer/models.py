@@ -8,15 +8,11 @@ from torch import Tensor, nn
 
 from minitransformer.cache import Cache
 from minitransformer.config import Config
+from minitransformer.contract import check_attention_mask
 from minitransformer.kernels.linear_cross_entropy import linear_cross_entropy
 from minitransformer.layers import DecoderLayer, Embedding, EncoderLayer, Head, Stack
 from minitransformer.loss import IGNORE_INDEX
-from minitransformer.masks import (
-    causal_mask,
-    check_attention_mask,
-    padding_mask,
-    zero_padding,
-)
+from minitransformer.masks import causal_mask, padding_mask, zero_padding
 
 
 class Model(nn.Module):

@@ -126,6 +126,32 @@ def test_a_kernel_is_the_formula_on_random_masks(
     assert distance(attention_kernel(name), inputs, mask) < 1e-12
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(NAMES),
+    rows=st.lists(
+        st.lists(st.tuples(st.integers(0, 3), st.integers(0, 90)), max_size=6),
+        min_size=1,
+        max_size=3,
+    ),
+    causal=st.booleans(),
+    window=st.none() | st.integers(1, 40),
+)
+def test_a_kernel_is_the_formula_on_documents_and_holes(name, rows, causal, window):
+    """Rows of runs (document, length); document 0 is padding, and one may come back later."""
+    filled = [[n for n, length in row for _ in range(length)] or [0] for row in rows]
+    attention_mask = torch.zeros(len(rows), max(map(len, filled)), dtype=torch.int64)
+    for row, numbers in zip(attention_mask, filled, strict=True):
+        row[: len(numbers)] = torch.tensor(numbers)
+    mask, length = padding_mask(attention_mask), attention_mask.shape[1]
+    if causal:
+        mask = mask & causal_mask(length)
+    if window is not None:
+        mask = mask & ~causal_mask(length).roll(window, dims=2)
+    inputs = random_inputs(len(rows), HEADS, length, length)
+    assert distance(attention_kernel(name), inputs, mask) < 1e-12
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_what_the_mask_never_uses_is_never_multiplied(name, device):
     for what, mask in some_masks(**LONG).items():
@@ -195,9 +221,8 @@ def covered(strips_of, mask, batch):
 
 def test_a_plan_covers_what_is_allowed_once_and_each_query_in_one_strip():
     for what, mask in some_masks(**LONG).items():
-        some_plan = make_plan(mask, BATCH, HEADS)
-        for strips_of in (some_plan.strips, some_plan.tall):
-            times = covered(strips_of, mask, BATCH)
+        for whole in (False, True):
+            times = covered(make_plan(mask, BATCH, HEADS, whole), mask, BATCH)
             assert times.max() <= 1, what
             assert (times[mask.any(dim=1).expand(BATCH, -1, -1)] == 1).all(), what
 
@@ -209,29 +234,46 @@ def test_a_plan_covers_what_is_allowed_once_and_each_query_in_one_strip():
 def test_a_plan_leaves_out_what_is_forbidden(what, share):
     mask = some_masks(**LONG)[what]
     strips_of = make_plan(mask, BATCH, HEADS)
-    assert sum(s.scores for s in strips_of.strips) <= share * BATCH * LONG["queries"] * LONG["keys"]
+    assert sum(s.scores for s in strips_of) <= share * BATCH * LONG["queries"] * LONG["keys"]
 
 
 def test_a_causal_plan_computes_little_more_than_half():
     length = 32 * plan.QUERIES
-    scores = sum(s.scores for s in make_plan(causal_mask(length), 1, 8).strips)
+    scores = sum(s.scores for s in make_plan(causal_mask(length), 1, 8))
     assert scores < 0.52 * length**2
 
 
 def test_rows_that_are_small_share_a_strip_and_large_ones_do_not():
     small = padding_mask(from_lengths([3, 5, 4, 6], 6))
-    assert len(make_plan(small, 4, 2).strips) == 1
+    assert len(make_plan(small, 4, 2)) == 1
     large = padding_mask(from_lengths([128, 32, 128, 32], 128))
-    assert len(make_plan(large, 4, 16).strips) == 4
+    assert len(make_plan(large, 4, 16)) == 4
 
 
 def test_a_kernel_that_holds_no_scores_gets_what_is_whole_in_one_piece():
     length = 3 * plan.QUERIES + 5
-    whole = make_plan(torch.ones(1, 1, length, length, dtype=torch.bool), 1, 8)
-    assert len(whole.strips) == 4
-    assert [strip.queries for strip in whole.tall] == [slice(0, length)]
-    causal = make_plan(causal_mask(length), 1, 8)
-    assert len(causal.tall) == len(causal.strips) == 4
+    for mask in (torch.ones(1, 1, length, length, dtype=torch.bool), causal_mask(length)):
+        assert len(make_plan(mask, 1, 8)) == 4
+        (strip,) = make_plan(mask, 1, 8, whole=True)
+        assert strip.queries == slice(0, length)
+    window = causal_mask(length) & ~causal_mask(length).roll(3, dims=2)
+    assert len(make_plan(window, 1, 8, whole=True)) == 4
+
+
+def test_each_long_document_of_a_packed_row_is_a_block_and_short_ones_share_one():
+    lengths = (200, 9, 3, 6, 90, 200)
+    documents = torch.repeat_interleave(torch.arange(1, 7), torch.tensor(lengths))[None]
+    for causal in (False, True):
+        mask = padding_mask(documents)
+        if causal:
+            mask = mask & causal_mask(sum(lengths))
+        found = make_plan(mask, 1, 8, whole=True)
+        assert [strip.queries for strip in found] == [
+            slice(0, 200), slice(200, 218), slice(218, 308), slice(308, 508)
+        ]  # fmt: skip
+        assert all(strip.keys == (strip.queries,) for strip in found)
+        assert [strip.causal for strip in found] == [causal, False, causal, causal]
+        assert [strip.allowed is None for strip in found] == [not causal, False, *[not causal] * 2]
 
 
 def test_a_plan_is_made_once_for_all_layers(monkeypatch):
@@ -250,8 +292,8 @@ def test_a_plan_is_not_that_of_another_mask_or_of_what_the_mask_was():
     assert plan_of(mask.clone(), 1, 1) is not first
     mask[0, 0, 0, 0] = False
     assert plan_of(mask, 1, 1) is not first
-    assert plan_of(mask, 1, 1).strips[0].allowed is not None
-    assert plan_of(mask, 2, 1).strips[0].rows == slice(0, 2)
+    assert plan_of(mask, 1, 1)[0].allowed is not None
+    assert plan_of(mask, 2, 1)[0].rows == slice(0, 2)
 
 
 # A plan that is wrong must not go unnoticed by the tests above.
@@ -269,8 +311,7 @@ def test_a_plan_is_not_that_of_another_mask_or_of_what_the_mask_was():
 )
 def test_a_broken_strip_is_noticed(broken, monkeypatch):
     def make_broken(*arguments):
-        whole = make_plan(*arguments)
-        return whole._replace(strips=[broken(strip) for strip in whole.strips])
+        return [broken(strip) for strip in make_plan(*arguments)]
 
     monkeypatch.setattr(plan, "make_plan", make_broken)
     inputs = random_inputs(BATCH, HEADS, QUERIES, KEYS)

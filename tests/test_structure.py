@@ -92,7 +92,7 @@ def test_the_heart_imports_nothing_around_it(module):
 
 def test_the_heart_is_read_in_one_sitting():
     lines = sum(len((PACKAGE / f"{module}.py").read_text().splitlines()) for module in HEART)
-    assert lines <= 900
+    assert lines <= 880
 
 
 def test_importing_the_package_needs_torch_and_einops_only():

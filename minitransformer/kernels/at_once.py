@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from minitransformer.contract import check_attention
-from minitransformer.kernels.strips import shared_by_group
 
 
 def sdpa_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
@@ -17,10 +16,10 @@ def sdpa_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> T
     Shapes and errors are those of `tiled_attention`. Nothing of the mask is read back.
     """
     check_attention(query, key, value, mask, grouped=True)
-    unused = shared_by_group(~mask.any(dim=2).unsqueeze(-1), key)  # 0 · NaN would be NaN
-    key, value = key.masked_fill(unused, 0.0), value.masked_fill(unused, 0.0)
     group = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(group, dim=1) if group > 1 else x for x in (key, value))
+    unused = ~mask.any(dim=2).unsqueeze(-1)
+    key, value = key.masked_fill(unused, 0.0), value.masked_fill(unused, 0.0)  # 0 · NaN is NaN
     return attend_at_once(query, key, value, mask)
 
 

@@ -1,11 +1,15 @@
 """The mask as a map of the work: which parts of queries × keys need to be computed at all.
 
-A mask is read once and cut into strips: a few queries of some rows of the batch, with the keys
-that any of them may see. What no strip covers is never touched. The same reading serves padding,
-causality, packed documents, windows and cross-attention, because all of them are masks.
+A mask is read once. Where the keys of some queries have nothing in common with the keys of those
+before, as between two documents, the rows are cut; what lies between two cuts is a block. Rows of a
+batch whose blocks are alike share them. A block that is not visible as a whole is cut once more,
+into strips of a few queries with the keys that any of them may see. What no strip covers is never
+touched. The same reading serves padding, causality, packed documents, windows and cross-attention,
+because all of them are masks.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 from weakref import ref
 
@@ -17,17 +21,36 @@ from torch.nn import functional as F
 QUERIES = 128  # queries in a strip: fewer waste less, more are multiplied faster
 KEYS = 16  # neighbouring keys that a strip takes or leaves together
 STRIP_COST = 20_000  # what a strip costs beside its scores, in scores (measured on a CPU)
-LARGEST = 2**20  # scores in a strip of several rows: so many stay in a processor's cache
+LARGEST = 2**20  # scores that a strip of several rows holds: so many stay in a processor's cache
+
+
+class Block(NamedTuple):
+    """Some rows of the batch, some neighbouring queries of theirs, and the keys that these see."""
+
+    rows: slice
+    queries: slice
+    keys: slice
+
+    def scores(self, heads: int) -> int:
+        sizes = (part.stop - part.start for part in self)
+        return heads * next(sizes) * next(sizes) * next(sizes)
+
+    def join(self, other: "Block") -> "Block":
+        """The smallest block that holds both."""
+        pairs = zip(self, other, strict=True)
+        return Block(*(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in pairs))
 
 
 class Strip(NamedTuple):
-    """Some queries of some rows, and the keys that any of them may see."""
+    """What is computed at once: a block with its mask, or a part of one."""
 
     rows: slice  # of the batch
     queries: slice
     keys: tuple[slice, ...]  # runs of neighbouring keys, from left to right
-    allowed: Tensor | None  # (rows or 1, heads or 1, queries, keys) bool; None = every one
-    dead: Tensor | None  # (rows or 1, heads or 1, queries, 1) bool: see no key; None = no one
+    allowed: Tensor | None = None  # (rows or 1, heads or 1, queries, keys) bool; None = every one
+    causal: bool = False  # is `allowed` the past of each query, in a square?
+    dead: Tensor | None = None  # (rows or 1, heads or 1, queries, 1) bool: they see no key here
+    unused: Tensor | None = None  # (rows or 1, heads or 1, keys, 1) bool: no query sees them here
 
     @property
     def scores(self) -> int:
@@ -36,107 +59,120 @@ class Strip(NamedTuple):
         return size * sum(run.stop - run.start for run in self.keys)
 
 
-class Plan(NamedTuple):
-    """What an attention needs to know about a mask, in every layer."""
-
-    strips: list[Strip]
-    tall: list[Strip]  # the same for a kernel that holds no scores: some are as high as can be
-    unused: Tensor | None  # (batch or 1, heads or 1, keys, 1): no query sees them; None = no one
-    dead: Tensor | None  # (batch or 1, heads or 1, queries, 1): they see no key; None = no one
+Plan = list[Strip]  # what is in none of them is not computed
 
 
-def plan_of(mask: Tensor, batch: int, heads: int) -> Plan:
+def plan_of(mask: Tensor, batch: int, heads: int, whole: bool = False) -> Plan:
     """The plan of a mask, made for the first layer that asks and remembered for the others."""
-    for known, version, sizes, plan in _remembered:
-        if known() is mask and version == mask._version and sizes == (batch, heads):
+    wanted = batch, heads, whole
+    for known, version, made_for, plan in _remembered:
+        if known() is mask and version == mask._version and made_for == wanted:
             return plan
-    plan = make_plan(mask, batch, heads)
+    plan = make_plan(mask, *wanted)
     _remembered[:] = [one for one in _remembered if one[0]() is not None][-3:]
-    _remembered.append((ref(mask), mask._version, (batch, heads), plan))
+    _remembered.append((ref(mask), mask._version, wanted, plan))
     return plan
 
 
-_remembered: list[tuple[ref, int, tuple[int, int], Plan]] = []  # which keep no mask alive
+_remembered: list[tuple[ref, int, tuple[int, int, bool], Plan]] = []  # which keep no mask alive
 
 
-def make_plan(mask: Tensor, batch: int, heads: int) -> Plan:
+def make_plan(mask: Tensor, batch: int, heads: int, whole: bool = False) -> Plan:
     """Read a mask, (batch or 1, heads or 1, Q, K), for `batch` rows of `heads` heads each.
 
-    Reading it brings a few numbers for each strip to the CPU: on a GPU, one wait for a batch.
+    The borders of the blocks are read back to the CPU, and some numbers for each strip. `whole` is
+    for a kernel that holds no scores: blocks that are visible as a whole, or causal, stay whole.
     """
     seen = mask.any(dim=1)  # (batch or 1, Q, K): by some head
-    alive = seen.any(dim=2)
-    strips = []
-    for start in range(0, mask.shape[2], QUERIES):
-        stop = min(start + QUERIES, mask.shape[2])
-        tiles = _tiles(seen[:, start:stop].any(dim=1)).tolist()
-        living = alive[:, start:stop].tolist()
-        if len(mask) < batch:  # one for all rows
-            tiles, living = tiles * batch, living * batch
-        for rows, queries, wanted in _groups(tiles, living, heads):
-            queries = slice(start + queries.start, start + queries.stop)
-            strips.append(_strip(mask, rows, queries, _runs(wanted, mask.shape[3])))
-    unused, dead = ~mask.any(dim=2).unsqueeze(-1), ~mask.any(dim=3, keepdim=True)
-    return Plan(
-        strips, _tall(strips), unused if unused.any() else None, dead if dead.any() else None
-    )
-
-
-def _tiles(keys: Tensor) -> Tensor:
-    """(rows, K) bool, which keys are wanted -> (rows, tiles of KEYS keys)."""
-    keys = F.pad(keys, (0, -keys.shape[1] % KEYS))
-    return rearrange(keys, "b (tiles keys) -> b tiles keys", keys=KEYS).any(dim=2)
-
-
-def _groups(
-    tiles: list[list[bool]], living: list[list[bool]], heads: int
-) -> Iterator[tuple[slice, slice, int]]:
-    """Neighbouring rows together, where sharing costs less than another strip.
-
-    Rows that want different keys waste some when they share; small ones are cheaper to share.
-    Yields (rows, queries, tiles of keys as the bits of a number).
-    """
-    group: tuple[slice, slice, int] | None = None
-    for row, (wanted, alive) in enumerate(zip(tiles, living, strict=True)):
-        if not any(alive):
-            continue
-        bits = sum(1 << i for i, tile in enumerate(wanted) if tile)
-        queries = slice(alive.index(True), len(alive) - alive[::-1].index(True))
-        alone = slice(row, row + 1), queries, bits
-        if group is not None and group[0].stop == row:
-            both = slice(group[0].start, row + 1), _hull(group[1], queries), group[2] | bits
-            apart = _scores(group, heads) + _scores(alone, heads) + STRIP_COST
-            together = _scores(both, heads)
-            if together <= min(apart, LARGEST):
-                group = both
+    blocks = _blocks(seen, heads)
+    if len(mask) < batch:  # one for all rows
+        blocks = [block._replace(rows=slice(0, batch)) for block in blocks]
+    strips: Plan = []
+    for block in blocks:
+        if whole:
+            strip = _strip(mask, block.rows, block.queries, (block.keys,))
+            if strip.allowed is None or strip.causal:
+                strips.append(strip)
                 continue
-        if group is not None:
-            yield group
-        group = alone
-    if group is not None:
-        yield group
+        strips += _cut(mask, seen, block, heads)
+    return strips
 
 
-def _scores(group: tuple[slice, slice, int], heads: int) -> int:
-    rows, queries, bits = group
-    return (
-        (rows.stop - rows.start)
-        * heads
-        * (queries.stop - queries.start)
-        * (bits.bit_count() * KEYS)
-    )
+def _blocks(seen: Tensor, heads: int) -> list[Block]:
+    """The blocks of (rows, Q, K), with those joined that cost less together."""
+    length = seen.shape[2]
+    if length == 0:
+        return []
+    alive, bits = seen.any(dim=2), seen.view(torch.uint8)
+    first = bits.argmax(dim=2).masked_fill(~alive, length)
+    last = (length - 1 - bits.flip(2).argmax(dim=2)).masked_fill(~alive, -1)
+    before = F.pad(last.cummax(dim=1).values, (1, 0), value=-1)[:, :-1]
+    cuts = (alive & (first > before)).tolist()
+    open_blocks: list[Block] = []  # of the rows above, which another row may still join
+    done: list[Block] = []
+    for row, numbers in enumerate(zip(cuts, first.tolist(), last.tolist(), strict=True)):
+        here = _blocks_of_row(row, *numbers, heads)
+        both = [a.join(b) for a, b in zip(open_blocks, here, strict=False)]
+        apart = sum(block.scores(heads) for block in open_blocks + here) + STRIP_COST * len(here)
+        together = sum(block.scores(heads) for block in both)
+        disjoint = all(a.queries.stop <= b.queries.start for a, b in pairwise(both))
+        if here and len(open_blocks) == len(here) and disjoint and together <= apart:
+            open_blocks = both
+        else:
+            done += open_blocks
+            open_blocks = here
+    return done + open_blocks
 
 
-def _hull(a: slice, b: slice) -> slice:
-    return slice(min(a.start, b.start), max(a.stop, b.stop))
+def _blocks_of_row(
+    row: int, cuts: list[bool], first: list[int], last: list[int], heads: int
+) -> list[Block]:
+    """`first` and `last` key that each query sees (-1: it sees none), and where a block begins."""
+    borders = [*(query for query, cut in enumerate(cuts) if cut), len(cuts)]
+    blocks: list[Block] = []
+    for start, stop in pairwise(borders):
+        while last[stop - 1] < 0:  # dead ones at the end are in no block
+            stop -= 1
+        keys = slice(min(first[start:stop]), max(last[start:stop]) + 1)
+        block = Block(slice(row, row + 1), slice(start, stop), keys)
+        if blocks:
+            both = blocks[-1].join(block)
+            apart = blocks[-1].scores(heads) + block.scores(heads) + STRIP_COST
+            if both.scores(heads) <= apart:
+                block = both
+                blocks.pop()
+        blocks.append(block)
+    return blocks
 
 
-def _runs(bits: int, num_keys: int) -> tuple[slice, ...]:
-    """The tiles of keys that are wanted, as few runs of neighbours as there are."""
+def _cut(mask: Tensor, seen: Tensor, block: Block, heads: int) -> Iterator[Strip]:
+    """Strips of at most QUERIES queries, of so many rows that their scores stay in a cache."""
+    for top in range(block.queries.start, block.queries.stop, QUERIES):
+        queries = slice(top, min(top + QUERIES, block.queries.stop))
+        part = seen[block.rows if len(seen) > 1 else slice(None), queries, block.keys]
+        keys = _runs(_tiles(part.flatten(0, 1).any(dim=0)), block.keys)
+        if not keys:
+            continue
+        each = Block(slice(0, 1), queries, slice(0, sum(run.stop - run.start for run in keys)))
+        rows = max(1, LARGEST // each.scores(heads))
+        for start in range(block.rows.start, block.rows.stop, rows):
+            stop = min(start + rows, block.rows.stop)
+            yield _strip(mask, slice(start, stop), queries, keys)
+
+
+def _tiles(keys: Tensor) -> list[bool]:
+    """(K,) bool, which keys are wanted -> which tiles of KEYS keys are."""
+    keys = F.pad(keys, (0, -len(keys) % KEYS))
+    return rearrange(keys, "(tiles keys) -> tiles keys", keys=KEYS).any(dim=1).tolist()
+
+
+def _runs(tiles: list[bool], keys: slice) -> tuple[slice, ...]:
+    """The tiles of these keys that are wanted, as few runs of neighbours as there are."""
     runs: list[slice] = []
-    for tile in range(bits.bit_length()):
-        if bits >> tile & 1:
-            start, stop = tile * KEYS, min((tile + 1) * KEYS, num_keys)
+    for tile, wanted in enumerate(tiles):
+        if wanted:
+            start = keys.start + tile * KEYS
+            stop = min(start + KEYS, keys.stop)
             if runs and runs[-1].stop == start:
                 start = runs.pop().start
             runs.append(slice(start, stop))
@@ -145,35 +181,21 @@ def _runs(bits: int, num_keys: int) -> tuple[slice, ...]:
 
 def _strip(mask: Tensor, rows: slice, queries: slice, keys: tuple[slice, ...]) -> Strip:
     part = mask[rows if len(mask) > 1 else slice(None), :, queries]
-    allowed = joined(part, keys, dim=3)
+    strip, allowed = Strip(rows, queries, keys), joined(part, keys, dim=3)
+    if allowed.all():
+        return strip
+    if allowed.shape[2] == allowed.shape[3]:
+        past = torch.ones_like(allowed[:1, :1]).tril()
+        if (allowed == past).all():
+            return strip._replace(allowed=past, causal=True)
+    unused = ~allowed.any(dim=2).unsqueeze(-1)
+    if unused.any():
+        strip = strip._replace(unused=unused)
     dead = ~allowed.any(dim=3, keepdim=True)
-    some_dead = bool(dead.any())
-    if some_dead:
-        allowed = allowed | dead  # they may look anywhere: what comes of it is thrown away
-    return Strip(
-        rows, queries, keys, None if allowed.all() else allowed, dead if some_dead else None
-    )
-
-
-def _tall(strips: list[Strip]) -> list[Strip]:
-    """Strips one below the other that see the same keys, all of them, are one."""
-    last: dict[tuple[int, int], Strip] = {}  # of each group of rows
-    found: list[Strip] = []
-    for strip in strips:
-        rows = strip.rows.start, strip.rows.stop
-        above = last.get(rows)
-        if (
-            above is not None
-            and above.queries.stop == strip.queries.start
-            and above.keys == strip.keys
-            and above.allowed is above.dead is None
-            and strip.allowed is strip.dead is None
-        ):
-            found = [one for one in found if one is not above]
-            strip = strip._replace(queries=slice(above.queries.start, strip.queries.stop))
-        last[rows] = strip
-        found.append(strip)
-    return found
+    if dead.any():  # they may look anywhere: what comes of it is thrown away
+        strip = strip._replace(dead=dead)
+        allowed = allowed | dead
+    return strip._replace(allowed=allowed)
 
 
 def joined(x: Tensor, runs: tuple[slice, ...], dim: int) -> Tensor:

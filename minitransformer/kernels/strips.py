@@ -14,8 +14,8 @@ from minitransformer.contract import check_attention
 from minitransformer.kernels.plan import Plan, Strip, joined, plan_of
 from minitransformer.loss import precise
 
-# (query, key, value, allowed) -> output; every query may see a key; allowed None = all of them.
-Formula = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+# (query, key, value, strip) -> output, with the part of each tensor that is in the strip
+Formula = Callable[[Tensor, Tensor, Tensor, Strip], Tensor]
 
 BLOCK = 512  # keys that the online softmax looks at together
 MOST_KEPT = 2**26  # scores that `tiled` keeps for the way back; above, it computes them again
@@ -33,8 +33,8 @@ def tiled_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> 
     gradients: for these there is the formula.
     """
     plan = _plan(query, key, value, mask)
-    scores = query.shape[1] * sum(strip.scores for strip in plan.strips)
-    return _ByStrips.apply(query, key, value, plan, plan.strips, _plain, scores <= MOST_KEPT)
+    scores = query.shape[1] * sum(strip.scores for strip in plan)
+    return _ByStrips.apply(query, key, value, plan, _plain, scores <= MOST_KEPT)
 
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
@@ -42,8 +42,8 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> 
 
     Shapes and errors are those of `tiled_attention`.
     """
-    plan = _plan(query, key, value, mask)
-    return _ByStrips.apply(query, key, value, plan, plan.tall, _fused, True)
+    plan = _plan(query, key, value, mask, whole=True)
+    return _ByStrips.apply(query, key, value, plan, _fused, True)
 
 
 def online_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
@@ -54,23 +54,25 @@ def online_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) ->
     Shapes and errors are those of `tiled_attention`.
     """
     plan = _plan(query, key, value, mask)
-    return _ByStrips.apply(query, key, value, plan, plan.strips, _online, False)
+    return _ByStrips.apply(query, key, value, plan, _online, False)
 
 
-def _plain(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) -> Tensor:
+def _plain(query: Tensor, key: Tensor, value: Tensor, strip: Strip) -> Tensor:
     """softmax(Q Kᵀ / √d) V, in the lines of `scaled_dot_product_attention`."""
     query, key = precise(query) / query.shape[-1] ** 0.5, precise(key)
     scores = query @ key.mT
-    if allowed is not None:
-        scores = scores.masked_fill(~allowed, float("-inf"))
+    if strip.allowed is not None:
+        scores = scores.masked_fill(~strip.allowed, float("-inf"))
     return scores.softmax(dim=-1).to(value.dtype) @ value
 
 
-def _fused(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) -> Tensor:
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+def _fused(query: Tensor, key: Tensor, value: Tensor, strip: Strip) -> Tensor:
+    if strip.causal:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=strip.allowed)
 
 
-def _online(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) -> Tensor:
+def _online(query: Tensor, key: Tensor, value: Tensor, strip: Strip) -> Tensor:
     """The plain formula, without ever seeing a whole row of scores.
 
     `highest` is the largest score so far, `total` the sum of exp(score - highest) and `output`
@@ -83,8 +85,8 @@ def _online(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None) -
     for start in range(0, key.shape[2], BLOCK):
         keys = slice(start, start + BLOCK)
         scores = query @ precise(key[:, :, keys]).mT
-        if allowed is not None:
-            scores = scores.masked_fill(~allowed[..., keys], float("-inf"))
+        if strip.allowed is not None:
+            scores = scores.masked_fill(~strip.allowed[..., keys], float("-inf"))
         before, highest = highest, torch.maximum(highest, scores.detach().amax(-1, keepdim=True))
         level = highest.masked_fill(highest == float("-inf"), 0.0)  # nothing to see so far
         powers, shrink = (scores - level).exp(), (before - level).exp()
@@ -100,16 +102,13 @@ class _ByStrips(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx, query, key, value, plan: Plan, strips: list[Strip], formula: Formula, keep: bool
-    ) -> Tensor:
-        query, key, value = without_unused(plan, query, key, value)
+    def forward(ctx, query, key, value, plan: Plan, formula: Formula, keep: bool) -> Tensor:
         ctx.save_for_backward(query, key, value)
-        ctx.strips, ctx.formula, ctx.graphs = strips, formula, {}
+        ctx.plan, ctx.formula, ctx.graphs = plan, formula, {}
         size = (len(query), query.shape[2], query.shape[1], value.shape[3])
         output = value.new_zeros(size).transpose(1, 2)  # as the output projection will read it
         keep = keep and any(ctx.needs_input_grad)
-        for number, strip in enumerate(strips):
+        for number, strip in enumerate(plan):
             inputs, result = _compute(strip, formula, query, key, value, keep)
             output[strip.rows, :, strip.queries] = result.detach()
             if keep:
@@ -121,7 +120,7 @@ class _ByStrips(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         whole = ctx.saved_tensors
         d_query, d_key, d_value = gradients = [torch.zeros_like(x) for x in whole]
-        for number, strip in enumerate(ctx.strips):
+        for number, strip in enumerate(ctx.plan):
             graph = ctx.graphs.pop(number, None)  # used up: the next time it is computed again
             inputs, result = graph or _compute(strip, ctx.formula, *whole, graph=True)
             parts = torch.autograd.grad(result, inputs, gradient[strip.rows, :, strip.queries])
@@ -132,7 +131,7 @@ class _ByStrips(torch.autograd.Function):
                     length = run.stop - run.start
                     total[strip.rows, :, run] += part.narrow(2, place, length)
                     place += length
-        return (*gradients, None, None, None, None)
+        return (*gradients, None, None, None)
 
 
 def _compute(
@@ -150,29 +149,16 @@ def _compute(
         q, k, v = inputs
         if shared > 1:
             k, v = (repeat(x, "b h k d -> b (h g) k d", g=shared) for x in (k, v))
-        result = formula(q, k, v, strip.allowed)
+        if strip.unused is not None:  # zeros, for 0 · NaN is NaN
+            k, v = k.masked_fill(strip.unused, 0.0), v.masked_fill(strip.unused, 0.0)
+        if strip.dead is not None:
+            q = q.masked_fill(strip.dead, 0.0)
+        result = formula(q, k, v, strip)
         if strip.dead is not None:
             result = result.masked_fill(strip.dead, 0.0)
     return inputs, result
 
 
-def without_unused(
-    plan: Plan, query: Tensor, key: Tensor, value: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Zeros in the rows that the mask never uses, which a strip may hold: 0 · NaN is NaN."""
-    if plan.dead is not None:
-        query = query.masked_fill(plan.dead, 0.0)
-    if plan.unused is not None:
-        unused = shared_by_group(plan.unused, key)
-        key, value = key.masked_fill(unused, 0.0), value.masked_fill(unused, 0.0)
-    return query, key, value
-
-
-def shared_by_group(unused: Tensor, key: Tensor) -> Tensor:
-    """Of (b, heads or 1, K, 1): a shared key is unused if no head that shares it sees it."""
-    return unused if unused.shape[1] == 1 else unused.unflatten(1, (key.shape[1], -1)).all(dim=2)
-
-
-def _plan(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Plan:
+def _plan(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, whole: bool = False) -> Plan:
     check_attention(query, key, value, mask, grouped=True)
-    return plan_of(mask, *query.shape[:2])
+    return plan_of(mask, *query.shape[:2], whole)
