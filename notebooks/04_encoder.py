@@ -1,16 +1,18 @@
 # %% [markdown]
 # # 4. The encoder, and why BERT needs its mask in every layer
 #
-# An encoder reads a whole text at once: every token looks at every other, in both directions. So
-# there is no causal mask. Is a mask needed at all? "The ids show where the padding is", people say,
-# and "only decoders need masks". This chapter answers by experiment.
+# An encoder reads a whole text at once: every token looks at every other, in both directions. The
+# best known is BERT (Devlin et al. 2018, arXiv:1810.04805). A decoder writes a text and may only
+# look back, so it has a mask for that (chapter 5). Does an encoder need a mask at all? "The ids
+# show where the padding is", people say, and "only decoders need masks". This chapter answers by
+# experiment.
 #
 # After this chapter you will be able to
 #
 # - put an encoder layer together: attention and a feed-forward, each with a residual and a norm;
-# - say what a padded position holds after one layer, and why nobody can see any more that it was
-#   padding;
-# - predict what happens when the mask is missing in one layer of twelve;
+# - say what a padded position holds after one layer, and why nothing there says any more that it
+#   was padding;
+# - predict what happens when the mask is missing in a single layer;
 # - find such a bug with one comparison: a row in a batch against the same row alone.
 
 # %%
@@ -29,10 +31,12 @@ torch.set_num_threads(1)
 # ## A layer
 #
 # Two things happen in a layer of an encoder. In *attention* every token collects from the others.
-# In the *feed-forward* every token thinks over what it has, by itself. Each result is added to
-# what was there (the *residual*), so that a layer changes a token a little instead of replacing
-# it, and a norm keeps the numbers in bounds (Vaswani et al. 2017, section 3.1). In the package
-# that is two lines:
+# In the *feed-forward*, two linear layers with a bend between them, every token thinks over what it
+# has, by itself. Each result is added to what was there (the *residual*), so that a layer changes a
+# token a little instead of replacing it. Then a *norm* keeps the numbers in bounds: it brings each
+# vector to mean 0 and variance 1, times a learned *gain*, plus a learned *bias* (Vaswani et al.
+# 2017, section 3.1). In the package that is two lines (`rotation` and `cache` belong to chapters 10
+# and 9 and are `None` here):
 #
 # ```python
 # x = self.attention_residual(x, lambda h: self.attention(h, h, mask, rotation, cache))
@@ -42,7 +46,8 @@ torch.set_num_threads(1)
 # Only attention moves anything from one token to another. The rest, norms, feed-forwards,
 # embeddings, the projection to the vocabulary, looks at one token at a time. So there is exactly
 # one place where padding can get in, and that is where the mask goes. Let us see that it is so:
-# change token 2, and look which positions change after each part.
+# change token 2, and look which positions change after each part. (`style="bert"` chooses BERT's
+# kinds of parts; chapter 10 says what other kinds there are.)
 
 # %%
 torch.manual_seed(0)
@@ -71,11 +76,11 @@ for name, (a, b) in after.items():
 # %% [markdown]
 # ## Where did the padding go?
 #
-# At the input, padding is easy to see: its id is 0, and its embedding is all zeros (to which the
-# norm of a BERT adds its bias). After one layer? The padded position has a residual, a bias, a
-# norm and a feed-forward like any other. Here is the length of the vector at each position, layer
-# by layer, of a row with three real tokens and three of padding. (A padded *query* sees nothing
-# here, so it collects nothing; it holds something all the same.)
+# At the input, padding is easy to see: `pad` gave it the id 0, and its embedding is all zeros (to
+# which BERT's norm adds its bias). After one layer? The padded position has a residual, biases,
+# norms and a feed-forward like any other. Here is the length of the vector at each position, layer
+# by layer, of a row with three real tokens and three of padding. Every layer gets its mask. (A
+# padded *query* sees nothing then, so it collects nothing; it holds something all the same.)
 
 # %%
 batch = pad([[5, 6, 7], [8, 9, 10, 11, 12, 13]])
@@ -101,17 +106,37 @@ axis.set_title("Length of the vector at each position")
 plt.show()
 
 # %% [markdown]
-# After the first layer padding is as long as a token. Its vector is made of biases and of what the
-# feed-forward does with them. No layer can tell it from a token by looking at it, and no number
-# that a token could not have too marks it. The ids knew; **the hidden states do not**. That is why
-# the mask has to be handed to every layer, from outside.
+# After the first layer padding is as long as a token: the norm gives every vector a length of about
+# √48 ≈ 6.9, the root of the width. What stands there is made of biases and of what the feed-forward
+# does with them. Nothing marks it as padding, such as an id that no token has or a vector of zeros.
+# What does the next layer make of it, if nobody gives it the mask?
+
+# %%
+with torch.no_grad(), record_attention(model) as maps:
+    x, _ = model.embedding(batch.input_ids, batch.attention_mask)
+    x = model.encoder.layers[0](x, mask, None)
+    model.encoder.layers[1](x, torch.ones_like(mask), None)
+share = maps["encoder.layers.1.attention"][0, :, :3, 3:].sum(dim=-1).mean().item()
+print(f"of its attention, a real token gives {share:.0%} to padding")
+
+# %% [markdown]
+# It reads padding as if somebody had written it. Could training teach the layer to know that
+# vector? In part, and never exactly:
+#
+# - it could learn to give it low scores, but a finite score has a weight above 0 (chapter 1);
+# - the vector is another one in every layer, and after every step of training;
+# - as soon as one layer lets padded queries look at tokens, padding holds a mixture of them.
+#
+# The ids knew; **the hidden states do not say it**. So the mask has to be handed to every layer,
+# from outside.
 
 # %% [markdown]
 # ## The experiment
 #
-# Four models with the same weights. The mask goes to no layer; to the first only; to all but the
-# last; to all. The question is the one that counts: does a row give the same in a batch as alone?
-# Row 0 is three tokens long, and its neighbour is longer and longer.
+# One model, four ways to run it. The mask goes to no layer; to the first only; to all but the last;
+# to all. The question is the one that counts: does a row give the same in a batch as alone? The row
+# is three tokens long, and gets more and more padding, as it would beside longer and longer rows.
+# We measure how far a token moves, as a share of its vector's length.
 
 
 # %%
@@ -144,7 +169,7 @@ for name, layers in CASES.items():
         moved[name].append(
             (found - wanted).norm(dim=-1).max().item() / wanted.norm(dim=-1).max().item()
         )
-    print(f"mask in {name:<17} with 32 columns of padding a token moves by {moved[name][-1]:.1e}")
+    print(f"mask in {name:<17} with 32 columns of padding a token moves by {moved[name][-1]:8.2g}")
 assert max(moved["all"]) < 1e-5
 
 # %%
@@ -153,25 +178,33 @@ for name, colour in zip(CASES, ("#7a4fa3", "#d9822b", "#5a8f3d", "#08519c"), str
     axis.plot(paddings, moved[name], "o-", color=colour, label=f"mask in {name}")
 axis.set(xlabel="columns of padding", ylabel="movement / length", ylim=(-0.03, None))
 axis.set_title("How far real tokens move when padding is added")
-axis.legend(frameon=False)
+axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
-# - In **no layer**: the tokens move by a large share of their length.
-# - In the **first only**, the case of those who say that the ids show it: hardly better. From
-#   layer 1 on everybody reads the vectors at padding.
+# - In **no layer**: tokens move by a quarter of their length. A mask is needed, and this is no
+#   decoder.
+# - In the **first only**, where the ids have just been read: no cure. From layer 1 on every token
+#   reads the vectors at padding.
 # - In **all but the last**: one layer without it is enough to spoil the result.
 # - In **all**: nothing moves, but for rounding in the last digits.
 #
 # So the mask belongs in every layer of an encoder. Neither "the ids show it" nor "only decoders
 # need masks" survives the measurement.
+#
+# Half a mask is even worse than none here. Where padded queries see nothing, their vectors stay
+# unlike any token's, and the first layer without a mask mixes them in. Is that a rule? **Try it**:
+# change the seed of the model, `torch.manual_seed(0)`, and run the experiment again. The order of
+# the upper three lines is luck; that they are wrong is not.
 
 # %% [markdown]
 # ## Does training repair it?
 #
 # A model that is *trained* without a mask might learn to live with padding. It does, in a way:
-# with the padding that it has seen. We train two, with and without the mask, to fill in hidden
-# tokens, on rows that count upwards, and then change how much padding there is.
+# with the padding that it has seen. We train two, with and without the attention mask, on rows that
+# count upwards, such as 5 6 7 8 9. As BERT does, they learn to fill in tokens that `mask_tokens`
+# has hidden behind a special id. (BERT calls hiding a token *masking*, too. It has nothing to do
+# with the masks of this chapter.) Then we change how much padding there is.
 
 
 # %%
@@ -241,11 +274,11 @@ assert len(set(scores["with the mask"])) == 1
 
 # %% [markdown]
 # At the length it was trained with, the forgetful model is as good, and nobody would notice. With
-# more padding, in another batch, it falls off. The other one's line is straight: the same rows,
-# the same answers.
+# more padding it finds fewer: 84% at length 60. The other one's line is level: the same rows, the
+# same answers.
 
 # %% [markdown]
-# ## One number for a text
+# ## One vector for a text
 #
 # Encoders are often used for a single vector per text: the mean of its hidden states. There the
 # mask is needed once more, after the last layer.
@@ -263,22 +296,31 @@ print("mean over the masked row equals the row alone:", torch.allclose(masked, w
 print(f"mean over all columns is {(counted.norm() / wanted.norm()).item():.3f} of its length")
 
 # %% [markdown]
+# Here `encode` has put zeros at padding, so the wrong mean has the right direction: it is the sum
+# of 3 tokens, divided by 8 columns, and 3/8 = 0.375. Many libraries leave at padding what the last
+# layer wrote there; then the direction is wrong as well.
+#
 # ## The test
 #
-# The comparison of a row alone with the same row in a batch is all it takes. The suite of checks
-# does it in many ways; here is what it says of the forgetful encoder.
+# The comparison of a row alone with the same row in a batch is all it takes. The package's suite of
+# checks does it in many ways. Here is what it says of an encoder with its mask, and of the
+# forgetful one.
 
 # %%
 print(check_encoder(EncoderOnly(config).eval()).headline)
 report = check_encoder(Forgetful(config).eval())
 print(report.headline)
-print("likely bug:", " or ".join(report.likely))
+for bug in report.likely:
+    print("likely bug:", bug)
 
 # %% [markdown]
+# It names several bugs, because all of them fail these checks in the same way. The first is ours.
+#
 # ### Try it: which layer is it?
 #
 # `record_attention` shows the weights of every layer. Someone hands you a model in which one layer
-# forgets its mask. Find it without reading its code: look for weight on padding.
+# forgets its mask (we break one here). Find it without reading its code: look for weight on
+# padding. Then break two layers at once. Are both found?
 
 # %%
 broken = EncoderOnly(config).eval()
@@ -313,18 +355,18 @@ for name, weights in maps.items():
 # ## Check yourself
 #
 # 1. Which parts of an encoder move something from one token to another?
-# 2. What does a padded position hold after the first layer? Could the second layer recognise it?
-# 3. A model forgets its mask in layer 11 of 12. Its accuracy on the test set is fine. How can that
-#    be?
+# 2. What does a padded position hold after the first layer? Does anything there say "padding"?
+# 3. A model forgets its mask in one layer. Its accuracy on the test set is fine. How can that be?
 # 4. Why is a batch size of 1 no test for masks?
 # 5. Where, besides the layers, does an encoder's user need the attention mask?
 #
 # <details><summary>Answers</summary>
 #
 # 1. Attention alone.
-# 2. A vector of biases and what the feed-forward made of them, as long as any other. No.
+# 2. A vector of biases and what the feed-forward made of them, as long as any other. No: it is
+#    numbers like a token's, and only the attention mask knows.
 # 3. It was trained and tested with the same kind of padding, and has learned to live with it.
 # 4. One row has no padding.
-# 5. In pooling; and in the loss, as labels of −100.
+# 5. In pooling, the mean over a text; and in the loss, as labels of −100 (chapter 7).
 #
 # </details>

@@ -45,11 +45,12 @@ torch.set_num_threads(1)
 # A model gives *logits*: for each position one number for each class of its vocabulary. The
 # softmax turns them into probabilities. The *label* of a position is the number of the class that
 # would have been right there. The loss at that position is $-\log p(\text{label})$: 0 if the model
-# was certain and right, and large if it thought the right class unlikely.
+# was certain and right, and large if it thought the right class unlikely. The logarithm is the
+# natural one, and the unit of the loss is then called *nat*.
 #
 # Here is a row of four positions and a vocabulary of three classes. The probabilities are chosen so
-# that you can compute everything by hand: all are powers of 1/2, or leave one. The logits are their
-# logarithms.
+# that you can compute everything by hand. The logits are their logarithms, because the softmax of
+# $\log p$ is $p$.
 
 # %%
 probabilities = torch.tensor(
@@ -152,8 +153,8 @@ assert cross_entropy(logits, nothing) == 0.0
 # nothing is 0, and that is what you get here.
 #
 # What does padding in the loss do to training? We take three rows, pad them to different lengths,
-# and measure the loss and the length of the gradient, with padding as a class and with -100. The
-# text is the same every time, so both should stay the same.
+# and measure the loss and the length (the norm) of the gradient: once with a class, 0, as the label
+# at padding, and once with -100. The text is the same every time, so both should stay the same.
 
 # %%
 rows = [[5, 6, 7, 8, 9], [10, 11, 12], [13, 14]]
@@ -177,9 +178,11 @@ right = [loss_and_gradient(length, ignore=True) for length in lengths]
 naive = [loss_and_gradient(length, ignore=False) for length in lengths]
 figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
 for panel, which, name in zip(axes, (0, 1), ("loss", "length of the gradient"), strict=True):
-    panel.plot(lengths, [one[which] for one in naive], "o-", color="#d9822b", label="padding = 0")
     panel.plot(
-        lengths, [one[which] for one in right], "o-", color="#08519c", label="padding = -100"
+        lengths, [one[which] for one in naive], "o-", color="#d9822b", label="label 0 at padding"
+    )
+    panel.plot(
+        lengths, [one[which] for one in right], "o-", color="#08519c", label="label -100 at padding"
     )
     panel.set(xlabel="padded length", title=name)
     panel.legend(frameon=False)
@@ -204,7 +207,7 @@ assert all(abs(one[0] - right[0][0]) < 1e-5 and abs(one[1] - right[0][1]) < 1e-5
 # - Labels stand at the position **that predicts**. This is `next_token_labels`, and what
 #   `model.loss` of this package takes.
 # - Labels stand at **their own token**, and the model shifts them. This is what the models of
-#   Hugging Face's library take: there `labels = input_ids` is right.
+#   Hugging Face's library take: there `labels = input_ids`, with -100 at padding, is right.
 #
 # The function `draw_labels` shows both. You need not read it; look at what it draws: above a row
 # its tokens, below it its labels. Green counts, "·" is -100, hatched is padding.
@@ -306,11 +309,12 @@ assert once[0].tolist() == [6, 7, 8, -100]
 assert twice[0].tolist() == [7, 8, -100, -100]
 
 # %% [markdown]
-# ## A short and a long sentence
+# ## Padding with an id of its own
 #
-# The first classic example: a tokenizer like BERT's, two sentences, padding. A WordPiece tokenizer
-# (Devlin et al. 2018, arXiv:1810.04805, section 3) splits words that it does not know into pieces,
-# and wraps each sentence in `[CLS]` and `[SEP]`. We train a small one on a few sentences.
+# From here on the ids come from tokenizers, and the question is where the padding's id comes from.
+# First the simple case, BERT's. Its WordPiece tokenizer (Devlin et al. 2018, arXiv:1810.04805,
+# section 3) splits rare words into pieces and wraps each sentence in `[CLS]` and `[SEP]`. We train
+# a small one on a few sentences.
 
 # %%
 texts = [
@@ -342,9 +346,10 @@ assert (batch.input_ids[0, 6:] == wordpiece.pad_id).all()
 # %% [markdown]
 # ## pad = eos
 #
-# The second classic example. Llama's tokenizer has no padding token, and so recipes for TinyLlama
-# say `tokenizer.pad_token = tokenizer.eos_token`, then `padding="max_length", max_length=8`, and
-# labels with -100 at padding. The same with our own small byte-level tokenizer:
+# Llama's tokenizer has no padding token, and so many recipes pad with the end of sequence:
+# `tokenizer.pad_token = tokenizer.eos_token`, then `padding="max_length", max_length=8`, and labels
+# with -100 at padding. The same with our own small byte-level tokenizer, whose start is `<s>` and
+# whose end is `</s>`:
 
 # %%
 bpe = Tokenizer.train(texts, vocab_size=400)  # <s> ... </s>, as Llama's
@@ -360,7 +365,7 @@ print(mask)
 # From the ids alone you cannot tell the end of the first sentence from the padding after it: both
 # are 2. The mask can, because it was made from lengths. Now two ways to make labels. The first
 # looks at the mask, the second at the ids. The second is what Hugging Face's
-# `DataCollatorForLanguageModeling` does with such a tokenizer (transformers 5.23).
+# `DataCollatorForLanguageModeling` does with such a tokenizer (transformers 5.24).
 
 
 # %%
@@ -392,8 +397,8 @@ assert (labels_from_lengths(ids, mask) == bpe.eos_id).sum() == 2
 assert (labels_from_ids(ids, mask) == bpe.eos_id).sum() == 0
 
 # %% [markdown]
-# One label is missing in each row, the last. Everything else is the same. It is the label that
-# says: *the text ends here*. `collate_lm` makes its labels from lengths, so it may be given
+# One label is missing in each row, the last. It is the label that says: *the text ends here*.
+# Everything else is the same. `collate_lm` makes its labels from lengths, so it may be given
 # `pad_id=eos_id`:
 
 # %%
@@ -490,13 +495,14 @@ for label, (model, _, _) in counters.items():
 
 # %% [markdown]
 # With the right labels every text stops. With the others none does, and 40 is only where we stopped
-# looking: `</s>` was never a label, so its probability is pushed down at every position and up at
+# looking: `</s>` was never a label, so its probability was pushed down at every position and up at
 # none.
 #
 # ### Try it
 #
 # Add a padding token of its own instead: `pad(texts_that_count, pad_id=0)`, and ignore 0 in
-# `train_counter`'s labels. Why is the result then right although it is made from ids?
+# `train_counter`'s labels. Why is the result then right although it is made from ids? (Which id
+# never stands in a text?)
 
 # %% [markdown]
 # ## Learning the answer and not the question
@@ -712,7 +718,9 @@ assert (means - wanted).norm() > 0.05 * wanted.norm()
 # is short, and what is left is mostly error.
 #
 # Is the error at least random, so that it evens out? We split the same rows into parts in 200
-# random ways, for several sizes, and compute both losses.
+# random ways, for several sizes, and compare the mean of means with the loss over all tokens. In
+# the picture a box holds the middle half of the 200 values, the line in it is the median, and
+# circles are outliers.
 
 # %%
 with torch.no_grad():
@@ -757,10 +765,22 @@ plt.show()
 # The same holds for training on several devices, where each takes a part: add up the numbers of
 # labels first, then divide.
 #
-# ### Try it
+# ### Try it: sorted by length
 #
-# Sort the rows by length before you split them into parts of 8. Does the error become smaller or
-# larger? Then make all rows equally long, and explain why no error is left.
+# To save padding, rows of similar lengths are often put into the same part. Before you run the next
+# cell: does the error become smaller or larger?
+
+# %%
+by_length = counts.argsort()
+for size in (4, 8, 16):
+    means = [sums[p].sum() / counts[p].sum() for p in by_length.split(size)]
+    mean = torch.stack(means).mean().item()
+    print(f"sorted, parts of {size:>2} rows: mean of means {mean:.4f}, {mean / truth - 1:+.1%}")
+
+# %% [markdown]
+# Much larger. In random parts short and long rows are mixed, so all parts have similar numbers of
+# labels. Sorted parts are as unequal as the rows themselves. What happens if all rows are equally
+# long, and every part has as many of them? Why?
 
 # %% [markdown]
 # ## Exercises

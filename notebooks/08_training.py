@@ -48,9 +48,9 @@ torch.set_num_threads(1)
 # %% [markdown]
 # ## Text
 #
-# Every Python carries its language reference (it is what `help("if")` prints): English prose that
-# needs no download. The task `lm` cuts it into pieces of at most so many characters and holds out
-# every 20th: training never sees those.
+# Every Python carries its language reference (it is what `help("if")` prints): English prose, with
+# some code between, that needs no download. The task `lm` cuts it into pieces of at most 64
+# tokens and holds out every 20th: training never sees those.
 
 # %% tags=["varies"]
 task = make_task("lm", path=None, max_length=64)
@@ -83,8 +83,8 @@ share = real_tokens(padded) / padded.input_ids.numel()
 print(tuple(padded.input_ids.shape), f"of which {share:.0%} are real tokens")
 
 # %% [markdown]
-# `pack` puts several documents into one row instead. By hand: rows of 3, 1 and 2 tokens, in rows of
-# length 4. It takes the largest that still fits, again and again.
+# `pack` puts several documents into one row instead. It takes the longest that still fits, again
+# and again. By hand: documents of 3, 1 and 2 tokens, in rows of length 4.
 
 # %%
 packed = pack([[5, 6, 7], [8], [9, 9]], length=4)
@@ -95,8 +95,8 @@ assert packed.attention_mask.tolist() == [[1, 1, 1, 2], [1, 1, 0, 0]]
 # %% [markdown]
 # The attention mask does more than say what is padding. It *numbers* the documents of each row: 1
 # is the first, 2 the second, 0 is padding. So it is a map of the work: where something is to be
-# computed, and for whom. Here are the same 24 pieces, padded and packed. The area
-# that is not white is what the model computes.
+# computed, and for whom. Here are the same 24 pieces, padded and packed into rows of 128. The
+# area that is not white is what the model computes.
 
 # %%
 packed = pack(rows, length=128)
@@ -169,9 +169,9 @@ print("largest weight across a border:", leaking[~wanted[0, 0]].max().item())
 wanted_beside_found(wanted[0, 0], leaking, "1 for every token: each reads what stands before it")
 
 # %% [markdown]
-# Colour under a hatch is a leak. Nothing fails, and a training loss computed so looks plausible.
-# What gives it away is the comparison that this course makes everywhere: a document in company must
-# give what it gives alone.
+# Blue under the hatch is a leak. Nothing crashes, and the loss looks plausible. What gives it away
+# is the comparison that this course makes everywhere: a document in company must give what it gives
+# alone.
 
 
 # %%
@@ -194,9 +194,9 @@ print("ones:    ", distance_from_alone(ones))
 assert distance_from_alone(batch.attention_mask) < 1e-5 < distance_from_alone(ones)
 
 # %% [markdown]
-# With numbers the difference is rounding: sums of other lengths are added up in another order. So
+# With numbered documents the difference is rounding: longer sums are added up in another order. So
 # packing may change how long a step takes, and nothing else. In float64, on the 24 pieces, the
-# loss of the packed batch is that of the padded batch to twelve digits.
+# loss of the packed batch is that of the padded batch to twelve decimals.
 
 # %%
 precise = DecoderOnly(
@@ -211,8 +211,8 @@ assert math.isclose(losses["padded"], losses["packed"], rel_tol=1e-12)
 
 # %% [markdown]
 # What is gained? We time a forward and a backward pass and divide by the number of *real* tokens,
-# for pieces of up to 64 and of up to 256 characters. Padding is not the only thing that counts
-# (attention over a long row costs more for each token), so measure before you believe.
+# for pieces of up to 64 and of up to 256 tokens. The gain need not equal the padding saved: in a
+# longer text attention costs more for each token. So measure before you believe.
 
 # %% tags=["varies"]
 timed = DecoderOnly(
@@ -241,6 +241,59 @@ for longest in (64, 256):
 # texts?
 
 # %% [markdown]
+# ## The loop
+#
+# An **optimizer** moves every parameter a little against its gradient. How far is the *learning
+# rate*. Ours is AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101), the usual one for
+# transformers: Adam with *weight decay*, which at each step also pulls the matrices a little
+# towards 0. Biases and gains are left alone; `parameter_groups` sorts them.
+#
+# Here is the loop, with nothing but what is needed. `schedule` and the clipping have sections of
+# their own below, and so has the wild step.
+
+
+# %%
+def new_model(style="llama", num_layers=2, d_model=64):
+    torch.manual_seed(0)
+    return DecoderOnly(
+        Config(len(vocabulary), d_model, num_layers=num_layers, max_length=64, style=style)
+    )
+
+
+def fit(model, settings, wild_step=None):
+    """Train; return the loss and the length of the gradient at each step."""
+    groups = parameter_groups(model, settings.weight_decay)
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)  # fused: faster
+    losses, lengths = [], []
+    for step in range(settings.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * schedule(step, settings)
+        batch = task.batch(settings.seed, step, settings.batch_size, settings.packed)
+        optimizer.zero_grad()  # or the gradients of all steps add up
+        loss = model.loss(**batch)
+        (1000 * loss if step == wild_step else loss).backward()
+        length = nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        optimizer.step()
+        losses.append(loss.item())
+        lengths.append(length.item())
+    return losses, lengths
+
+
+settings = Settings(steps=3, batch_size=24, warmup=2)
+by_hand, _ = fit(new_model(), settings)
+print(by_hand)
+
+# %% [markdown]
+# The package's `train` is this loop with a progress bar, evaluations and some care for Ctrl-C. From
+# the same seed it makes the same steps, bit for bit.
+
+# %%
+history, finished = train(new_model(), task, settings, save=lambda history: None, quiet=True)
+print([one["loss"] for one in history])
+assert finished
+assert [one["loss"] for one in history] == by_hand
+
+# %% [markdown]
 # ## How large a step?
 #
 # The learning rate is no constant. It rises from almost 0 in a straight line, the *warm-up*, and
@@ -263,51 +316,33 @@ print(f"step 0: {rates[0]:.2e}   highest: {max(rates):.2e}   last: {rates[-1]:.2
 # warm-up. Both are in use.)
 #
 # Is the warm-up needed? That is a question for an experiment. We train the model of 2017, with the
-# norm *after* each addition, four layers, 80 steps: with two learning rates, with and without a
-# warm-up. `short_run` is the training loop; we shall look at it more closely below.
+# norm *after* each addition ("post-norm"), four layers, for 80 steps: with two learning rates, with
+# and without a warm-up.
 
 
 # %%
-def short_run(style, num_layers, settings, wild_step=None):
-    """Train for a moment; the loss, and the length of the gradient, at each step."""
-    torch.manual_seed(settings.seed)
-    config = Config(len(vocabulary), d_model=64, num_layers=num_layers, max_length=64, style=style)
-    model = DecoderOnly(config)
-    optimizer = torch.optim.AdamW(parameter_groups(model, settings.weight_decay), betas=(0.9, 0.98))
-    losses, norms = [], []
-    for step in range(settings.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * schedule(step, settings)
-        batch = task.batch(settings.seed, step, settings.batch_size, settings.packed)
-        optimizer.zero_grad()
-        loss = model.loss(**batch)
-        (1000 * loss if step == wild_step else loss).backward()
-        norms.append(nn.utils.clip_grad_norm_(model.parameters(), settings.clip).item())
-        optimizer.step()
-        losses.append(loss.item())
-    return losses, norms
-
-
 runs = {
-    (rate, warmup): short_run(
-        "vanilla", 4, Settings(steps=80, batch_size=16, learning_rate=rate, warmup=warmup)
+    (rate, warmup): fit(
+        new_model("vanilla", num_layers=4),
+        Settings(steps=80, batch_size=16, learning_rate=rate, warmup=warmup),
     )[0]
     for rate in (0.003, 0.01)
     for warmup in (0, 30)
 }
 
 # %% [markdown]
-# To read the curves we need something to compare them with. A model that knows nothing gives every
-# token the same probability: its loss is log(number of tokens). A model that knows only *how often*
-# each character occurs, and nothing of what stands before, has the entropy of the characters as its
-# loss. Anything below that has learned from context.
+# To read the curves we need something to compare them with. A model that knows nothing gives each
+# of $V$ tokens the same probability: its loss is $\log V$. A model that knows only how often each
+# token occurs, its share $p$, and nothing of what stands before, has a loss of
+# $-\sum p \log p$, the *entropy* of the tokens. Anything below that has learned from context. (The
+# unit is the *nat*, as the logarithm is the natural one.)
 
 # %%
 counts = Counter(token for row in task.rows(task.training) for token in row[1:])
 total = sum(counts.values())
 uniform = math.log(len(vocabulary))
 frequencies = -sum(n / total * math.log(n / total) for n in counts.values())
-print(f"all tokens alike: {uniform:.2f}   by frequency: {frequencies:.2f} nats per token")
+print(f"all tokens alike: {uniform:.2f}   frequencies only: {frequencies:.2f} nats per token")
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.2), sharey=True, layout="constrained")
@@ -336,8 +371,8 @@ assert sum(runs[0.01, 30][-10:]) < sum(runs[0.01, 0][-10:]) - 2
 #
 # ### Try it
 #
-# Run the left half with `style="llama"`, whose norms stand *before* each sublayer. Is there a
-# learning rate at which it needs the warm-up?
+# Do the same with `new_model("llama", num_layers=4)`, whose norms stand *before* each sublayer. Is
+# there a learning rate at which it needs the warm-up?
 
 # %% [markdown]
 # ## One bad batch
@@ -364,95 +399,50 @@ print("clipped number by number:", parameter.grad.tolist(), " <- another directi
 # %%
 clipping = {"clipped to 1": 1.0, "not clipped": 1e9}
 runs = {
-    name: short_run(
-        "llama", 2, Settings(steps=80, batch_size=16, warmup=10, clip=clip), wild_step=20
-    )
+    name: fit(new_model(), Settings(steps=80, batch_size=16, warmup=10, clip=clip), wild_step=20)
     for name, clip in clipping.items()
 }
 figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.2), layout="constrained")
-for (name, (losses, norms)), colour in zip(runs.items(), ("#08519c", "#d9822b"), strict=True):
+for (name, (losses, lengths)), colour in zip(runs.items(), ("#08519c", "#d9822b"), strict=True):
     axes[0].plot(losses, color=colour, label=name)
-    axes[1].plot(norms, color=colour, label=name)
+    axes[1].plot(lengths, color=colour, label=name)
 axes[0].axvline(20, color="#777777", ls=":", lw=1)
 axes[0].axhline(frequencies, color="#777777", ls="--", lw=1, label="frequencies only")
 axes[0].set(xlabel="training step", ylabel="loss (nats per token)", title="Loss")
 axes[1].set(
-    xlabel="training step", ylabel="before clipping", title="Length of the gradient", yscale="log"
+    xlabel="training step", ylabel="length", title="Gradient, before clipping", yscale="log"
 )
 for panel in axes:
     panel.legend(frameon=False)
 figure.suptitle("One wild batch at step 20")
 plt.show()
-for name, (losses, norms) in runs.items():
+for name, (losses, lengths) in runs.items():
     mean = sum(losses[-10:]) / 10
-    print(f"{name}: longest gradient {max(norms):.0f}, mean loss of the last ten steps {mean:.2f}")
+    print(f"{name}: longest gradient {max(lengths):.0f}, mean loss of the last ten {mean:.2f}")
 assert sum(runs["clipped to 1"][0][-10:]) < sum(runs["not clipped"][0][-10:]) - 2
 
 # %% [markdown]
-# Clipped, the batch is one among others. Not clipped, the run goes *up* for more than ten steps
-# after it, and then hardly down again. AdamW (Kingma and Ba 2014, arXiv:1412.6980) has a memory. It
-# keeps a running mean of the gradients, about ten steps long, and the huge one fills it: ten times
-# the model walks where the wild batch pointed. And it divides each step by a running mean of
-# *squared* gradients, about fifty steps long (1 / (1 - 0.98)): all that comes after is divided by
-# the huge one too, and counts for almost nothing.
+# Clipped, the batch is one among others. Not clipped, the loss goes *up* for more than ten steps
+# after it, and at the end it is still near the dashed line. Adam (Kingma and Ba 2014,
+# arXiv:1412.6980) has a memory. It keeps a running mean of the gradients, about ten steps long
+# (1 / (1 − 0.9), from `betas`), and the huge one fills it: for ten steps the model walks where the
+# wild batch pointed. And it divides each step by the root of a running mean of *squared* gradients,
+# about fifty steps long (1 / (1 − 0.98)): all that comes after is divided by the huge one too, and
+# counts for almost nothing.
 #
 # Clip the gradient of the whole batch: with accumulation that is after the last `backward`, not
 # after each.
 
 # %% [markdown]
-# ## The loop
-#
-# You have seen it in `short_run`. Here it is once more, three steps, with nothing but what is
-# needed. Weight decay (Loshchilov and Hutter 2017, arXiv:1711.05101) pulls the matrices towards 0
-# and leaves biases and gains alone; `parameter_groups` sorts them.
-
-# %%
-settings = Settings(steps=3, batch_size=24, warmup=2)
-
-
-def new_model():
-    torch.manual_seed(0)
-    return DecoderOnly(
-        Config(len(vocabulary), d_model=96, num_layers=2, max_length=64, style="llama")
-    )
-
-
-model = new_model()
-optimizer = torch.optim.AdamW(
-    parameter_groups(model, settings.weight_decay), betas=(0.9, 0.98), fused=True
-)
-by_hand = []
-for step in range(settings.steps):
-    for group in optimizer.param_groups:
-        group["lr"] = settings.learning_rate * schedule(step, settings)
-    batch = task.batch(settings.seed, step, settings.batch_size, packed=True)
-    optimizer.zero_grad()  # or the gradients of all steps add up
-    loss = model.loss(**batch)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-    optimizer.step()
-    by_hand.append(loss.item())
-print(by_hand)
-
-# %% [markdown]
-# The package's `train` is this loop with a progress bar, evaluations and some care for Ctrl-C. From
-# the same seed it makes the same steps, bit for bit.
-
-# %%
-history, finished = train(new_model(), task, settings, save=lambda history: None, quiet=True)
-print([one["loss"] for one in history])
-assert finished
-assert [one["loss"] for one in history] == by_hand
-
-# %% [markdown]
 # ## The real run
 #
 # 500 steps of 24 pieces, packed. `train` calls `save` ten times with the history so far. We use
-# it to have the model write something each time, so that you can watch it learn.
+# it to have the model write something each time, so that you can watch it learn. (How a model
+# writes, and what a temperature is, says the next chapter.)
 
 # %%
 settings = Settings(steps=500, batch_size=24, learning_rate=4e-3, warmup=50)
-model = new_model()
+model = new_model(d_model=96)
 prompts = ["The ", "If the ", "A class "]
 
 
@@ -515,12 +505,12 @@ for step in (0, 50, 100, 250, 500):
         print("   ", repr(text[:70]))
 
 # %% [markdown]
-# It is a small model after a short time. But it started with noise, and nobody told it what a word
-# is.
+# It is a small model after a short time, and it still writes nonsense. But it started with noise,
+# and nobody told it what a word is.
 #
-# At last the promise that the project is about. The held-out pieces are evaluated as padded
-# batches. The largest attention weight on any padded key, in all layers, heads and batches, and how
-# many weights were looked at:
+# The promise of this project must hold after training, too. The held-out pieces are evaluated as
+# padded batches: here is the largest attention weight on any padded key, in all layers, heads and
+# batches, and how many weights were looked at.
 
 # %% tags=["varies"]
 largest, looked_at = largest_padding_weight(model, task.held_out_batches())
@@ -530,7 +520,7 @@ assert largest == 0.0
 # %% [markdown]
 # ### Try it
 #
-# - Leave out `optimizer.zero_grad()` in `short_run`. Does the loss still fall? How would you notice
+# - Leave out `optimizer.zero_grad()` in `fit`. Does the loss still fall? How would you notice
 #   the mistake?
 # - Train on a text of your own: `make_task("lm", "file.txt", 64)` reads paragraphs with empty lines
 #   between them. On a command line the same is `minitransformer train --task lm --data file.txt`.

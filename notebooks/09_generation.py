@@ -15,8 +15,8 @@
 # - follow a beam search by hand.
 
 # %%
-import math
 import random
+import re
 import time
 from unittest import mock
 
@@ -79,27 +79,17 @@ def sentence(draw):
     return [*words, "and", *sentence(draw)] if draw.random() < 0.2 else words
 
 
+PHRASE = f"the( ({'|'.join(ADJECTIVES)}))* ({'|'.join(NOUNS)})"  # and perhaps an s
+CLAUSE = "|".join(  # the noun has an s or the verb has one; an object if the verb wants it
+    f"{PHRASE}{s} {verb}{'' if s else 's'}" + f" {PHRASE}s?" * (verb in ("see", "like"))
+    for verb in VERBS
+    for s in ("", "s")
+)
+
+
 def is_sentence(words):
     """Does the grammar allow these words?"""
-    text, *more = " ".join(words).split(" and ", 1)
-    words = text.split()
-
-    def read_noun_phrase():
-        if not words or words.pop(0) != "the":
-            return None
-        while words and words[0] in ADJECTIVES:
-            words.pop(0)
-        noun = words.pop(0) if words else ""
-        return noun if noun.removesuffix("s") in NOUNS else None
-
-    subject, verb = read_noun_phrase(), words.pop(0) if words else ""
-    if subject is None or verb.removesuffix("s") not in VERBS:
-        return False
-    if subject.endswith("s") == verb.endswith("s"):
-        return False
-    if verb.removesuffix("s") in ("see", "like") and read_noun_phrase() is None:
-        return False
-    return not words and (not more or is_sentence(more[0].split()))
+    return bool(re.fullmatch(f"({CLAUSE})( and ({CLAUSE}))*", " ".join(words)))
 
 
 def encode(words):
@@ -197,9 +187,9 @@ print(decode(endless))
 #   sum 1 again. Below 1 the likely becomes likelier, above 1 all become alike. At T = 1/2 they are
 #   squared: 0.25 : 0.09 : 0.0225 : 0.0025.
 # - **top-k** keeps the k likeliest.
-# - **top-p** keeps the smallest set of the likeliest that has the probability p or more (Holtzman
-#   et al. 2019, arXiv:1904.09751). Where the model is certain that is one token, where it is not,
-#   many.
+# - **top-p**, or nucleus sampling, keeps the smallest set of the likeliest that has the probability
+#   p or more (Holtzman et al. 2019, arXiv:1904.09751). Where the model is certain that is one
+#   token, where it is not, many.
 #
 # `choose` draws. We have it draw 10,000 times, and compare with what we compute by hand.
 
@@ -281,18 +271,17 @@ for temperature in (0.0, 1.0, 3.0):
 # A `generator` with a seed makes the draws of a *batch* repeatable. Draw two rows together, then
 # the second alone, from the same seed. What do you expect?
 
+
 # %% tags=["varies"]
+def drawn(start):
+    generator = torch.Generator().manual_seed(2)
+    knobs = {"temperature": 1.0, "generator": generator}
+    return generate(model, start, torch.ones_like(start), 9, eos_id=EOS, **knobs)
+
+
 pair = torch.full((2, 1), BOS)
-seeded = {"eos_id": EOS, "temperature": 1.0}
-both = generate(
-    model, pair, torch.ones_like(pair), 9, **seeded, generator=torch.Generator().manual_seed(2)
-)
-alone = generate(
-    model, pair[1:], torch.ones_like(pair[1:]), 9, **seeded,
-    generator=torch.Generator().manual_seed(2),
-)  # fmt: skip
-print("together:", decode(both[1]))
-print("alone:   ", decode(alone[0]))
+print("together:", decode(drawn(pair)[1]))
+print("alone:   ", decode(drawn(pair[1:])[0]))
 
 # %% [markdown]
 # Random numbers are handed out in order, and in a batch others stand in the queue. The
@@ -367,7 +356,7 @@ assert naive.tolist() != right.tolist()
 # %% [markdown]
 # The hidden states of padding are zeros here, so all logits are equal there and the `argmax` is the
 # token 0, `<pad>`. In a model that leaves something else at padding it would be a word, and harder
-# to notice. `last`, the index of the last real token, is right for both sides.
+# to notice. `last`, the largest index of a real token, is right for both sides.
 #
 # ### Second: positions that count padding
 #
@@ -397,21 +386,15 @@ def moved(model, amount):
 
 
 amounts = [1, 2, 4, 8, 16, 32]
-curves = {"learned, from the mask": [moved(model, n) for n in amounts]}
+changes = {"learned, from the mask": [moved(model, n) for n in amounts]}
 with mock.patch("minitransformer.layers.token_positions", by_column):
-    curves["learned, by column"] = [moved(model, n) for n in amounts]
-    curves["rotary, by column"] = [moved(rotary, n) for n in amounts]
-figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
-for (name, values), colour in zip(curves.items(), ("#08519c", "#d9822b", "#5a8f3d"), strict=True):
-    axes.plot(amounts, [max(v, 1e-8) for v in values], "o-", color=colour, label=name)
-axes.set(yscale="log", xlabel="padded positions on the left", ylabel="largest change of a logit")
-axes.set_title("Counting padding moves the logits, unless only distances matter")
-axes.legend(frameon=False, loc="center right")
-plt.show()
-for name, values in curves.items():
+    changes["learned, by column"] = [moved(model, n) for n in amounts]
+    changes["rotary, by column"] = [moved(rotary, n) for n in amounts]
+print("columns of padding      " + "".join(f"{n:>10}" for n in amounts))
+for name, values in changes.items():
     print(f"{name:<24}" + "".join(f"{value:>10.1e}" for value in values))
-assert max(curves["learned, from the mask"]) < 1e-4 < 0.1 < min(curves["learned, by column"])
-assert max(curves["rotary, by column"]) < 1e-3
+assert max(changes["learned, from the mask"]) < 1e-4 < 0.1 < min(changes["learned, by column"])
+assert max(changes["rotary, by column"]) < 1e-3
 
 # %% [markdown]
 # With positions from the mask, padding changes nothing but the rounding. By column, the logits of a
@@ -663,32 +646,15 @@ follows = {
 }
 table, words = table_model(follows)
 for penalty in (0.0, 1.0):
-    best = generate(
-        table, start, ones, 6, eos_id=1, num_beams=3, length_penalty=penalty
-    )[0]  # fmt: skip
+    knobs = {"num_beams": 3, "length_penalty": penalty}
+    (best,) = generate(table, start, ones, 6, eos_id=1, **knobs)
     print(f"length penalty {penalty:.0f}:", " ".join(words[i] for i in best))
     assert words[best[0]] == ("like" if penalty else "sing")
 
 # %% [markdown]
 # By hand: *sing* has the probability 0.4 and two tokens, *like old cats* has 0.6 · 0.6 = 0.36 and
-# four. With penalty 0 it is 0.4 against 0.36. With penalty 1 it is log 0.4 / 2 against
-# log 0.36 / 4.
-
-# %%
-texts = {"sing </s>": (0.4, 2), "like old cats </s>": (0.36, 4), "like small cats </s>": (0.24, 4)}
-penalties = torch.linspace(0, 1.2, 50)
-figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
-for (text, (chance, n)), colour in zip(
-    texts.items(), ("#d9822b", "#08519c", "#5a8f3d"), strict=True
-):
-    axes.plot(penalties, math.log(chance) / n**penalties, color=colour, label=text)
-    print(f"{text:<22} {math.log(chance):.3f}   {math.log(chance) / n:.3f}")
-crossing = math.log2(math.log(0.36) / math.log(0.4))  # log 0.4 / 2^p = log 0.36 / 4^p
-axes.axvline(crossing, color="#777777", ls=":", lw=1)
-axes.set(xlabel="length penalty", ylabel="score (the highest wins)")
-axes.set_title("A small penalty is enough for the longer text to win")
-axes.legend(frameon=False)
-plt.show()
+# four. With penalty 0 their scores are log 0.4 = −0.92 and log 0.36 = −1.02. With penalty 1 they
+# are log 0.4 / 2 = −0.46 and log 0.36 / 4 = −0.26, and the longer text wins.
 
 # %% [markdown]
 # On the model that has learned our language: the log-probability of what greedy decoding finds, and

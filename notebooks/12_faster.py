@@ -99,7 +99,7 @@ axis.legend(title="score", frameon=False, bbox_to_anchor=(1.0, 1.0), loc="upper 
 plt.show()
 
 # %% [markdown]
-# So the scores may come in any portions, and each portion can be forgotten when it has been used.
+# So the scores may come in portions, and each portion can be forgotten when it has been used.
 
 # %% [markdown]
 # ## Attention block by block
@@ -204,10 +204,10 @@ print(f"at {lengths[-1]:,} tokens: {table[-1]:,.0f} MiB, or {blocks[-1]:,.0f} Mi
 # ### The catch: training
 #
 # In training nothing is forgotten by itself. For the backward pass torch keeps what each operation
-# will need there, so the powers of all blocks stay, and together they are the table again.
-# FlashAttention keeps only the running maximum and sum, and computes each block a second time on
-# the way back. `torch.utils.checkpoint` does this for any function: it keeps what went in, and
-# runs the function again when its gradient is wanted. We count what is kept.
+# will need there, so something of every block stays, and together that is the table again.
+# FlashAttention keeps only the final maximum and sum of each query, and computes each block a
+# second time on the way back. `torch.utils.checkpoint` does this for any function: it keeps what
+# went in, and runs the function again when its gradient is wanted. We count what is kept.
 
 
 # %%
@@ -241,6 +241,9 @@ for name, function in {"in blocks": blockwise, "again": blockwise_again}.items()
     torch.testing.assert_close(found, gradients)
 
 # %% [markdown]
+# Kept as they are, the blocks need twice what plain attention needs: more operations keep more.
+# Computed again, they need a fifth of it, and the time of a second forward pass.
+#
 # ### Try it: forget to scale
 #
 # Leave out `* scale` in the line of `output`, and give it 64 values between 0 and 1. Before you
@@ -312,7 +315,8 @@ for axis, name, mask, row in zip(axes, names, masks, real, strict=True):
     )
     torch.testing.assert_close(weights[~wrong], wanted[0, 0][~wrong])
 axes[0].set_ylabel("query", fontsize=8)
-figure.suptitle("Two blocks of four keys (black line between them); red is NaN", fontsize=10)
+title = "Two blocks of four keys, a black line between; hatched: forbidden; red: NaN"
+figure.suptitle(title, fontsize=10)
 plt.show()
 
 # %% [markdown]
@@ -321,20 +325,21 @@ plt.show()
 # Where a query has seen nothing *yet*, the maximum is $-\infty$, and $-\infty - (-\infty)$ is NaN.
 # That happens to two kinds of queries:
 #
-# - A **dead** query, one that is padding itself, never sees anything. On the right padding side
-#   this is all that you see, and if you look at real tokens only you will not notice.
+# - A **dead** query, one that is padding itself, never sees anything. With padding on the right
+#   these are the only ones, and if you look at real tokens only you will not notice.
 # - With padding on the left, **real** queries (5, 6 and 7) find nothing in the first block. There
 #   the mistake destroys results.
 #
 # So a test with causal masks alone passes this function, and so does one that pads on the right
 # and looks at real tokens. To mend both kinds is the exercise of this chapter. Rows that are not
-# red are equal to the package's already; the cell has checked it.
+# red are equal to the package's already, as the last lines of the cell check.
 
 # %% [markdown]
 # ## The mask is the map of the work
 #
 # Cut the mask into tiles of queries × keys. A tile without a single True need not be computed at
-# all. How many are left, for the masks that people really use?
+# all. How many are left, for masks that are really in use? (In the last one a query sees itself
+# and the 63 keys before it: a sliding window.)
 
 # %%
 LENGTH, TILE = 512, 64
@@ -368,19 +373,19 @@ for axis, (name, mask) in zip(axes.flat, masks.items(), strict=True):
     axis.set_title(f"{name}\ntiles {share:.0%}, True {true:.0%}", fontsize=10)
     axis.set_xticks([])
     axis.set_yticks([])
-figure.suptitle("Orange: tiles of 64 × 64 that have to be computed")
+figure.suptitle("Queries down, keys across; blue is True; orange: tiles that must be computed")
 plt.show()
 
 # %% [markdown]
 # ## Skipping
 #
-# An attention that looks at the map: for each row of tiles, take only the keys of the tiles that
-# hold a True. It is the plain function on smaller tensors, and equal to it.
+# An attention that looks at the map: for each row of tiles, take only the keys from the first to
+# the last that one of its queries may see. It is the plain function on smaller tensors.
 
 
 # %%
 def skipping(query, key, value, mask):
-    """Plain attention of 64 queries at a time, to the keys that any of them may see."""
+    """Plain attention of 64 queries at a time, from the first to the last key that any may see."""
     parts = []
     for start in range(0, query.shape[2], TILE):
         rows = slice(start, start + TILE)
@@ -388,7 +393,7 @@ def skipping(query, key, value, mask):
         if not len(seen):
             parts.append(torch.zeros_like(query[:, :, rows]))
             continue
-        keys = slice(int(seen[0]), int(seen[-1]) + 1)  # one range, from the first to the last
+        keys = slice(int(seen[0]), int(seen[-1]) + 1)
         part, _ = scaled_dot_product_attention(
             query[:, :, rows], key[:, :, keys], value[:, :, keys], mask[..., rows, keys]
         )
@@ -404,27 +409,26 @@ print("equal for all six masks")
 
 
 # %% tags=["varies"]
-def seconds(function, *arguments, rounds=9):
+def seconds(function, *arguments, rounds=20):
     times = []
     for _ in range(rounds):
         start = time.perf_counter()
         function(*arguments)
         times.append(time.perf_counter() - start)
-    return sorted(times)[rounds // 2]
+    return min(times)
 
 
-gain = {}
+times = {}
 for name, mask in masks.items():
     plain = seconds(scaled_dot_product_attention, query, key, value, mask[None, None])
     quick = seconds(skipping, query, key, value, mask[None, None])
-    gain[name] = plain / quick
+    times[name] = quick / plain
     print(f"{name:<22} {1000 * plain:6.1f} ms plain, {1000 * quick:6.1f} ms skipping")
 
-# %% tags=["varies"]
 figure, axis = plt.subplots(figsize=(7.5, 3.4), layout="constrained")
 for (name, mask), marker in zip(masks.items(), "osD^v*", strict=True):
     share = tiles(mask).float().mean().item()
-    axis.plot(share, 1 / gain[name], marker, markersize=8, label=name)
+    axis.plot(share, times[name], marker, markersize=8, label=name)
 axis.plot([0, 1], [0, 1], "--", color="#999999", label="time = share of tiles")
 axis.set(
     xlabel="share of tiles with a True", ylabel="time, plain = 1", xlim=(0, 1.05), ylim=(0, None)
@@ -434,19 +438,20 @@ axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0
 plt.show()
 
 # %% [markdown]
-# The cost follows the True entries. This is the answer to "masks cost time": a mask that a program
-# can *read* saves time. It has to be a mask of True and False; numbers that are added to scores do
-# not say what may be skipped.
+# The time follows the tiles, with something on top for the cutting: where little can be skipped,
+# that may cost more than it saves. A mask that a program can *read* saves time. It has to be a mask
+# of True and False: numbers that are added to scores do not say what may be skipped.
 
 # %% [markdown]
 # ## In the package
 #
-# The models do the same, with three refinements: the mask is read once for all layers, small rows
-# of a batch share a strip, and several runs of keys are put side by side. How a strip is computed
-# has a name, which `Config(attention=...)` takes: `tiled` is the plain formula, `online` the
-# one-pass softmax from above, `fused` a kernel of torch that never stores its scores. `auto`,
-# which is what you get, takes the fastest. Recording weights always uses the plain formula, so
-# what you see in a picture is equal to what was computed up to rounding.
+# The models do the same, with three refinements: the mask is read once for all layers, short rows
+# of a batch are computed together, and keys that lie apart are put side by side. How a strip of
+# queries and their keys is computed has a name, which `Config(attention=...)` takes: `tiled` is the
+# plain formula, `online` the one-pass softmax from above, `fused` a kernel of torch (a function
+# compiled for one job) that never stores its scores. `auto`, the default, takes the fastest of
+# them. Recording weights always uses the plain formula, so what you see in a picture is equal to
+# what was computed up to rounding.
 
 # %% tags=["varies"]
 kernels = {name: attention_kernel(name) for name in ("tiled", "online", "fused")}
@@ -461,52 +466,63 @@ for name, mask in masks.items():
     print(f"{name:<22}" + "".join(f"{1000 * t:8.1f}" for t in times))
 
 # %% [markdown]
-# Their source, `minitransformer/kernels/`, is two short files: `plan.py` reads the mask,
-# `strips.py` computes. Every check of chapter 13 is asked of each of them.
-
-# %% [markdown]
-# ## Padding is work, too
-#
-# Attention is a part of a model. The feed-forward layers do not look at the mask at all: they
-# compute every padded position. Here packing helps (chapter 8): the same sentences in fewer rows.
-
-# %% tags=["varies"]
-_ = torch.manual_seed(0)
-model = EncoderOnly(Config(vocab_size=500, d_model=128, num_layers=4, num_heads=4, style="bert"))
-lengths = torch.randint(8, 100, (48,), generator=draw).tolist()
-rows = [torch.randint(1, 500, (n,), generator=draw).tolist() for n in lengths]
-for name, batch in {"padded": pad(rows), "packed": pack(rows, max(lengths))}.items():
-    real = (batch.attention_mask != 0).float().mean().item()
-    with torch.no_grad():
-        spent = seconds(model.encode, batch.input_ids, batch.attention_mask, rounds=5)
-    shape = tuple(batch.input_ids.shape)
-    print(f"{name}: {shape}, {real:.0%} real, {sum(lengths) / spent:,.0f} real tokens a second")
+# Their source is in `minitransformer/kernels/`: `plan.py` reads the mask, `strips.py` computes.
+# Every check of chapter 13 is asked of each of them.
 
 # %% [markdown]
 # ## Where does the time go?
 #
-# Before you make something faster, look at what is slow. One step of training, by operator:
+# Before you make something faster, look at what is slow. Attention is only a part of a model. The
+# linear layers do not look at the mask at all: they compute every padded position. Packing (chapter
+# 8) helps them, too. Here is a training step of a small encoder on the same texts, padded and
+# packed, by kinds of operations. Torch's profiler says how long each took.
 
 # %% tags=["varies"]
-batch = pad(rows)
-labels = batch.input_ids.masked_fill(torch.rand(batch.input_ids.shape, generator=draw) > 0.15, -100)
-labels = labels.masked_fill(batch.attention_mask == 0, -100)
-model.loss(batch.input_ids, batch.attention_mask, labels).backward()
-with profile(activities=[ProfilerActivity.CPU]) as profiled:
-    model.loss(batch.input_ids, batch.attention_mask, labels).backward()
-events = sorted(profiled.key_averages(), key=lambda e: -e.self_cpu_time_total)[:9]
-whole = sum(event.self_cpu_time_total for event in profiled.key_averages())
-figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
-names = [event.key.removeprefix("aten::") for event in events]
-axis.barh(names, [event.self_cpu_time_total / whole for event in events], color="#08519c")
+KINDS = {  # how we know an operation by its name
+    "matrix products": ("mm",),  # mm, addmm, bmm: the linear layers
+    "fused attention": ("attention",),
+    "activation": ("gelu",),
+    "norms": ("norm",),
+    "copies, fills and the rest": ("",),
+}
+_ = torch.manual_seed(0)
+model = EncoderOnly(Config(vocab_size=500, d_model=128, num_layers=4, num_heads=4, style="bert"))
+lengths = torch.randint(8, 100, (48,), generator=draw).tolist()
+rows = [torch.randint(1, 500, (n,), generator=draw).tolist() for n in lengths]
+figure, axis = plt.subplots(figsize=(7.5, 3), layout="constrained")
+for shift, (name, colour) in zip(
+    (-0.2, 0.2), {"padded": "#d9822b", "packed": "#08519c"}.items(), strict=True
+):
+    batch = pad(rows) if name == "padded" else pack(rows, max(lengths))
+    labels = batch.input_ids.masked_fill(batch.input_ids % 7 != 1, -100)  # predict some tokens
+    model.loss(batch.input_ids, batch.attention_mask, labels).backward()  # the first is slower
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        model.loss(batch.input_ids, batch.attention_mask, labels).backward()
+    spent = dict.fromkeys(KINDS, 0.0)
+    for event in profiled.key_averages():
+        kind = next(kind for kind, parts in KINDS.items() if any(p in event.key for p in parts))
+        spent[kind] += event.self_cpu_time_total / 1000  # from microseconds
+    places = [i + shift for i in range(len(KINDS))]
+    axis.barh(places, spent.values(), 0.38, color=colour, label=name)
+    real = (batch.attention_mask != 0).float().mean().item()
+    shape = tuple(batch.input_ids.shape)
+    print(f"{name}: {shape}, {real:.0%} real tokens, {sum(spent.values()):.0f} ms")
+axis.set(yticks=range(len(KINDS)), yticklabels=KINDS, xlabel="milliseconds")
 axis.invert_yaxis()
-axis.set(xlabel="share of the time", title="One training step")
+axis.set_title("One training step, the same texts")
+axis.legend(frameon=False)
 axis.spines[["top", "right"]].set_visible(False)
 plt.show()
 
 # %% [markdown]
-# Matrix products (`mm`, `addmm`, `bmm`) should be at the top: they are the work. What stands beside
-# them, copies and fills, is overhead.
+# The matrix products of the linear layers take the most, and they shrink with the padding, as does
+# all that works on one position at a time. Attention skips the padding in both, and at this length
+# it is a small part. What to make faster is a question to a measurement, at your own lengths.
+#
+# ### Try it
+#
+# Give the model texts of up to 1,000 tokens (`max_length=1024` in `Config`, and 4 texts instead of
+# 48). What takes the time now?
 
 # %% [markdown]
 # ## Exercises
