@@ -448,7 +448,7 @@ def misses(name: str, theirs, ours) -> bool:
     """Does the parity test notice?"""
     with torch.no_grad():
         output, logits, mask = run_both(name, theirs, ours, "right")
-    return largest_difference(output.logits[mask != 0], logits[mask != 0]) > 2e-5
+    return largest_difference(output.logits[mask != 0], logits[mask != 0]) > ROUNDING
 
 
 @pytest.mark.parametrize("case", BROKEN_NAMES)

@@ -68,7 +68,7 @@ def test_the_two_commands_are_those_that_ci_runs():
     installs = [command for command in COMMANDS if "pip install" in command]
     assert installs == [
         'pip install -e ".[plot]" && minitransformer train',
-        'pip install -e ".[dev]" && pytest',
+        'pip install -e ".[dev]" && pytest -n auto',
     ]
     assert installs[1].replace(" && ", " --quiet && ") in (ROOT / ".ci" / "run").read_text()
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from minitransformer.config import ATTENTIONS
@@ -38,6 +39,7 @@ def auto_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> T
     """What is fastest on a CPU, and on a GPU what never waits (Triton has to be asked for)."""
     if query.device.type != "cpu":
         return sdpa_attention(query, key, value, mask)
-    if query.dtype.itemsize < 4:  # torch's kernel is slower then
-        return tiled_attention(query, key, value, mask)
+    if query.dtype.itemsize < 4 and torch.is_grad_enabled():  # on its way back torch's is slow then
+        output = fused_attention(query.float(), key.float(), value.float(), mask)
+        return output.to(value.dtype)
     return fused_attention(query, key, value, mask)
