@@ -58,6 +58,10 @@ class Strip(NamedTuple):
         size = (self.rows.stop - self.rows.start) * (self.queries.stop - self.queries.start)
         return size * sum(run.stop - run.start for run in self.keys)
 
+    def is_all_of(self, query: Tensor, key: Tensor) -> bool:
+        sizes = query.shape[0], query.shape[2], key.shape[2]
+        return (self.rows, self.queries, *self.keys) == tuple(slice(0, size) for size in sizes)
+
 
 Plan = list[Strip]  # what is in none of them is not computed
 

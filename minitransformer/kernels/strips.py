@@ -32,9 +32,7 @@ def tiled_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> 
     Raises what `scaled_dot_product_attention` raises. Gradients can be taken, but not gradients of
     gradients: for these there is the formula.
     """
-    plan = _plan(query, key, value, mask)
-    scores = query.shape[1] * sum(strip.scores for strip in plan)
-    return _ByStrips.apply(query, key, value, plan, _plain, scores <= MOST_KEPT)
+    return _by_strips(_plain, query, key, value, mask)
 
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
@@ -42,8 +40,7 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> 
 
     Shapes and errors are those of `tiled_attention`.
     """
-    plan = _plan(query, key, value, mask, whole=True)
-    return _ByStrips.apply(query, key, value, plan, _fused, True)
+    return _by_strips(_fused, query, key, value, mask, whole=True)
 
 
 def online_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
@@ -53,8 +50,7 @@ def online_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) ->
     (Milakov and Gimelshein 2018, arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135, algorithm 1).
     Shapes and errors are those of `tiled_attention`.
     """
-    plan = _plan(query, key, value, mask)
-    return _ByStrips.apply(query, key, value, plan, _online, False)
+    return _by_strips(_online, query, key, value, mask, keep=False)
 
 
 def _plain(query: Tensor, key: Tensor, value: Tensor, strip: Strip) -> Tensor:
@@ -95,8 +91,27 @@ def _online(query: Tensor, key: Tensor, value: Tensor, strip: Strip) -> Tensor:
     return (output / total).to(value.dtype)
 
 
+def _by_strips(
+    formula: Formula,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    whole: bool = False,
+    keep: bool = True,
+) -> Tensor:
+    """The formula for every strip; `whole`: it holds no scores, `keep`: it may for the way back."""
+    check_attention(query, key, value, mask, grouped=True)
+    plan = plan_of(mask, *query.shape[:2], whole)
+    scores = 0 if whole else query.shape[1] * sum(strip.scores for strip in plan)
+    keep = keep and scores <= MOST_KEPT
+    if keep and len(plan) == 1 and plan[0].is_all_of(query, key):
+        return _compute(plan[0], formula, query, key, value)
+    return _ByStrips.apply(query, key, value, plan, formula, keep)
+
+
 class _ByStrips(torch.autograd.Function):
-    """A formula for every strip, put together; backward, each strip is a small graph of its own.
+    """The strips put together; backward, each is a small graph of its own.
 
     One graph of slices would do, but the gradient of each slice would be as large as the whole.
     """
@@ -109,7 +124,7 @@ class _ByStrips(torch.autograd.Function):
         output = value.new_zeros(size).transpose(1, 2)  # as the output projection will read it
         keep = keep and any(ctx.needs_input_grad)
         for number, strip in enumerate(plan):
-            inputs, result = _compute(strip, formula, query, key, value, keep)
+            inputs, result = _strip_of(strip, formula, query, key, value, keep)
             output[strip.rows, :, strip.queries] = result.detach()
             if keep:
                 ctx.graphs[number] = inputs, result
@@ -122,7 +137,7 @@ class _ByStrips(torch.autograd.Function):
         d_query, d_key, d_value = gradients = [torch.zeros_like(x) for x in whole]
         for number, strip in enumerate(ctx.plan):
             graph = ctx.graphs.pop(number, None)  # used up: the next time it is computed again
-            inputs, result = graph or _compute(strip, ctx.formula, *whole, graph=True)
+            inputs, result = graph or _strip_of(strip, ctx.formula, *whole, graph=True)
             parts = torch.autograd.grad(result, inputs, gradient[strip.rows, :, strip.queries])
             d_query[strip.rows, :, strip.queries] = parts[0]
             for total, part in zip((d_key, d_value), parts[1:], strict=True):
@@ -134,31 +149,29 @@ class _ByStrips(torch.autograd.Function):
         return (*gradients, None, None, None)
 
 
-def _compute(
+def _strip_of(
     strip: Strip, formula: Formula, query: Tensor, key: Tensor, value: Tensor, graph: bool
-) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+) -> tuple[list[Tensor], Tensor]:
     """A strip's inputs and its output, with the graph from one to the other where wanted."""
-    inputs = (
+    parts = (
         query[strip.rows, :, strip.queries],
         joined(key[strip.rows], strip.keys, dim=2),
         joined(value[strip.rows], strip.keys, dim=2),
     )
-    with torch.set_grad_enabled(graph), torch.autocast(query.device.type, enabled=False):
-        inputs = tuple(x.detach().requires_grad_(graph) for x in inputs)
-        shared = query.shape[1] // key.shape[1]
-        q, k, v = inputs
-        if shared > 1:
-            k, v = (repeat(x, "b h k d -> b (h g) k d", g=shared) for x in (k, v))
-        if strip.unused is not None:  # zeros, for 0 · NaN is NaN
-            k, v = k.masked_fill(strip.unused, 0.0), v.masked_fill(strip.unused, 0.0)
-        if strip.dead is not None:
-            q = q.masked_fill(strip.dead, 0.0)
-        result = formula(q, k, v, strip)
-        if strip.dead is not None:
-            result = result.masked_fill(strip.dead, 0.0)
-    return inputs, result
+    with torch.set_grad_enabled(graph):
+        inputs = [part.detach().requires_grad_(graph) for part in parts]
+        return inputs, _compute(strip, formula, *inputs)
 
 
-def _plan(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, whole: bool = False) -> Plan:
-    check_attention(query, key, value, mask, grouped=True)
-    return plan_of(mask, *query.shape[:2], whole)
+def _compute(strip: Strip, formula: Formula, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """The output for what is in the strip."""
+    shared = query.shape[1] // key.shape[1]
+    if shared > 1:
+        key, value = (repeat(x, "b h k d -> b (h g) k d", g=shared) for x in (key, value))
+    if strip.unused is not None:  # zeros, for 0 · NaN is NaN
+        key, value = (x.masked_fill(strip.unused, 0.0) for x in (key, value))
+    if strip.dead is not None:
+        query = query.masked_fill(strip.dead, 0.0)
+    with torch.autocast(query.device.type, enabled=False):
+        output = formula(query, key, value, strip)
+    return output if strip.dead is None else output.masked_fill(strip.dead, 0.0)
