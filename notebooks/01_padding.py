@@ -1,16 +1,17 @@
 # %% [markdown]
 # # 1. Why padding needs a mask
 #
-# A model computes with rectangles of numbers, and sentences are not equally long. The short ones
-# are filled up with padding, and from then on every part of the model must know what is padding and
-# what is not. This chapter shows what that knowledge looks like and what happens without it.
+# A model computes with rectangles of numbers, several sentences at once (a *batch*), and sentences
+# are not equally long. The short ones are filled up with padding, and from then on every part of
+# the model must know what is padding and what is not. This chapter shows what that knowledge looks
+# like and what happens without it.
 #
 # After this chapter you will be able to
 #
 # - turn ragged sentences into one tensor and read its `attention_mask`;
 # - say why a forbidden key gets a weight of *exactly* 0, and why that needs minus infinity;
 # - tell four grades of zero apart, and break the first three;
-# - translate a mask between the conventions of four libraries, and recognise a swapped one.
+# - translate a mask between four conventions, and recognise a swapped one.
 
 # %%
 import math
@@ -30,7 +31,7 @@ torch.set_num_threads(1)
 # %% [markdown]
 # ## Sentences are ragged, tensors are not
 #
-# Three sentences. Each word has a number, its *token id*.
+# Three sentences. Here each word is one *token* and has a number, its *token id*.
 
 # %%
 sentences = ["the cat sat on the mat", "dogs bark", "the birds sing"]
@@ -46,8 +47,8 @@ except ValueError as error:
     print("ValueError:", error)
 
 # %% [markdown]
-# A tensor has no holes, so torch refuses. `mt.pad` fills the short rows up, and returns a second
-# tensor that remembers what is real.
+# A *tensor*, torch's array of numbers, has no holes, so torch refuses. `mt.pad` fills the short
+# rows up, and returns a second tensor that remembers what is real.
 
 # %%
 batch = mt.pad(rows)
@@ -83,8 +84,8 @@ draw_batch(panels[1], left, 'mt.pad(rows, side="left")')
 # continued on the left, so that all of them end in the last column. The words are the same, and a
 # correct model gives them the same vectors.
 #
-# The padding needs *some* id, here 0. To an embedding this is an id like any other: it has a row in
-# the table, and that row is a vector.
+# The padding needs *some* id, here 0. A model first turns ids into vectors: an *embedding* is a
+# table with one row of numbers for each id. To it 0 is an id like any other.
 
 # %%
 embedding = nn.Embedding(len(words), 4)
@@ -140,8 +141,9 @@ print("weights", weights, " output", (weights * values).sum().item())
 # $$\text{softmax}\left(\frac{QK^\top}{\sqrt d} + M\right)V,
 # \qquad M = 0 \text{ where the query may attend to the key, } -\infty \text{ where not}$$
 #
-# (the formula is from Vaswani et al. 2017, arXiv:1706.03762, section 3.2, where the authors also
-# set what is illegal to $-\infty$). It works because of one number:
+# The rows of $Q$, $K$ and $V$ are the queries, keys and values, $QK^\top$ holds the scores, and $d$
+# is the width of a key. (The formula is from Vaswani et al. 2017, arXiv:1706.03762, section 3.2,
+# where the authors also set what is illegal to $-\infty$.) It works because of one number:
 
 # %%
 print("exp(-inf) =", math.exp(float("-inf")))
@@ -188,15 +190,16 @@ plt.show()
 # In the middle the weights of the padding are 0, and the answer is as wrong as on the left. So "the
 # weight on padding is 0" is a necessary test and not a sufficient one: the rest must sum to 1.
 #
-# **Try it.** Change the scores of the three words to 5.0 in both cells. Is the answer without a
-# mask better or worse? Then try -5.0. You will find that the damage depends on the scores, which is
-# why such a bug can hide for weeks.
+# **Try it.** In the cell with six scores, change the first three, those of the words, to 5.0. Is
+# the answer without a mask better or worse? Then try -5.0. You will find that the damage depends on
+# the scores, which is why such a bug can hide for weeks.
 #
 # ## The same with the package
 #
 # `mt.padding_mask` turns the `attention_mask`, which says what each token *is*, into a `mask`,
 # which says what each query *may do*. True means: may attend. It has four axes, (batch, heads,
-# queries, keys), and the 1 stands for "the same for all heads".
+# queries, keys). Heads are several attentions side by side (chapter 3), and the 1 stands for "the
+# same for all heads".
 
 # %%
 mask = mt.padding_mask(batch.attention_mask)
@@ -223,15 +226,17 @@ tokens = [*sentences[2].split(), None, None, None]  # None is padding
 attention_figure(weights[2], mask[2], tokens, tokens, title="Hatched: forbidden, exactly zero")
 
 # %% [markdown]
-# The darker a cell, the larger the weight; each row of words sums to 1. If the difference above is
-# not 0 but about 1e-7 on your machine, that is rounding: sums of other lengths are added in another
-# order. The zeros are no rounding, they are exact everywhere.
+# The darker a cell, the larger the weight (the bar is stretched at its lower end, to show small
+# weights); each row of words sums to 1. If the difference above is not 0 but about 1e-7 on your
+# machine, that is rounding: sums of other lengths are added in another order. The zeros are no
+# rounding, they are exact everywhere.
 #
 # ## Four grades of zero
 #
 # Why insist on minus infinity? A large negative number seems to do. The code that came with BERT
 # (Devlin et al. 2018) adds -10000, many tutorials write `-1e9`. Let us see what weight a padding
-# with such a number gets, beside one real key. Both have the score 0.
+# with such a number gets, beside one real key. Both have the score 0. The answer depends on the
+# *dtype*, the number format: 16, 32 or 64 bits for a number.
 
 # %%
 for fill in (-10.0, -100.0, -1000.0, float("-inf")):
@@ -260,7 +265,7 @@ one.set(
     xscale="log", yscale="log", xlabel="size of the negative number", ylabel="weight on padding"
 )
 one.set_yticks([1e-300, 1e-200, 1e-100, 1])
-one.set_title("A dot: here the dtype ends, beyond it is 0.0", fontsize=10)
+one.set_title("One curve; each dtype ends at its dot, beyond it is 0.0", fontsize=10)
 one.legend(frameon=False)
 
 advantages = torch.logspace(0, 6, 300)  # score of the padding, minus that of the real key
@@ -275,13 +280,14 @@ for axes in (one, two):
 
 # %% [markdown]
 # On the left, with equal scores, the weight falls as $e^{-x}$ until the dtype has no smaller number
-# and rounds to 0. That zero is a gift of the number format, not of the mask. On the right the
-# padding has a higher score than the real key. At some score each finite number is outbid, and then
-# the padding gets *everything*. Minus infinity stays at 0 throughout, since $x - \infty = -\infty$
-# for every finite $x$.
+# and rounds to 0. (bfloat16 has 16 bits as well, but nearly the range of float32 and fewer digits.)
+# That zero is a gift of the number format, not of the mask. On the right, in float32, the padding
+# has a higher score than the real key. At some score each finite number is outbid, and then the
+# padding gets *everything*. Minus infinity stays at 0 throughout, since $x - \infty = -\infty$ for
+# every finite $x$.
 #
 # Scores that large are rare in a healthy float32 model. They are not rare in one that diverges, and
-# float16 brings the ceiling down to you:
+# in float16 even the largest number is not large:
 
 # %%
 print("the largest float16:", torch.finfo(torch.float16).max)
@@ -299,8 +305,9 @@ except RuntimeError as error:
 # %% [markdown]
 # ### Dead queries
 #
-# So is `-inf` the whole answer? Not quite. A query that may see *no* key is called dead. Every
-# padded query is one. Here is what the three ways make of it: all four keys of the row are padding.
+# So is `-inf` the whole answer? Not quite. A query that may see *no* key is called dead. In the
+# masks of `mt.padding_mask` every padded query is one. Here is what three ways make of a dead query
+# with four keys.
 
 # %%
 scores = torch.tensor([1.0, 2.0, 3.0, 4.0])
@@ -324,8 +331,9 @@ assert (ours == 0.0).all()
 # - With `-inf` the softmax divides 0 by 0. This is NaN, "not a number".
 # - Ours gives zeros: nobody to look at, nothing collected.
 #
-# NaN looks like the smaller evil, because at least you see it. But it travels. The loss below reads
-# row 0 only, which is sound; row 1 is dead. Both share the parameter `w`.
+# NaN looks like the smaller evil, because at least you see it. But it travels. Training moves each
+# parameter against its *gradient*, the derivative of the loss, which `backward` computes. The loss
+# below reads row 0 only, which is sound; row 1 is dead. Both share the parameter `w`.
 
 # %%
 w = torch.ones(1, requires_grad=True)
@@ -341,8 +349,8 @@ assert loss.isfinite()
 assert w.grad.isnan()
 
 # %% [markdown]
-# The loss is a number and the gradient is NaN: one optimiser step, and every weight of the model is
-# NaN. The reason is the last of the four grades.
+# The loss is a number and the gradient is NaN: one step of training, and `w` is NaN for good. The
+# reason leads to the last of the four grades.
 #
 # ### Zero times NaN
 #
@@ -362,7 +370,7 @@ print("with a 0 put in its place: ", (weights * values.masked_fill(padded, 0.0))
 # The same happened in the gradient above: nobody had read row 1, so its gradient was 0, and on its
 # way back to the values this 0 was multiplied with weights that were NaN. Only what is never
 # multiplied is really absent. So the package puts zeros in place of every row that no query may
-# use, *before* any product:
+# use, *before* any product (`rearrange` only adds an axis here):
 #
 # ```python
 # used = rearrange(mask.any(dim=-2), "b h k -> b h k 1")  # keys that a query sees
@@ -409,8 +417,9 @@ for name, attention in grades.items():
 assert collected(structural, 1e10, math.nan) == 1.0
 
 # %% [markdown]
-# **Try it.** In the second column, at which score does -1e9 begin to fail? Guess before you look
-# for it. And what does `-inf` make of a score of `inf`? (It is a padded key that holds infinity.)
+# **Try it.** At which score does -1e9 begin to fail? Guess before you look for it, with
+# `collected(with_fill(-1e9), score, 5.0)`. And what does `with_fill(-math.inf)` make of a score of
+# `math.inf`? (It is a padded key that holds infinity.)
 #
 # ## Four conventions, two polarities
 #
@@ -437,7 +446,7 @@ module = nn.MultiheadAttention(8, num_heads=1, batch_first=True)
 with torch.no_grad():
     module.in_proj_weight.copy_(torch.eye(8).repeat(3, 1))
     module.out_proj.weight.copy_(torch.eye(8))
-third, right = module(x, x, x, key_padding_mask=batch.attention_mask == 0)  # True = ignore
+third, _ = module(x, x, x, key_padding_mask=batch.attention_mask == 0)  # True = ignore
 
 real = batch.attention_mask.bool()
 for name, other in {"F.scaled_dot...": theirs[:, 0], "nn.Multihead...": third}.items():
@@ -452,9 +461,8 @@ for name, other in {"F.scaled_dot...": theirs[:, 0], "nn.Multihead...": third}.i
 # %%
 _, swapped = module(x, x, x, key_padding_mask=batch.attention_mask.bool())  # wrong
 for row, sentence in enumerate(sentences):
-    on_padding = swapped[row][real[row]][:, ~real[row]].sum(dim=-1).mean()
-    print(f"{sentence!r:26} NaN: {swapped[row].isnan().any().item()!s:6}", end="")
-    print(f"share of attention that goes to padding: {on_padding:.2f}")
+    on_padding = (swapped[row][real[row]] * ~real[row]).sum(dim=-1).mean()
+    print(f"{sentence!r:26} share of attention that goes to padding: {on_padding:.2f}")
 
 # %% [markdown]
 # No exception, and two different symptoms in one batch. The short sentences attend to *nothing but*
@@ -467,9 +475,9 @@ wanted_beside_found(mask[2, 0], swapped[2].detach(), title="'the birds sing' wit
 
 # %% [markdown]
 # On the left what the mask allows. On the right the swapped one: the cells that are allowed stay
-# white, and the colour lies under the hatch, where it must not be. The padded queries (rows 3 to 5)
-# are coloured too: a `key_padding_mask` says nothing about queries, so they attend even when it is
-# the right way round. What they collect must not be used later.
+# white, and the colour lies under the hatch, where it must not be. The padded queries (the lower
+# three rows) are coloured too: a `key_padding_mask` says nothing about queries, so they attend even
+# when it is the right way round. What they collect must not be used later.
 #
 # `mt` cannot make sure that you do not write `~mask`. It does refuse what it can recognise:
 
@@ -556,8 +564,9 @@ assert max(found["structural"]) < 1e-6
 # 2. Forbidden weights are exactly 0 (holds), and the allowed ones sum to 1 (fails): the padding is
 #    still in the sum that everything was divided by.
 # 3. At a size of 1e9 float32 numbers are 64 apart, so 1 - 1e9 and 4 - 1e9 are the same number.
-# 4. A padded value is NaN or infinite (0 · NaN is NaN); or the query is dead and its softmax was 0
-#    / 0.
+# 4. A padded value is NaN or infinite: 0 · NaN and 0 · ∞ are NaN. Or a *real* value is NaN: then
+#    no mask helps.
 # 5. `attention_mask == 0`, because there True means "ignore".
 # 6. A swapped polarity: the longest row has no padding, so every one of its keys is ignored.
+#
 # </details>

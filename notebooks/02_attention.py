@@ -3,7 +3,7 @@
 #
 # Attention is a way to look something up in a list, softly: instead of taking the one entry that
 # fits, it takes a little of every entry, the more the better it fits. In this chapter you build it,
-# from two loops to one line, and each step gives the same numbers as the one before.
+# from two loops to three lines, and each step gives the same numbers as the one before.
 #
 # After this chapter you will be able to
 #
@@ -94,8 +94,9 @@ assert torch.equal(output, weights)
 # ## With loops
 #
 # In a sentence every token asks, and every token is asked: there is a query, a key and a value for
-# each. Here are 4 queries and 5 keys of width 3, and a mask that says which key each query may see.
-# The slowest way to write it is the clearest.
+# each. Here are 4 queries and 5 keys of width d = 3, two different numbers so that the axes cannot
+# be confused, and a mask that says which key each query may see. Each score is divided by √d; why,
+# comes below. The slowest way to write it is the clearest.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -164,10 +165,9 @@ plt.show()
 # %% [markdown]
 # ## With batch and heads
 #
-# Models compute this for many sentences and many heads at once. `einsum` names the axes, and sums
-# over those that the result does not have: b = batch, h = heads, q = queries, k = keys, d = width.
-# Note the two letters q and k for the two numbers of tokens: they are often equal, and must not be
-# confused.
+# Models compute this for many sentences at once, and with several attentions side by side, the
+# heads of chapter 3. `einsum` names the axes, and sums over those that the result does not have:
+# b = batch, h = heads, q = queries, k = keys, d = width.
 
 
 # %%
@@ -190,9 +190,11 @@ print("loops, matrices, einsum and the package: the same numbers")
 # %% [markdown]
 # ## Why √d?
 #
-# A dot product of two random vectors of width d is a sum of d terms, so it grows with √d. Large
-# scores make the softmax hard: one weight near 1 and the rest near 0. And where a weight is near 0
-# or 1, its gradient is near 0: nothing is learned there.
+# Take two vectors of d random numbers with mean 0 and variance 1. Their dot product is a sum of d
+# terms, each with variance 1 again, so its variance is d and its spread (standard deviation) √d.
+# Large scores make the softmax hard: one weight w near 1 and the rest near 0. The derivative of w
+# by its own score is w (1 - w), which is then near 0: little is learned there. The cell measures
+# all three, for 16 keys.
 
 # %%
 widths = [4, 16, 64, 256, 1024]
@@ -209,20 +211,21 @@ for scaled in (False, True):
         largest[scaled, d] = weights.amax(dim=-1).mean().item()
         gradient[scaled, d] = scores.grad.abs().amax(dim=-1).mean().item()
 figure, axes = plt.subplots(1, 3, figsize=(10, 2.9), layout="constrained")
-panels = {"spread of the scores": spread, "largest weight": largest, "largest gradient": gradient}
+panels = {"spread of the scores": spread, "largest weight": largest, "its gradient": gradient}
 for axis, (name, numbers) in zip(axes, panels.items(), strict=True):
     for scaled, colour in ((False, "#d9822b"), (True, "#08519c")):
         label = "divided by √d" if scaled else "not divided"
         axis.plot(widths, [numbers[scaled, d] for d in widths], "o-", color=colour, label=label)
     axis.set(xscale="log", xlabel="width d", title=name, ylim=(0, None))
+    axis.set_xticks(widths, widths)
+    axis.minorticks_off()
 axes[0].legend(frameon=False, fontsize=8)
 plt.show()
 
 # %% [markdown]
-# Not divided, the spread is √d, the largest of 16 weights comes close to 1, and its gradient close
-# to
-# 0. Divided, all three stay where they are, whatever the width. "Suspected" is the word of Vaswani
-#    et al. (2017, section 3.2.1); here it is measured.
+# Not divided, the spread grows as √d, the largest of 16 weights comes close to 1, and its gradient
+# falls towards 0. Divided, all three hardly change with the width. Vaswani et al. (2017, section
+# 3.2.1) write "we suspect"; here it is measured.
 #
 # ### Try it: the wrong d
 #
@@ -239,17 +242,20 @@ for name, divisor in {
     print(f"{name:<16}", [round(w, 3) for w in (q @ k.T / divisor).softmax(-1)[0].tolist()])
 
 # %% [markdown]
+# Dividing by too little lets one key take nearly all, by too much makes the weights more equal.
+#
 # ## What gets a gradient
 #
-# The output of query 0 depends on query 0 alone, and on the keys and values that it may see. So
-# does its gradient. The mask says where gradients flow.
+# The output of query 0 depends on no other query, and only on the keys and values that it may see.
+# Nothing else gets a gradient from it: the mask says where gradients flow. We take the first number
+# of that output and print how long each gradient is.
 
 # %%
 Q1, K1, V1 = (x.clone().requires_grad_() for x in (Q, K, V))
 output, _ = scaled_dot_product_attention(
     Q1[None, None], K1[None, None], V1[None, None], may_see[None, None]
 )
-output[0, 0, 0].sum().backward()
+output[0, 0, 0, 0].backward()
 for name, x in {"queries": Q1, "keys": K1, "values": V1}.items():
     print(f"{name:<8}", [round(g, 3) for g in x.grad.norm(dim=1).tolist()])
 assert (Q1.grad[1:] == 0).all()
@@ -258,7 +264,7 @@ assert (V1.grad[3:] == 0).all()
 
 # %% [markdown]
 # Keys 3 and 4 are forbidden to query 0, and their gradient is exactly 0. The gradient of a value is
-# its weight: check that against the third picture above.
+# its weight: compare the last line with the first row of weights in the picture above.
 
 # %%
 weights = scaled_dot_product_attention(*batched, may_see[None, None])[1][0, 0]
@@ -267,7 +273,7 @@ torch.testing.assert_close(V1.grad[:, 0], weights[0])
 # %% [markdown]
 # ## What attention does not know
 #
-# Shuffle the keys together with their values. What changes?
+# Shuffle the keys together with their values and their columns of the mask. What changes?
 
 # %%
 order = torch.tensor([3, 0, 4, 1, 2])
@@ -276,8 +282,9 @@ torch.testing.assert_close(shuffled, slow)
 print("nothing changes")
 
 # %% [markdown]
-# Attention reads a *set*: it does not know what stands where. A model has to be told, by something
-# that is added to the tokens (chapter 6) or turned into the keys (chapter 10).
+# Attention reads a *set*: it does not know what stands where. A model has to be told, by a vector
+# for each position that is added to the token's (chapter 6) or by turning queries and keys
+# according to their positions (chapter 10).
 
 # %% [markdown]
 # ## Exercises

@@ -31,9 +31,9 @@ from minitransformer import (
     padding_mask,
     record_attention,
     scaled_dot_product_attention,
+    visualize,
 )
 from minitransformer.cache import Cache
-from minitransformer.visualize import attention_figure
 
 set_matplotlib_formats("png")
 torch.set_num_threads(1)
@@ -42,8 +42,8 @@ torch.set_num_threads(1)
 # ## Splitting
 #
 # A token is a vector of width 6. Two heads get three numbers each: head 0 the first three, head 1
-# the last three. The pattern says it: the last axis is *(head, width)*, and the heads move to the
-# front.
+# the last three. The pattern of einops' `rearrange` says it: the last axis is taken apart into
+# *(h d)*, heads and width, and the heads move in front of the tokens.
 
 # %%
 x = torch.tensor([[[0, 1, 2, 3, 4, 5], [10, 11, 12, 13, 14, 15]]])  # (batch, tokens, heads * width)
@@ -68,14 +68,15 @@ assert not torch.equal(wrong, heads)
 # %% [markdown]
 # Head 0 got the whole first token, cut in two, as if it were two tokens. Nothing fails, and a
 # model trains with it, badly: what it calls a position is no position, and the mask hides the
-# wrong things. An einops pattern names the axes, and is checked when it runs; that is why this
-# package uses them.
+# wrong things. An einops pattern says in words which axis goes where; that is why this package uses
+# them.
 
 # %% [markdown]
 # ## MultiHeadAttention
 #
-# Four linear layers: to queries, to keys, to values, and back. In between is the function of
-# chapter 2, which has an axis for the heads. Here it is by hand, against the package's module.
+# Four linear layers (a matrix and a vector to add, both learned): to queries, to keys, to values,
+# and back. In between is the function of chapter 2, which has an axis for the heads. Here it is by
+# hand, against the package's module, which takes who asks, who is read, and the mask: x, x, mask.
 
 # %%
 torch.manual_seed(0)
@@ -103,8 +104,8 @@ print(
 #
 # When text is generated, the keys and values of everything read so far are kept (chapter 9). With
 # many heads that is a lot. *Grouped-query* attention (Ainslie et al. 2023, arXiv:2305.13245) lets
-# several neighbouring query heads share one key head. The extreme is a single one for all (Shazeer
-# 2019, arXiv:1911.02150).
+# several neighbouring query heads share the keys and values of one head, a "key head" for short.
+# The extreme is a single one for all (Shazeer 2019, arXiv:1911.02150).
 
 # %%
 print(f"{'key heads':>9} {'parameters':>11} {'cache, bytes per token and layer':>34}")
@@ -112,9 +113,9 @@ sizes = {}
 for num_kv_heads in (8, 4, 2, 1):
     grouped = MultiHeadAttention(256, num_heads=8, num_kv_heads=num_kv_heads)
     parameters = sum(p.numel() for p in grouped.parameters())
-    cache, token = Cache(), torch.randn(1, 10, 256)
+    cache, text = Cache(), torch.randn(1, 10, 256)
     with torch.no_grad():
-        grouped(token, token, causal_mask(10), cache=cache)
+        grouped(text, text, causal_mask(10), cache=cache)  # each sees itself and those before
     kept = sum(x.nbytes for x in cache[grouped]) // 10
     sizes[num_kv_heads] = parameters, kept
     print(f"{num_kv_heads:>9} {parameters:>11,} {kept:>34,}")
@@ -130,7 +131,8 @@ assert sizes[1][1] * 8 == sizes[8][1]
 # Let us train something in which heads have different things to do. A row is a list of names with
 # numbers, such as `a 3 b 7 c 1`, and then one of the names is asked again: `? b`, and the answer
 # is its number, `7`. To answer, a model has to find the name in the list, and then take *what
-# follows it*.
+# follows it*. The model has two layers of four heads and sees only what stands before (chapters 5
+# and 10 explain it). A label of -100 means that this token does not count (chapter 7).
 
 # %%
 NAMES = ["<pad>", *"abcdefgh", *"0123456789", "?"]
@@ -185,8 +187,8 @@ print(f"answers right: {accuracy():.0%}")
 assert accuracy() > 0.9
 
 # %% [markdown]
-# `record_attention` collects the weights of every layer while the block runs. It changes nothing
-# in the model: each layer has a named place, a *tap*, through which the weights pass.
+# `record_attention` collects the weights of every layer while the `with` block runs. It changes
+# nothing in the model: each layer has a named place, a *tap*, through which the weights pass.
 
 # %%
 rows = questions(10_000, count=40)
@@ -198,14 +200,16 @@ with torch.no_grad(), record_attention(model) as maps:
 mask = padding_mask(batch.attention_mask) & causal_mask(batch.input_ids.shape[1])
 tokens = [NAMES[i] if i else None for i in batch.input_ids[0].tolist()]
 for number, weights in enumerate(maps.values()):
-    display(attention_figure(weights[0], mask[0], tokens, tokens, title=f"layer {number}"))
+    title = f"layer {number}"
+    display(visualize.attention_figure(weights[0], mask[0], tokens, tokens, title=title))
 
 # %% [markdown]
-# Read the last real line of each map, the query that has to answer. In one of the layers some head
-# looks from a number back to the name before it, a dark line below the diagonal: the number learns
-# *whose* number it is. In the last layer the asked name looks at the number that belongs to it.
-# This pair of steps, *who stood before me* and then *find the one like me*, was found in large
-# language models, too, under the name of induction heads (Olsson et al. 2022, arXiv:2209.11895).
+# Begin with head 3 of layer 0 (on your machine it may have become another one). There the number in
+# each pair looks back to the name before it, the dark cells just below the diagonal: the number
+# learns *whose* number it is. Now the last row of layer 1, the query that has to answer: the asked
+# name g looks at the 5 that belongs to it, in all four heads. This pair of steps, *who stood before
+# me* and then *find the one like me*, was found in large language models, too, under the name of
+# induction heads (Olsson et al. 2022, arXiv:2209.11895).
 #
 # Hatched cells are forbidden: padding in one way, the future in another. They are not pale, for a
 # pale cell could have been chosen. Every map has the same scale, from 0 to 1, so heads can be
@@ -244,18 +248,29 @@ axis.set_title(f"Right answers without one head (all heads: {accuracy():.0%})")
 plt.show()
 
 # %% [markdown]
-# Where several heads do the same, any one of them can go and nothing happens. Where only one does
-# something, it is missed. Compare with the maps: are those that matter the ones that you would have
-# named?
+# In layer 1 all four heads find the number, so any one of them can go and almost nothing happens.
+# In layer 0 head 3, which you had seen in the map, is missed the most. But head 1 is missed, too.
+# Would its map have told you?
 
 # %% [markdown]
 # ### Try it: averages hide
 #
-# Many programs draw the mean over the heads. Look at it. Which of the two steps can you still see?
+# Many programs draw the mean over the heads. Here it is for each layer. Which of the two steps can
+# you still see?
 
 # %%
-means = torch.stack([weights[0].mean(dim=0) for weights in maps.values()])
-attention_figure(means, mask[0], tokens, tokens, title="means over heads (panels: the layers)")
+figure, panels = plt.subplots(1, 2, figsize=(7, 3.4), layout="constrained")
+for number, (axes, weights) in enumerate(zip(panels, maps.values(), strict=True)):
+    mean = weights[0].mean(dim=0)
+    title = f"layer {number}, mean of 4 heads"
+    visualize.attention_map(axes, mean, mask[0, 0], tokens, tokens, title=title)
+    axes.set_xlabel("key", fontsize=8)
+    axes.set_ylabel("query", fontsize=8)
+plt.show()
+
+# %% [markdown]
+# The second step survives, because all four heads of layer 1 take it. The first no longer stands
+# out: a weight of 1 in one head is only 0.25 in the mean, and the other heads look elsewhere.
 
 # %% [markdown]
 # ## Exercises
