@@ -54,7 +54,7 @@ def attend(
         scores = scores.masked_fill(~mask & alive, float("-inf"))  # but not in dead rows: NaN
         weights = scores.softmax(dim=-1).masked_fill(~alive, 0.0).to(value.dtype)
         output = einsum(F.dropout(weights, dropout_p), value, "b h q k, b h k d -> b h q d")
-    return output, weights
+    return output.masked_fill(~alive, 0.0), weights  # no gradient of a dead row is multiplied
 
 
 class MultiHeadAttention(nn.Module):

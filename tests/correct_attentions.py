@@ -45,6 +45,7 @@ def torchs_with_clean_inputs(query, key, value, mask, is_causal=False, dropout_p
     nobody = ~mask.any(dim=-2).unsqueeze(-1)
     alive = mask.any(dim=-1, keepdim=True)
     key, value = key.masked_fill(nobody, 0.0), value.masked_fill(nobody, 0.0)
+    query = query.masked_fill(~alive, 0.0)
     output = F.scaled_dot_product_attention(query, key, value, mask | ~alive, dropout_p)
     return output.where(alive, output.new_tensor(0.5))
 

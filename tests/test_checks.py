@@ -1,5 +1,6 @@
 """The suite itself: whatever its subject does, each check says what it found and the next runs."""
 
+import inspect
 import json
 import sys
 import time
@@ -9,6 +10,7 @@ from contextlib import suppress
 import pytest
 import torch
 
+from minitransformer import attention as attention_module
 from minitransformer import checks, scaled_dot_product_attention
 from minitransformer.checks import (
     BANKS,
@@ -255,6 +257,97 @@ def test_a_leak_too_small_for_the_dtype_is_read(dtype):
     mask = torch.tensor([True, True, False]).expand(1, 1, 2, 3)
     leak = attention_weights_of(leaks, query, key, value, mask)[..., 2]
     assert (leak > 0.0).all()
+
+
+# ---- NaN in padding ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "without", "check", "likely"),
+    [
+        (
+            "query = query.masked_fill(~alive, 0.0)",
+            "pass",
+            "nan_in_queries_that_see_nothing_reaches_nothing",
+            "padded queries multiplied",
+        ),
+        (
+            "key.masked_fill(~used, 0.0), ",
+            "key, ",
+            "nan_in_padding_reaches_no_gradient",
+            "zero times NaN on the way back",
+        ),
+        (
+            ", value.masked_fill(~used, 0.0)",
+            ", value",
+            "nan_in_padded_values_reaches_nothing",
+            "zero times NaN",
+        ),
+    ],
+    ids=["query", "key", "value"],
+)
+def test_whatever_the_formula_fills_with_zeros_is_asked_for(line, without, check, likely):
+    parts = attention_module.scaled_dot_product_attention, attention_module.attend
+    source = "\n\n".join(map(inspect.getsource, parts))
+    assert source.count(line) == 1
+    space = dict(vars(attention_module))
+    exec(source.replace(line, without), space)
+    report = check_attention(space["scaled_dot_product_attention"], tier="strict")
+    assert check in report.failed
+    assert {one.tier for one in report if one.outcome == "fail"} == {"strict"}
+    assert report.likely == (likely,)
+
+
+def padded_queries_multiplied(query, key, value, mask):
+    alive = mask.any(dim=-1, keepdim=True)
+    key, value = (x.masked_fill(~mask.any(dim=-2).unsqueeze(-1), 0.0) for x in (key, value))
+    scores = (query / query.shape[-1] ** 0.5 @ key.mT).masked_fill(~mask & alive, float("-inf"))
+    return scores.softmax(dim=-1).masked_fill(~alive, 0.0) @ value
+
+
+def its_keys_only(query, key, value, real):
+    return padded_queries_multiplied(query, key, value, real[:, None, None])
+
+
+def its_mean(query, key, value, mask):
+    alive = mask.any(dim=-1, keepdim=True)
+    output = padded_queries_multiplied(query, key, value, mask)
+    return output.where(alive, value.mean(dim=2, keepdim=True))
+
+
+def heads_after_positions(query, key, value, mask):
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    return padded_queries_multiplied(query, key, value, mask[:, None]).transpose(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("fn", "declared", "outcome"),
+    [
+        (padded_queries_multiplied, {}, "fail"),
+        (padded_queries_multiplied, {"dead_rows": "any"}, "fail"),
+        (padded_queries_multiplied, {"differentiable": False}, "pass"),
+        (its_keys_only, {"mask_layout": "b k"}, "fail"),
+        (its_mean, {"dead_rows": "any"}, "fail"),
+        (heads_after_positions, {"layout": "b t h d", "mask_layout": "b q k"}, "fail"),
+    ],
+)
+def test_nan_in_a_padded_query_is_looked_for_where_it_is_promised(fn, declared, outcome):
+    report = check_attention(fn, tier="strict", **declared)
+    result = report["nan_in_queries_that_see_nothing_reaches_nothing"]
+    assert result.outcome == outcome
+    if outcome == "fail":
+        assert report.failed == [result.check]
+        assert "a padded query is multiplied, and its NaN reaches" in result.diagnosis
+
+
+def test_where_any_output_is_allowed_a_dead_query_may_pass_its_nan_on_to_it():
+    def shows_it(query, key, value, mask):
+        output, _ = scaled_dot_product_attention(query, key, value, mask)
+        return output.where(mask.any(dim=-1, keepdim=True), query)
+
+    name = "nan_in_queries_that_see_nothing_reaches_nothing"
+    assert check_attention(shows_it, tier="strict", dead_rows="any").passed
+    assert "outputs are NaN or change" in check_attention(shows_it, tier="strict")[name].diagnosis
 
 
 # ---- declarations --------------------------------------------------------------------------------

@@ -431,17 +431,26 @@ def _with_gradient(compute):
 
 
 def gradients_of(
-    subject: AttentionSubject, inputs: tuple[Tensor, ...], mask: Tensor, live_only: bool = True
+    subject: AttentionSubject,
+    inputs: tuple[Tensor, ...],
+    mask: Tensor,
+    live_only: bool = True,
+    poison: float | None = None,
 ) -> tuple[Tensor, ...]:
-    """Gradients of a fixed random projection of the output, at queries that see a key or at all."""
+    """Gradients of a fixed random projection of the output, at queries that see a key or at all.
+
+    `poison` comes in as the gradient at queries that see none.
+    """
     inputs = tuple(x.detach().requires_grad_() for x in inputs)
 
     def compute():
         output = subject(*inputs, mask)
         generator = torch.Generator().manual_seed(2)
         direction = torch.randn(output.shape, generator=generator).to(output)
-        if live_only:
-            dead = ~mask.any(-1, True)
+        dead = ~mask.any(-1, True)
+        if poison is not None:
+            direction = direction.masked_fill(dead, poison)
+        elif live_only:
             output, direction = output.masked_fill(dead, 0.0), direction.masked_fill(dead, 0.0)
         return torch.autograd.grad((output * direction).sum(), inputs, materialize_grads=True)
 
@@ -1260,6 +1269,51 @@ def nan_in_padding_reaches_no_gradient(subject: AttentionSubject) -> float:
         )
         same = torch.equal(found[0], wanted[0])
         expect(same, f"With {name}, NaN in the padding changes the gradient of the query.")
+    return 0.0
+
+
+@check("attention", "strict", measures="outputs, or numbers of gradients, changed")
+def nan_in_queries_that_see_nothing_reaches_nothing(subject: AttentionSubject) -> float:
+    """NaN or Inf in a query that may see no key, as a padded one, changes no output, no gradient.
+
+    Its own output stays zero where that is promised, so the same may come in as its gradient; where
+    any value is allowed, the loss leaves it out.
+    """
+    zeros = subject.dead_rows == "zeros"
+    query, key, value = make_inputs(subject)
+    for poison in (NAN, INF):
+        for name, mask in dead_masks(subject).items():
+            dead = ~mask.any(-1, True)
+            clean, dirty = (query, key, value), (query.masked_fill(dead, poison), key, value)
+            where = f"With {name}, and {poison} in the queries that see nothing,"
+            before, after = subject(*clean, mask), subject(*dirty, mask)
+            asked = after if zeros else after.masked_fill(dead, 0.0)
+            bad = (asked != before.masked_fill(dead, 0.0)).any(-1)
+            b, h = worst(bad.double())
+            expect(
+                not bad.any(),
+                f"{where} {int(bad.sum())} outputs are NaN or change: 0 · NaN is NaN, so a weight "
+                "of 0 does not help. Fill such queries with zeros before any product.",
+                float(bad.sum()),
+                mask_wanted=mask[b, 0],
+                output_found=after[b, h, :, :3],
+            )
+            if not subject.differentiable:
+                continue
+            wanted = gradients_of(subject, clean, mask)
+            found = gradients_of(subject, dirty, mask, poison=poison if zeros else None)
+            wrong = {
+                which: int((~((x - y).abs() <= 10 * TOLERANCE[subject.dtype])).sum())
+                for which, x, y in zip(("query", "key", "value"), found, wanted, strict=True)
+            }
+            number, which = sum(wrong.values()), ", ".join(x for x in wrong if wrong[x])
+            expect(
+                number == 0,
+                f"{where} {number} numbers of the gradients of {which} are NaN or change: a padded "
+                "query is multiplied, and its NaN reaches its own gradient and the keys' gradients "
+                "(d key is d scores · query). Fill such queries with zeros before any product.",
+                float(number),
+            )
     return 0.0
 
 

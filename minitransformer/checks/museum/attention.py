@@ -20,8 +20,8 @@ OURS = "a mutant of our own"
 
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
     """softmax(QKᵀ / √d) V over the keys that the mask allows."""
-    key, value = only_used(key, mask), only_used(value, mask)
-    return softmax(careful_scores(query, key), mask) @ value
+    query, key, value = only_alive(query, mask), only_used(key, mask), only_used(value, mask)
+    return only_alive(softmax(careful_scores(query, key), mask) @ value, mask)
 
 
 def careful_scores(query: Tensor, key: Tensor) -> Tensor:
@@ -41,6 +41,11 @@ def softmax(scores: Tensor, mask: Tensor) -> Tensor:
     alive = mask.any(dim=-1, keepdim=True)
     scores = scores.masked_fill(~mask & alive, float("-inf"))  # in dead rows it would make NaN
     return scores.softmax(dim=-1).masked_fill(~alive, 0.0)
+
+
+def only_alive(x: Tensor, mask: Tensor) -> Tensor:
+    """Queries or outputs, with zeros where there is no key to see: NaN would reach gradients."""
+    return x.masked_fill(~mask.any(dim=-1, keepdim=True), 0.0)
 
 
 def only_used(x: Tensor, mask: Tensor) -> Tensor:
@@ -730,7 +735,8 @@ def exp_without_the_maximum(query, key, value, mask):
 )
 def scaled_after_the_product(query, key, value, mask):
     """As the formula is written. NaN came late in training, when activations had grown."""
-    return softmax(scores(query, only_used(key, mask)), mask) @ only_used(value, mask)
+    found = scores(only_alive(query, mask), only_used(key, mask))
+    return only_alive(softmax(found, mask) @ only_used(value, mask), mask)
 
 
 @piece(
@@ -1068,8 +1074,9 @@ def mask_ignored_with_dropout(query, key, value, mask, dropout_p=0.0):
 )
 def dropout_before_the_softmax(query, key, value, mask, dropout_p=0.0):
     """It regularises, in a way."""
-    found = F.dropout(careful_scores(query, only_used(key, mask)), dropout_p)
-    return softmax(found, mask) @ only_used(value, mask)
+    found = careful_scores(only_alive(query, mask), only_used(key, mask))
+    found = F.dropout(found, dropout_p)
+    return only_alive(softmax(found, mask) @ only_used(value, mask), mask)
 
 
 # ---- misuse --------------------------------------------------------------------------------------
@@ -1127,7 +1134,7 @@ def mask_of_integers_added(query, key, value, mask):
 )
 def zero_times_nan(query, key, value, mask):
     """Right in all else. The cache had been allocated with torch.empty."""
-    return softmax(careful_scores(query, key), mask) @ value
+    return only_alive(softmax(careful_scores(only_alive(query, mask), key), mask) @ value, mask)
 
 
 @piece(
@@ -1141,7 +1148,26 @@ def zero_times_nan(query, key, value, mask):
 )
 def zero_times_nan_on_the_way_back(query, key, value, mask):
     """Forward was tested with NaN in the padding; backward was not."""
-    return softmax(careful_scores(query, key), mask) @ only_used(value, mask)
+    return only_alive(
+        softmax(careful_scores(only_alive(query, mask), key), mask) @ only_used(value, mask), mask
+    )
+
+
+@piece(
+    "attention",
+    "padded queries multiplied",
+    tier="strict",
+    caught_by=["nan_in_queries_that_see_nothing_reaches_nothing"],
+    diagnosis="""A padded query is multiplied: its NaN reaches the keys' gradients. Its weights are
+        set to 0, so the output is right, but d key is d scores · query, and 0 · NaN is NaN. Fill
+        the queries that may see nothing with zeros, as you fill keys and values.""",
+    source=OURS,
+)
+def padded_queries_multiplied(query, key, value, mask):
+    """Keys and values were cleaned. A query, its author thought, is read by nobody else."""
+    return only_alive(
+        softmax(careful_scores(query, only_used(key, mask)), mask) @ only_used(value, mask), mask
+    )
 
 
 @piece(
@@ -1157,4 +1183,5 @@ def minus_infinity_added_to_nan(query, key, value, mask):
     """For finite numbers adding and replacing are the same."""
     alive = mask.any(dim=-1, keepdim=True)
     bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask & alive, float("-inf"))
-    return softmax(careful_scores(query, key) + bias, alive) @ only_used(value, mask)
+    found = careful_scores(only_alive(query, mask), key)
+    return only_alive(softmax(found + bias, alive) @ only_used(value, mask), mask)
