@@ -140,7 +140,7 @@ def compare_training(
     layouts: Mapping[str, int] = BOTH,
     dtype: torch.dtype = torch.float32,
     flop: float | None = None,
-    warm_up: int = 6,
+    warm_up: int = 3,
 ) -> Group:
     """One group: ours, in the `layouts` named, and theirs, padded. `flop`: what a step needs."""
     entrants = {name: (ours, layout) for name, layout in layouts.items()}
