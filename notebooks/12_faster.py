@@ -445,9 +445,9 @@ plt.show()
 # %% [markdown]
 # ## In the package
 #
-# The models do the same, with some refinements: the mask is read once for all layers. The first cuts
-# go where two documents meet, so that nothing needs to be masked within one. Short documents and
-# short rows are computed together, and keys that lie apart are put side by side. How a strip of
+# The models do the same, with some refinements: the mask is read once for all layers. The first
+# cuts go where two documents meet, so that nothing needs to be masked within one. Short documents
+# and short rows are computed together, and keys that lie apart are put side by side. How a strip of
 # queries and their keys is computed has a name, which `Config(attention=...)` takes: `tiled` is the
 # plain formula, `online` the one-pass softmax from above, `fused` a kernel of torch (a function
 # compiled for one job) that never stores its scores. `auto`, the default, takes the fastest of

@@ -289,7 +289,8 @@ def how_much_padding_is_irrelevant(subject: AttentionSubject) -> float:
             largest = max(largest, change)
             expect(
                 not differs(change, TOLERANCE[subject.dtype]),
-                f"{amount} padded keys on the {side} move the output by {change:.3g}: "
+                f"{amount} padded {'key' if amount == 1 else 'keys'} more on the {side}, and the "
+                f"output moves by {change:.3g}: "
                 "the same sentence must mean the same in a longer batch.",
                 change,
             )
