@@ -1,8 +1,11 @@
 """Every exercise: its stub earns nothing, its solution everything, each mistake loses points."""
 
+import importlib
+import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -36,6 +39,7 @@ def test_the_solution_earns_everything_whatever_the_seed(name):
     one = EXERCISES[name]
     for seed in (0, 1, 2, 12345):
         feedback = one.run(written(one.source, name), seed=seed)
+        assert all(result.measures for result in feedback.report if result.measured is not None)
         assert feedback.score == feedback.points > 0, str(feedback)
         assert feedback.headline.endswith("all right")
 
@@ -73,6 +77,7 @@ def test_a_mistake_loses_points_with_a_diagnosis(name, stands, becomes, noticed_
     feedback = one.run(written(one.source.replace(stands, becomes), name))
     assert feedback.score < feedback.points
     assert noticed_by in feedback.report.failed
+    assert all(result.measures for result in feedback.report if result.measured is not None)
     result = feedback.report[noticed_by]
     assert len(result.diagnosis) > 20
     assert result.diagnosis in " ".join(str(feedback).split()) or result.raised
@@ -117,6 +122,154 @@ def padding_mask(attention_mask): return helper(attention_mask)"""
     assert "yours to write, but it uses mt of minitransformer" in str(feedback)
 
 
+class Beside:
+    """A class that stands beside a learner's function."""
+
+    @staticmethod
+    def mask(attention_mask):
+        from minitransformer import padding_mask
+
+        return padding_mask(attention_mask)
+
+
+def test_borrowing_is_told_wherever_it_is_done():
+    solution = EXERCISES["padding_mask"].solution
+
+    def imports(attention_mask):
+        from minitransformer.exercises import EXERCISES
+
+        return EXERCISES["padding_mask"].solution(attention_mask)
+
+    def imports_inside(attention_mask):
+        def inner():
+            import minitransformer
+
+            return minitransformer.padding_mask(attention_mask)
+
+        return inner()
+
+    def by_name(attention_mask):
+        import importlib
+
+        return importlib.import_module("minitransformer").padding_mask(attention_mask)
+
+    def closed_over(attention_mask):
+        return solution(attention_mask)
+
+    def by_default(attention_mask, by=solution):
+        return by(attention_mask)
+
+    def by_class(attention_mask):
+        return Beside.mask(attention_mask)
+
+    ways = [imports, imports_inside, by_name, closed_over, by_default, by_class, solution]
+    for fn in [*ways, lambda attention_mask: by_class(attention_mask)]:
+        feedback = check("padding_mask", fn)
+        assert feedback.score == 0, fn.__name__
+        assert "yours to write, but it uses" in str(feedback), fn.__name__
+
+
+def test_a_name_that_is_only_like_ours_is_not_borrowed():
+    source = """from minitransformer import softmax_of  # stands there, and is not used
+def attention(query, key, value, mask):
+    scores = (query @ key.mT / query.shape[-1] ** 0.5).masked_fill(~mask, float("-inf"))
+    return scores.softmax_of(dim=-1) @ value"""
+    source = source.replace("softmax_of", "attention").replace("scores.attention", "scores.softmax")
+    assert check("attention", written(source, "attention")).passed
+
+
+# What a test may do that knows only how often it was called.
+COUNTERS = {
+    "the first three are right": "assert N[0] <= 3",
+    "the first 24 are right": "assert N[0] <= 24",
+    "one of two": "assert N[0] % 2",
+    "one of three": "assert N[0] % 3",
+    "those that are right come first": "assert N[0] <= 6 or N[0] > 24 and (N[0] - 25) % 9 < 6",
+    "they come last": "assert 18 < N[0] <= 24 or N[0] > 24 and (N[0] - 25) % 9 >= 3",
+    "the first check is passed, then they come first": "assert N[0] <= 24 or (N[0] - 25) % 9 < 6",
+    "lots": "assert random.random() < 0.5",
+    "lots after the first check": "assert N[0] <= 24 or random.random() < 0.5",
+    "none is right": "assert False",
+    "all are right": "assert True",
+}
+
+
+@pytest.mark.parametrize("way", COUNTERS)
+@pytest.mark.parametrize("seed", [0, 20_260, 7])
+def test_a_test_that_looks_at_nothing_catches_nothing(way, seed):
+    source = f"import random\nN = [0]\ndef catch_the_bug(a):\n    N[0] += 1\n    {COUNTERS[way]}"
+    feedback = EXERCISES["catch_the_bug"].run(written(source, "catch_the_bug"), seed=seed)
+    assert feedback.score <= (1 if "lots" in way else 0)
+
+
+def test_the_function_to_judge_does_not_say_what_it_is():
+    seen = set()
+
+    def catch_the_bug(attention):
+        seen.add((attention.__name__, attention.__module__, attention.__qualname__))
+
+    EXERCISES["catch_the_bug"].run(catch_the_bug)
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "check_name", "said"),
+    [
+        (
+            "padding_mask",
+            "return (args[0][:, None] != 0).expand(-1, args[0].shape[1], -1)",
+            "a_padded_query_sees_nothing",
+            "padding_mask has the shape (4, 6, 6) where (4, 1, 6, 6) is wanted.",
+        ),
+        (
+            "share_heads",
+            "return None",
+            "neighbours_share_a_head",
+            "share_heads gives None (is there a return?), not a tensor.",
+        ),
+        (
+            "pack_rows",
+            "return 3",
+            "documents_have_numbers_of_their_own",
+            "pack_rows gives an int where a tuple of 2 is wanted.",
+        ),
+    ],
+)
+def test_an_answer_of_another_kind_is_told_as_that(name, body, check_name, said):
+    source = f"import torch\ndef {name}(*args):\n    {body}"
+    result = EXERCISES[name].run(written(source, name)).report[check_name]
+    assert result.diagnosis == said
+    assert "raised" not in str(result)
+
+
+def test_an_error_of_the_learner_stays_one():
+    source = "def padding_mask(x):\n    return x[:, 100]"
+    result = EXERCISES["padding_mask"].run(written(source, "padding_mask")).report.results[2]
+    assert result.diagnosis.startswith("It raised IndexError")
+
+
+def test_a_long_answer_is_not_quoted_in_full():
+    fn = written(
+        "def prompt_labels(rows, lengths):\n    return list(range(10**5))", "prompt_labels"
+    )
+    feedback = EXERCISES["prompt_labels"].run(fn)
+    assert max(len(result.diagnosis) for result in feedback.report) <= 2_001
+
+
+def test_the_page_says_why_a_passed_check_earns_nothing():
+    one = EXERCISES["softmax"]
+    wrong = one.run(lambda scores: (scores * 2).exp() / (scores * 2).exp().sum(-1, keepdim=True))
+    assert wrong.score == 0
+    assert any(result.outcome == "pass" for result in wrong.report)
+    page = wrong.to_html()
+    assert "No point counts before the first check passes." in page
+    assert "#2c7a2c" not in page
+    assert "white-space:nowrap" in page
+    right = one.run(one.solution).to_html()
+    assert "No point counts" not in right
+    assert "#2c7a2c" in right
+
+
 def test_torchs_own_softmax_is_refused_where_it_is_the_exercise():
     feedback = EXERCISES["softmax"].run(lambda scores: scores.softmax(dim=-1))
     assert feedback.score == 0
@@ -159,6 +312,17 @@ def test_whatever_it_does_is_reported_as_itself(body, said):
     assert said in " ".join(str(feedback).split())
 
 
+def test_the_first_check_of_all_has_the_time_of_any_other():
+    program = """
+import torch
+from minitransformer.exercises import EXERCISES
+solved = lambda queries, keys: torch.ones(1, 1, queries, keys).bool().tril(keys - queries)
+print(EXERCISES["causal_mask"].run(solved, seconds=0.4).score)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.stdout == "3\n", run.stderr
+
+
 def test_inputs_differ_by_seed_and_are_repeated_with_it():
     a, b, c = Draw(1), Draw(1), Draw(2)
     x = a.normal(3, 4)
@@ -183,6 +347,8 @@ def test_the_first_difference_is_shown():
     with pytest.raises(Failed, match=r"at \[1, 2\] it holds 0.5 where 0 is wanted"):
         expect_same(wanted, found, (), one)
     expect_same(wanted, wanted + 1e-7, (), one)
+    with pytest.raises(Failed, match=r"^softmax is 0.5 where 2 is wanted\.$"):
+        expect_same(torch.tensor(2.0), torch.tensor(0.5), (), one)
     with pytest.raises(Failed, match="gives 1 of them where a list of 2 is wanted"):
         expect_same([1, 2], [1], (), one)
     with pytest.raises(Failed, match="is 3 where 2 is wanted"):
@@ -210,6 +376,34 @@ def test_a_learner_starts_and_checks(tmp_path, monkeypatch, capsys):
     assert "attention.py: no such file" in capsys.readouterr().err
     assert main(["exercise", "hint", "nothing"]) == 2
     assert "no exercise 'nothing'" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_read_does_not_end_the_list(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "padding_mask.py").write_text("import nothing_like_this")
+    (tmp_path / "mean_pool.py").write_text("raise SystemExit")
+    (tmp_path / "causal_mask.py").write_text("def (:")
+    (tmp_path / "softmax.py").write_text(EXERCISES["softmax"].source)
+    assert main(["exercise", "list"]) == 0
+    listed = capsys.readouterr().out
+    for name in ("padding_mask", "mean_pool", "causal_mask"):
+        assert f"({name}.py cannot be read: minitransformer exercise check {name})" in listed
+    assert " 5 of  5 points   Softmax" in listed
+    assert "Write the test that catches this bug" in listed  # the last
+
+
+def test_a_notebook_can_be_checked(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cells = ["%matplotlib inline", EXERCISES["softmax"].source, "1 / 0"]
+    made = [{"cell_type": "code", "source": source} for source in cells]
+    (tmp_path / "mine.ipynb").write_text(json.dumps({"cells": made}))
+    assert main(["exercise", "check", "softmax", "--file", "mine.ipynb"]) == 0
+    assert "softmax: 5 of 5 points, all right" in capsys.readouterr().out
+    assert main(["exercise", "check", "attention", "--file", "mine.ipynb"]) == 2
+    assert "mine.ipynb: defines no function attention" in capsys.readouterr().err
+    (tmp_path / "mine.ipynb").write_text("{")
+    assert main(["exercise", "check", "softmax", "--file", "mine.ipynb"]) == 2
+    assert "mine.ipynb cannot be read" in capsys.readouterr().err
 
 
 # ---- exports ---------------------------------------------------------------------------------
@@ -252,3 +446,36 @@ def test_the_pytest_export_gives_the_same_scores(tmp_path):
     assert points == expected
     assert points["softmax"] == 5
     assert points["causal_mask"] < 3
+
+
+@pytest.mark.parametrize("to", EXPORTS)
+def test_an_exercise_named_twice_is_exported_once(to, tmp_path):
+    export(["softmax", "softmax"], to, tmp_path / "twice")
+    export(["softmax"], to, tmp_path / "once")
+    for path in (tmp_path / "once").rglob("*.*"):
+        twin = tmp_path / "twice" / path.relative_to(tmp_path / "once")
+        assert path.read_bytes() == twin.read_bytes()
+
+
+@pytest.mark.parametrize("to", ["nbgrader", "otter"])
+def test_exports_look_at_what_is_borrowed(to, tmp_path):
+    export(["softmax"], to, tmp_path / "out")
+    (path,) = (tmp_path / "out").rglob("*.ipynb")
+    assert "find(" not in path.read_text()
+    assert "check(" in path.read_text()
+
+
+def test_the_exercise_for_instructors_is_one(monkeypatch, tmp_path):
+    text = (Path(__file__).parents[1] / "notebooks" / "INSTRUCTORS.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "halves_of_the_text.py").write_text(example, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = dict(EXERCISES)
+    try:
+        halve = importlib.import_module("halves_of_the_text").halve
+    finally:
+        EXERCISES.clear()
+        EXERCISES.update(before)
+    assert halve.run(written(halve.source, "halve")).passed
+    assert halve.run(written(halve.stub, "halve")).score == 0
+    assert halve.run(lambda x: x / 2 + 1).score == 0

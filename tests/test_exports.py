@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from minitransformer.exercises import EXERCISES
+from minitransformer.exercises import EXERCISES, check
 from minitransformer.exercises.export import export
 
 NAMES = ["softmax", "causal_mask", "find_the_bug"]
@@ -17,6 +17,10 @@ EDITS = {
     "right": lambda one: one.source,
     "wrong": lambda one: one.source.replace(".tril(num_keys - num_queries)", ".tril()").replace(
         "scores.amax(dim=-1, keepdim=True)", "scores.max()"
+    ),
+    "borrowed": lambda one: (
+        f"def {one.name}(*given):\n    from minitransformer.exercises import EXERCISES\n"
+        f'    return EXERCISES["{one.name}"].solution(*given)\n'
     ),
 }
 pytestmark = pytest.mark.slow
@@ -30,7 +34,7 @@ def ours(edit) -> int:
         if source is not None:
             space: dict = {}
             exec(source, space)
-            total += EXERCISES[name].run(space[name]).score
+            total += check(name, space[name]).score
     return total
 
 
@@ -100,5 +104,5 @@ def test_otter_gives_the_same_scores(tmp_path):
         assert score == ours(EDITS[student])
 
 
-def test_the_scores_are_three_different_ones():
-    assert [ours(edit) for edit in EDITS.values()] == [0, 15, 10]
+def test_the_scores_are_what_they_should_be():
+    assert [ours(edit) for edit in EDITS.values()] == [0, 15, 10, 0]

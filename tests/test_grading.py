@@ -7,6 +7,9 @@ import csv
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,9 +17,23 @@ import pytest
 import torch
 
 from minitransformer.cli import main
-from minitransformer.exercises import EXERCISES, worker
-from minitransformer.exercises.grading import Submission, cells_of, grade_one, submissions_in
+from minitransformer.exercises import EXERCISES, grading, worker
+from minitransformer.exercises.exercise import Exercise
+from minitransformer.exercises.grading import (
+    Grader,
+    Submission,
+    borrowed_by,
+    cells_of,
+    feedback_page,
+    grade_all,
+    grade_one,
+    plain,
+    remarkable,
+    statements_of,
+    submissions_in,
+)
 from minitransformer.exercises.sandbox import Sandbox, Unsafe, isolation
+from minitransformer.files import InputError
 
 BWRAP = shutil.which("bwrap")
 sandboxed = pytest.mark.skipif(BWRAP is None, reason="needs bwrap (Debian's bubblewrap)")
@@ -267,8 +284,6 @@ def softmax(scores):
 @sandboxed
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_an_attack_earns_nothing_and_does_no_harm(attack, tmp_path, monkeypatch):
-    import minitransformer.exercises.grading as grading
-
     monkeypatch.setattr(grading, "SECONDS", 1.0)
     before = set(os.listdir("/tmp"))
     # The honest exercises beside the attacked one keep their points.
@@ -379,7 +394,7 @@ def test_every_submission_gets_its_honest_score(class_of_students, tmp_path, cap
         assert sum(test["max_score"] for test in results["tests"]) == POINTS
         page = (out / "students" / student / "feedback.html").read_text()
         assert f"{score} of {POINTS} points" in page
-    assert "9 graded" in capsys.readouterr().out
+    assert "9 of 9 graded" in capsys.readouterr().out
 
     # A second run grades nobody again; one that changed is graded anew, with the same seed.
     stamps = {s: (out / "students" / s / "results.json").stat().st_mtime_ns for s in EXPECTED}
@@ -415,3 +430,346 @@ def test_cells_of_a_notebook_are_named(tmp_path):
     path.write_text(notebook("x = 1", "y = 2"))
     assert cells_of([path]) == ([("a.ipynb cell 1", "x = 1"), ("a.ipynb cell 2", "y = 2")], [])
     assert [one.student for one in submissions_in(tmp_path)] == ["a"]
+
+
+# ---- what is handed in -----------------------------------------------------------------------
+
+
+def test_only_files_of_the_submission_itself_are_read(tmp_path):
+    private = tmp_path / "private"
+    private.mkdir()
+    (private / "key.py").write_text("SECRET")
+    (private / "solution.py").write_text(SOLVED)
+    folder = tmp_path / "all"
+    (folder / "dir" / "deep").mkdir(parents=True)
+    (folder / "dir" / "deep" / "honest.py").write_text("x = 1")
+    (folder / "dir" / "linked.py").symlink_to(private / "solution.py")
+    (folder / "dir" / "more").symlink_to(private)
+    os.mkfifo(folder / "dir" / "pipe.py")
+    (folder / "dir" / "broken.ipynb").symlink_to(private / "nothing")
+    (folder / "file.py").symlink_to(private / "key.py")
+    (folder / "gone.py").symlink_to(private / "nothing")
+    (folder / "link").symlink_to(private)
+    os.mkfifo(folder / "pipe.py")
+    found = {one.student: one for one in submissions_in(folder)}
+    assert sorted(found) == ["dir", "file", "gone", "link", "pipe"]
+    assert [path.name for one in found.values() for path in one.files] == ["honest.py"]
+    for student, names in {
+        "dir": ["broken.ipynb", "linked.py", "more", "pipe.py"],
+        "file": ["file.py"],
+        "gone": ["gone.py"],
+        "link": ["link"],
+        "pipe": ["pipe.py"],
+    }.items():
+        notes = found[student].skipped
+        assert [note.split()[0] for note in notes] == names
+        assert all(note.endswith("not a file: it was not read") for note in notes)
+
+
+def test_a_file_that_became_a_link_is_not_read(tmp_path):
+    (tmp_path / "key.txt").write_text("SECRET")
+    (tmp_path / "a.py").symlink_to(tmp_path / "key.txt")
+    os.mkfifo(tmp_path / "b.py")
+    cells, errors = cells_of([tmp_path / "a.py", tmp_path / "b.py"])
+    assert cells == []
+    assert len(errors) == 2
+    assert "SECRET" not in str(errors)
+
+
+def test_a_submission_may_have_so_much_and_no_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(grading, "LARGEST", 2**20)
+    for name in "abc":
+        (tmp_path / f"{name}.py").write_text("#" * 400_000)
+    cells, errors = cells_of(sorted(tmp_path.iterdir()))
+    assert [label for label, _ in cells] == ["a.py", "b.py"]
+    assert errors == ["c.py cannot be read: a submission may have 1 MiB, this one has more"]
+
+
+@sandboxed
+def test_links_earn_and_tell_nothing(tmp_path):
+    (tmp_path / "key.txt").write_text("a private key")
+    (tmp_path / "solved.py").write_text(SOLVED)
+    folder = tmp_path / "all"
+    folder.mkdir()
+    (folder / "a.py").symlink_to(tmp_path / "solved.py")
+    (folder / "b.py").symlink_to(tmp_path / "key.txt")
+    os.mkfifo(folder / "c.py")
+    rows = grade_all(folder, tmp_path / "out", ["softmax"])
+    assert [row["score"] for row in rows] == [0, 0, 0]
+    assert "a.py is a link" in rows[0]["note"]
+    for path in (tmp_path / "out").rglob("*.*"):
+        assert "private key" not in path.read_text()
+
+
+def test_names_that_are_no_text_are_cleaned_and_stay_different(tmp_path, capsys):
+    folder = os.fsencode(tmp_path / "all")
+    os.mkdir(folder)
+    for name in (b"M\xfcller.py", b"M\xfdller.py", b"red\x1b[31m.py", b"a" * 250 + b".py"):
+        with open(os.path.join(folder, name), "w") as file:
+            file.write(EXERCISES["softmax"].source)
+    out = tmp_path / "out"
+    arguments = ["exercise", "grade", str(tmp_path / "all"), "--out", str(out), "--trust"]
+    assert main([*arguments, "--only", "softmax"]) == 0
+    rows = {row["student"]: row["score"] for row in read_csv(out)}
+    names = {"M\ufffdller", "M\ufffdller (2)", "red\ufffd[31m", "a" * 200}
+    assert rows == dict.fromkeys(names, "5")
+    assert {path.name for path in (out / "students").iterdir()} == names
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_dots_above_the_submissions_hide_nothing(tmp_path):
+    folder = tmp_path / ".cache" / "all"
+    (folder / "ann" / ".git").mkdir(parents=True)
+    (folder / "ann" / "a.py").write_text("x = 1")
+    (folder / "ann" / ".git" / "b.py").write_text("x = 1")
+    (one,) = submissions_in(folder)
+    assert [path.name for path in one.files] == ["a.py"]
+
+
+def test_the_grades_do_not_lie_among_the_submissions(tmp_path):
+    (tmp_path / "ann.py").write_text(SOLVED)
+    for out in (tmp_path, tmp_path / "out", tmp_path / "ann" / "out"):
+        with pytest.raises(InputError, match="lies among the submissions"):
+            grade_all(tmp_path, out, ["softmax"], trust=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["ann.py"]
+
+
+def test_an_exercise_named_twice_counts_once(tmp_path):
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "ann.py").write_text(SOLVED)
+    (row,) = grade_all(tmp_path / "all", tmp_path / "out", ["softmax", "softmax"], trust=True)
+    assert (row["score"], row["points"]) == (5, 5)
+
+
+# ---- what can be told without running it -----------------------------------------------------
+
+BORROWED = {
+    "inside": "def softmax(s):\n    from minitransformer.exercises import EXERCISES\n"
+    '    return EXERCISES["softmax"].solution(s)',
+    "above": "import minitransformer.exercises as e\ndef helper(s):\n"
+    '    return e.EXERCISES["softmax"].solution(s)\ndef softmax(s):\n    return helper(s)',
+    "by assignment": "from minitransformer.exercises import find\n"
+    'softmax = find("softmax").solution',
+    "by its name": "import importlib\ndef softmax(s):\n"
+    '    it = importlib.import_module("minitransformer.exercises")\n'
+    '    return it.EXERCISES["softmax"].solution(s)',
+}
+
+
+@pytest.mark.parametrize("way", BORROWED)
+def test_what_is_borrowed_earns_nothing_though_trusted(way, tmp_path):
+    source = EXERCISES["causal_mask"].source + "\n" + BORROWED[way]
+    path = write(source, tmp=tmp_path)
+    names = ["softmax", "causal_mask"]
+    feedback, _ = grade_one(Submission("ann", (path,)), names, seed=1, trust=True)
+    assert [one.score for one in feedback] == [0, EXERCISES["causal_mask"].points]
+    assert "softmax is yours to write, but it uses" in str(feedback[0])
+
+
+def test_a_notebook_that_imports_the_package_for_its_checks_borrows_nothing():
+    source = (
+        "from minitransformer.exercises import check\n" + SOLVED + '\ncheck("softmax", softmax)'
+    )
+    statements = statements_of([("a", source)])
+    assert not any(borrowed_by(name, statements) for name in FEW)
+    assert remarkable(statements, FEW) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("from threading import Thread as T", ["threading"]),
+        ("def f(x):\n    import concurrent.futures, gc", ["concurrent", "gc"]),
+        ("def f(x):\n    return sys._getframe(1)", ["_getframe"]),
+        ('def f(x):\n    return getattr(sys, "settrace")', ["settrace"]),
+        ('def f(x):\n    return sys.modules["__main__"]', ["__main__"]),
+        ("f = eval('1')", ["eval"]),
+        ("def f(model):\n    model.eval()", []),
+        ('if __name__ == "__main__":\n    import gc', []),  # which is not run
+        ("def broken(:", []),
+    ],
+)
+def test_what_a_person_should_look_at_is_noticed(source, words):
+    assert remarkable(statements_of([("a", source)]), ["f"]) == words
+
+
+@sandboxed
+def test_what_a_person_should_look_at_stands_beside_the_score(tmp_path):
+    (tmp_path / "all").mkdir()
+    source = """
+import torch, threading
+def softmax(scores):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(torch.softmax(scores, -1)))
+    thread.start()
+    thread.join()
+    return found[0]
+"""
+    (tmp_path / "all" / "ann.py").write_text(source)
+    out = tmp_path / "out"
+    (row,) = grade_all(tmp_path / "all", out, ["softmax"])
+    assert row["note"] == "uses threading: look at it"
+    for name in ("students/ann/results.json", "students/ann/feedback.html", "scores.csv"):
+        assert "uses threading: look at it" in (out / name).read_text()
+
+
+# ---- whatever happens, a row for each --------------------------------------------------------
+
+
+def test_a_grader_that_is_killed_takes_nobody_with_it(tmp_path):
+    folder = tmp_path / "all"
+    folder.mkdir()
+    kill = "import os, signal\ndef softmax(s):\n    os.kill(os.getppid(), signal.SIGKILL)"
+    for name in "abc":
+        (folder / f"{name}.py").write_text(EXERCISES["softmax"].source if name != "b" else kill)
+    once = f"""
+import os
+def softmax(scores):
+    if not os.path.exists("{tmp_path}/killed"):
+        open("{tmp_path}/killed", "w").close()
+        os.kill(os.getppid(), 9)
+    powers = (scores - scores.amax(dim=-1, keepdim=True)).exp()
+    return powers / powers.sum(dim=-1, keepdim=True)
+"""
+    (folder / "d.py").write_text(once)
+    rows = grade_all(folder, tmp_path / "out", ["softmax"], trust=True)
+    assert {row["student"]: row["score"] for row in rows} == {"a": 5, "b": 0, "c": 5, "d": 5}
+    assert [bool(row["note"]) for row in rows] == [False, True, False, False]
+    assert rows[1]["note"] == "the process that graded it was killed, twice"
+    # It may have been the machine: the next run tries it again, and only it.
+    (folder / "b.py").write_text(EXERCISES["softmax"].source)
+    stamp = (tmp_path / "out" / "students" / "a" / "results.json").stat().st_mtime_ns
+    rows = grade_all(folder, tmp_path / "out", ["softmax"], trust=True)
+    assert [row["score"] for row in rows] == [5] * 4
+    assert (tmp_path / "out" / "students" / "a" / "results.json").stat().st_mtime_ns == stamp
+
+
+def test_an_exercise_that_cannot_be_graded_costs_no_other(tmp_path, monkeypatch):
+    run = Exercise.run
+
+    def fails_once(self, *arguments, **flags):
+        if self.name == "softmax":
+            raise MemoryError("too much")
+        return run(self, *arguments, **flags)
+
+    monkeypatch.setattr(Exercise, "run", fails_once)
+    path = write(SOLVED, tmp=tmp_path)
+    feedback, notes = grade_one(Submission("ann", (path,)), FEW, seed=1, trust=True)
+    assert [one.passed for one in feedback] == [True, False, True]
+    assert notes == ["softmax could not be graded: MemoryError: too much"]
+    assert str(feedback[1]) == "softmax: could not be graded (0 of 5 points)"
+
+
+def test_a_submission_that_cannot_be_graded_gets_a_row_all_the_same(tmp_path, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("surprise")
+
+    monkeypatch.setattr(grading, "grade_one", fails)
+    grader = Grader(tmp_path, ["softmax"], seed=1, trust=True)
+    grader.grade(Submission("ann", ()))
+    results = json.loads((tmp_path / "students" / "ann" / "results.json").read_text())
+    assert results["score"] == 0
+    assert "it could not be graded: RuntimeError: surprise" in results["output"]
+
+
+def test_what_cannot_be_shown_costs_no_points(monkeypatch):
+    feedback = EXERCISES["softmax"].run(lambda scores: scores)
+
+    def fails(self):
+        raise RuntimeError("no picture of this")
+
+    monkeypatch.setattr(type(feedback), "to_html", fails)
+    assert "cannot be shown: RuntimeError" in feedback_page("ann", [feedback], [])
+
+
+def test_control_characters_reach_no_terminal(tmp_path, capsys):
+    folder, out = tmp_path / "all", tmp_path / "out"
+    folder.mkdir()
+    source = (
+        'def softmax(s):\n    raise ValueError("\\x1b[2Jgone \\udcff \\u202e")\nY = softmax(0)\n'
+    )
+    (folder / "ann.py").write_text(source + "def causal_mask(a, b):\n    return Y\n")
+    arguments = ["exercise", "grade", str(folder), "--out", str(out), "--trust"]
+    assert main([*arguments, "--only", "softmax", "causal_mask"]) == 0
+    said = capsys.readouterr().out
+    assert "ValueError: \ufffd[2Jgone " in said
+    assert plain("a\x1b\x9b\udcff\u202eb\r\n\tc") == "a" + 4 * "\ufffd" + "b\ufffd\n\tc"
+    for text in (said, *(path.read_text() for path in out.rglob("*.*") if path.is_file())):
+        assert not set(text) & {"\x1b", "\udcff", "\u202e"}
+        assert "\\u001b" not in text
+
+
+def test_what_cannot_be_loaded_is_not_called_missing(tmp_path):
+    path = write("def softmax(scores:\n", tmp=tmp_path)
+    feedback, _ = grade_one(Submission("ann", (path,)), ["softmax", "attention"], 1, trust=True)
+    assert str(feedback[0]) == "softmax: could not be loaded (0 of 5 points)"
+    assert "not handed in" in str(feedback[1])
+
+
+# ---- interrupted -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trust", [pytest.param(False, marks=sandboxed), True])
+def test_ctrl_c_stops_at_once_and_keeps_what_is_done(trust, tmp_path):
+    folder, out = tmp_path / "all", tmp_path / "out"
+    folder.mkdir()
+    endless = "def softmax(scores):\n    while True: pass\n"
+    (folder / "ann.py").write_text(EXERCISES["softmax"].source)
+    for name in ("bob", "cyd", "dan", "eve"):
+        (folder / f"{name}.py").write_text(endless)
+    command = [sys.executable, "-m", "minitransformer.cli", "exercise", "grade", str(folder)]
+    command += ["--out", str(out), "--only", "softmax", "--jobs", "1", *["--trust"] * trust]
+    done = out / "students" / "ann" / "results.json"
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        end = time.monotonic() + 120
+        while not done.exists() and time.monotonic() < end:
+            time.sleep(0.1)
+        time.sleep(4.0)  # the next one runs by now
+        graders, everyone = children_of(process.pid, deep=False), children_of(process.pid)
+        assert len(everyone) > len(graders) > 0
+        for pid in graders:
+            os.kill(pid, signal.SIGINT)  # which is not theirs to answer
+        time.sleep(0.5)
+        assert all(is_running(pid) for pid in graders)
+        start = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        with_error = process.communicate(timeout=60)[1]
+        assert time.monotonic() - start < 3
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 130, with_error
+    assert with_error.strip().endswith("minitransformer: interrupted")
+    assert "Traceback" not in with_error
+    time.sleep(0.5)
+    assert not [pid for pid in everyone if is_running(pid)]
+    rows = {row["student"]: row for row in read_csv(out)}
+    assert rows["ann"]["score"] == "5"
+    assert rows["eve"]["score"] == ""
+    assert rows["eve"]["note"] == "not graded: the run was interrupted"
+
+    stamp = done.stat().st_mtime_ns
+    for name in ("bob", "cyd", "dan", "eve"):
+        (folder / f"{name}.py").write_text(EXERCISES["softmax"].source)
+    assert main(command[3:]) == 0
+    assert [row["score"] for row in read_csv(out)] == ["5"] * 5
+    assert done.stat().st_mtime_ns == stamp
+
+
+def children_of(pid: int, deep: bool = True) -> list[int]:
+    """The processes that it started, and those that these started."""
+    try:
+        found = list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    except OSError:
+        return []
+    return found + [one for child in found if deep for one in children_of(child)]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -64,6 +64,12 @@ def test_the_report_in_the_readme_is_the_report():
     assert f"lists {len(every)} broken implementations" in README
 
 
+def test_the_ratios_in_the_readme_are_those_of_the_benchmark():
+    page = (ROOT / "notebooks" / "benchmark.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"## In short\n\n(.*?)\n\n", page, re.DOTALL)
+    assert table in README
+
+
 def test_the_two_commands_are_those_that_ci_runs():
     installs = [command for command in COMMANDS if "pip install" in command]
     assert installs == [

@@ -9,8 +9,9 @@ from pathlib import Path
 from minitransformer.checks.finding import find as find_callable
 from minitransformer.exercises import EXERCISES, Feedback, check, find, hint
 from minitransformer.exercises.export import EXPORTS, export
-from minitransformer.exercises.grading import grade_all
+from minitransformer.exercises.grading import cells_of, grade_all
 from minitransformer.exercises.sandbox import Unsafe
+from minitransformer.exercises.worker import load_cells
 from minitransformer.files import InputError
 
 HELP = """
@@ -41,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     start.add_argument("names", nargs="+", metavar="NAME", help="an exercise, or: all")
     checked = verb("check", _check, "check NAME.py and say what is wrong")
     checked.add_argument("name", metavar="NAME")
-    checked.add_argument("--file", type=Path, help="default: NAME.py")
+    checked.add_argument("--file", type=Path, help=".py or .ipynb; default: NAME.py")
     hinted = verb("hint", _hint, "give a hint")
     hinted.add_argument("name", metavar="NAME")
     hinted.add_argument("--step", type=int, default=1, choices=(1, 2, 3), help="default: 1")
@@ -85,14 +86,18 @@ def _list(options: argparse.Namespace) -> int:
         if one.chapter != chapter:
             chapter = one.chapter
             print(f"chapter {chapter}")
-        path = Path(f"{one.name}.py")
-        score = f"{_checked(one.name, path).score:>2} of" if path.exists() else "     "
-        print(f"  {one.name:<22}{score} {one.points:>2} points   {one.title}")
+        path, score, note = Path(f"{one.name}.py"), "", ""
+        if path.exists():
+            try:
+                score = f"{_checked(one.name, path).score:>2} of"
+            except Exception:  # it is the learner's file: anything may be in it
+                note = f"   ({path} cannot be read: minitransformer exercise check {one.name})"
+        print(f"  {one.name:<22}{score:<5} {one.points:>2} points   {one.title}{note}")
     return 0
 
 
 def _start(options: argparse.Namespace) -> int:
-    names = list(EXERCISES) if options.names == ["all"] else options.names
+    names = list(EXERCISES) if options.names == ["all"] else dict.fromkeys(options.names)
     chosen = [find(name) for name in names]
     paths = [Path(f"{one.name}.py") for one in chosen]
     if there := [str(path) for path in paths if path.exists()]:
@@ -116,7 +121,14 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _checked(name: str, path: Path) -> Feedback:
-    return check(name, find_callable(f"{path}:{name}"))
+    """Of a module, or of the cells of a notebook that define it."""
+    if path.suffix != ".ipynb":
+        return check(name, find_callable(f"{path}:{name}"))
+    cells, errors = cells_of([path.resolve()])
+    space, others = load_cells(cells, [name])
+    if not callable(space.get(name)):
+        raise InputError(f"{path}: " + "; ".join([f"defines no function {name}", *errors, *others]))
+    return check(name, space[name])
 
 
 def _hint(options: argparse.Namespace) -> int:
@@ -136,5 +148,7 @@ def _grade(options: argparse.Namespace) -> int:
     for row in rows:
         score = "not graded" if row["score"] == "" else f"{row['score']} of {row['points']}"
         print(f"{row['student']:<30} {score}  {row['note']}".rstrip())
-    print(f"\n{len(rows)} graded: {options.out / 'scores.csv'}, and students/NAME/feedback.html")
-    return 1 if any(row["score"] == "" for row in rows) else 0
+    graded = sum(row["score"] != "" for row in rows)
+    where = f"{options.out / 'scores.csv'}, and students/NAME/feedback.html"
+    print(f"\n{graded} of {len(rows)} graded: {where}")
+    return 0 if graded == len(rows) else 1

@@ -17,13 +17,16 @@ the solution on random input, fresh for every seed; no point counts before it pa
         expect(..., "a diagnosis that a learner understands")
 """
 
+import dis
 import html
 import inspect
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from types import FunctionType, ModuleType
+from functools import cache
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -32,12 +35,14 @@ from torch import Tensor
 from minitransformer.checks import BANKS, Report, Result, diagnose
 from minitransformer.checks.report import WIDTH, picture
 from minitransformer.checks.subject import Subject, expect
-from minitransformer.checks.suite import Check, run_check
+from minitransformer.checks.suite import Check, Failed, run_check
 from minitransformer.exercises.worker import Forbidding
 
 EXERCISES: dict[str, "Exercise"] = {}
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 SECONDS = 10.0  # that one check may take
+LONGEST = 2_000  # characters of a diagnosis: it may quote an answer
+PACKAGE = "minitransformer"
 FORBIDDEN = ("scaled_dot_product", "safe_softmax", "multi_head_attention")  # always
 
 
@@ -151,18 +156,24 @@ class Exercise:
         self, fn: Callable, seed: int = 0, seconds: float = SECONDS, diagnosed: bool = True
     ) -> "Feedback":
         """Check `fn`, whatever it does."""
+        _warm_up()
         results: list[Result] = []
+        misfits: list[str] = []  # for each result
+        answered: list[tuple] = []  # the last call, if it came back: arguments, flags and answer
 
         def guarded(*arguments: Any, **flags: Any) -> Any:
+            answered.clear()
             with Forbidding(self.refused) as forbidding:
                 answer = fn(*arguments, **flags)
             guarded.largest = max(forbidding.largest, getattr(fn, "largest", 0))
+            answered.append((arguments, flags, answer))
             return answer
 
         guarded.__name__ = guarded.__qualname__ = self.name
         guarded.__module__ = "__main__"
         subject = self.subject(guarded) if self.subject else None
         for number, aim in enumerate(self.aims):
+            answered.clear()
             if results and (why := _hopeless(results[-1])):
                 results.append(_not_run(aim.check, f"Not tried: {why}."))
             elif aim.on_subject:
@@ -171,6 +182,8 @@ class Exercise:
                 draw = Draw(1_000 * seed + number)
                 call = lambda given, aim=aim, draw=draw: aim.check.function(given, draw)  # noqa: E731
                 results.append(run_check(replace(aim.check, function=call), guarded, seconds))
+            stumbled = results[-1].raised and not results[-1].hung and answered
+            misfits.append(self.misfit(*answered[0]) if stumbled else "")
         report = Report(subject.bank if subject else "", self.name, "core", results)
         if subject and diagnosed:
             known = [result for result in results if result.check in BANKS[subject.bank]]
@@ -181,7 +194,29 @@ class Exercise:
                 explanation=likely.explanation,
                 certain=likely.certain,
             )
-        return Feedback(self, report)
+        results = [_told(result, misfit) for result, misfit in zip(results, misfits, strict=True)]
+        return Feedback(self, replace(report, results=results))
+
+    def misfit(self, arguments: tuple, flags: dict, answer: Any) -> str:
+        """In what an answer is of another type, shape or dtype than the solution's, if it is.
+
+        A check that expects a tensor of three axes stumbles over one of two: the error that this
+        raises is not the learner's, and says nothing to them.
+        """
+        try:
+            wanted = self.solution(*arguments, **flags)
+            for path, a, b in _leaves(wanted, answer, self.name):
+                _expect_alike(path, a, b)
+        except Failed as failure:
+            return failure.diagnosis
+        except Exception:  # it is called with what the solution cannot answer either
+            return ""
+        return ""
+
+    def borrowed(self, what: str) -> "Feedback":
+        """No points, because it uses what is there already."""
+        of = "" if what.partition(".")[0] == PACKAGE else f" of {PACKAGE}"
+        return self.not_run(f"{self.name} is yours to write, but it uses {what}{of}.")
 
     def not_run(self, why: str) -> "Feedback":
         """No points, for this reason."""
@@ -191,6 +226,21 @@ class Exercise:
 
 NOT_STARTED = "It raised NotImplementedError: your turn"
 NOT_THERE = "It was not handed in."
+NOT_LOADED = "It could not be loaded."
+NOT_GRADED = "It could not be graded."
+WITHOUT_ANSWER = {  # why there is nothing to say about it -> in the headline
+    NOT_STARTED: "not written yet",
+    NOT_THERE: "not handed in",
+    NOT_LOADED: "could not be loaded",
+    NOT_GRADED: "could not be graded",
+}
+
+
+@cache
+def _warm_up() -> None:
+    """What the guard's first use imports, for a second or more, is not the learner's time."""
+    with Forbidding(("nothing",)):
+        torch.ones(2, requires_grad=True).sum().backward()
 
 
 def exercise(
@@ -257,9 +307,8 @@ def find(name: str) -> Exercise:
 def check(name: str, fn: Callable, seed: int = 0) -> "Feedback":
     """Points, and what is wrong, for a learner's function."""
     one = find(name)
-    if borrowed := borrows(fn):
-        expected = f"{name} is yours to write, but it uses {borrowed} of minitransformer."
-        return one.not_run(expected)
+    if what := borrows(fn):
+        return one.borrowed(what)
     return one.run(fn, seed)
 
 
@@ -273,23 +322,51 @@ def hint(name: str, step: int = 1) -> None:
 
 def borrows(fn: Callable) -> str:
     """What of minitransformer a function uses, itself or through others that stand beside it."""
-    seen, todo = set(), [fn]
+    seen: set[int] = set()
+    todo: list[tuple[str, Any]] = [(getattr(fn, "__name__", "it"), fn)]
     while todo:
-        code = getattr(todo[-1], "__code__", None)
-        space = getattr(todo.pop(), "__globals__", {})
-        for name in code.co_names if code else ():
-            thing = space.get(name)
-            module = thing.__name__ if isinstance(thing, ModuleType) else ""
-            module = module or getattr(thing, "__module__", None) or ""
-            if module.partition(".")[0] == "minitransformer":
-                return name
-            if isinstance(thing, FunctionType) and name not in seen:
-                seen.add(name)
-                todo.append(thing)
+        name, thing = todo.pop()
+        module = _module_of(thing)
+        if PACKAGE in (module, name.partition(".")[0]):
+            return name
+        if id(thing) in seen or module in ("torch", "einops"):
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, type):
+            members = {n: getattr(member, "__func__", member) for n, member in vars(thing).items()}
+            todo += [(n, one) for n, one in members.items() if isinstance(one, FunctionType)]
+        elif isinstance(thing, FunctionType):
+            space = thing.__globals__
+            todo += [(used, space.get(used)) for used in names_used(thing.__code__)]
+            for free, cell in zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=True):
+                with suppress(ValueError):  # an empty cell
+                    todo.append((free, cell.cell_contents))
+            todo += [(name, default) for default in thing.__defaults__ or ()]
     return ""
 
 
+def names_used(code: CodeType) -> Iterator[str]:
+    """The globals that it loads and the modules that it names, in functions inside it too."""
+    for step in dis.get_instructions(code):
+        if step.opname.startswith(("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT", "IMPORT_NAME")):
+            yield step.argval
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from names_used(constant)
+        elif isinstance(constant, str) and constant.partition(".")[0] == PACKAGE:
+            yield constant  # of importlib.import_module
+
+
+def _module_of(thing: Any) -> str:
+    """The name of the package that a thing comes from."""
+    name = thing.__name__ if isinstance(thing, ModuleType) else getattr(thing, "__module__", "")
+    return name.partition(".")[0] if isinstance(name, str) else ""
+
+
 # ---- feedback --------------------------------------------------------------------------------
+
+
+FIRST_FIRST = "No point counts before the first check passes."
 
 
 @dataclass(frozen=True)
@@ -326,13 +403,13 @@ class Feedback:
 
     @property
     def started(self) -> bool:
-        return not self.report.results[0].raised.startswith((NOT_STARTED, NOT_THERE))
+        return not self.report.results[0].raised.startswith(tuple(WITHOUT_ANSWER))
 
     @property
     def headline(self) -> str:
         if not self.started:
-            there = self.report.results[0].raised.startswith(NOT_STARTED)
-            what = "not written yet" if there else "not handed in"
+            raised = self.report.results[0].raised
+            what = next(said for why, said in WITHOUT_ANSWER.items() if raised.startswith(why))
             return f"{self.exercise.name}: {what} (0 of {self.points} points)"
         what = "all right" if self.passed else "not yet"
         return f"{self.exercise.name}: {self.score} of {self.points} points, {what}"
@@ -358,7 +435,7 @@ class Feedback:
                 lines.append(f"{worth}  {text}")
         blocks.append("\n".join(lines))
         if not self.right:
-            blocks[-1] += "\nNo point counts before the first check passes."
+            blocks[-1] += f"\n{FIRST_FIRST}"
         if not self.passed:
             blocks.append(f'stuck? hint("{self.exercise.name}")')
         return "\n\n".join(block for block in blocks if block)
@@ -382,13 +459,16 @@ class Feedback:
             failed = result.outcome == "fail"
             text = html.escape(result.diagnosis if failed else result.statement)
             shown = picture(result) if failed else ""
-            colour = "#b3261e" if failed else "#2c7a2c"
+            colour = "#b3261e" if failed else "#2c7a2c" if self.right else "#777777"
+            sign, name = "✗" if failed else "✓", html.escape(result.check.replace("_", " "))
             parts.append(
-                f'<tr><td style="color:{colour}">{"✗" if failed else "✓"} {earned}/{aim.points}'
-                f'</td><td style="text-align:left">{html.escape(result.check.replace("_", " "))}'
+                f'<tr><td style="color:{colour}; white-space:nowrap">{sign} {earned}/{aim.points}'
+                f'</td><td style="text-align:left">{name}'
                 f'</td><td style="text-align:left">{text}{shown}</td></tr>'
             )
         parts.append("</table>")
+        if not self.right:
+            parts.append(f"<p>{FIRST_FIRST}</p>")
         return "\n".join(parts)
 
 
@@ -402,11 +482,7 @@ def expect_same(wanted: Any, found: Any, arguments: tuple, one: Exercise) -> Non
             alike = a == b if not isinstance(a, float) else abs(a - b) <= one.tolerance
             expect(alike, f"{path} is {b!r} where {a!r} is wanted.")
             continue
-        expect(
-            a.shape == b.shape,
-            f"{path} has the shape {tuple(b.shape)} where {tuple(a.shape)} is wanted.",
-        )
-        expect(a.dtype == b.dtype, f"{path} is {b.dtype} where {a.dtype} is wanted.")
+        _expect_alike(path, a, b)
         exact = not a.is_floating_point()
         same = a == b if exact else torch.isclose(a, b, rtol=0, atol=one.tolerance, equal_nan=True)
         if not same.all():
@@ -415,12 +491,24 @@ def expect_same(wanted: Any, found: Any, arguments: tuple, one: Exercise) -> Non
                 "wanted": a[index[:-2]] if a.ndim > 1 else a,
                 "found": b[index[:-2]] if a.ndim > 1 else b,
             }
+            place = f"wrong: at [{', '.join(map(str, index))}] it holds " if index else ""
             expect(
                 False,
-                f"{path} is wrong: at [{', '.join(map(str, index))}] it holds "
-                f"{_number(b[index])} where {_number(a[index])} is wanted.",
+                f"{path} is {place}{_number(b[index])} where {_number(a[index])} is wanted.",
                 **shown,
             )
+
+
+def _expect_alike(path: str, wanted: Any, found: Any) -> None:
+    """Fail where a tensor is of another shape or dtype."""
+    if isinstance(wanted, Tensor):
+        shapes = tuple(found.shape), tuple(wanted.shape)
+        expect(
+            shapes[0] == shapes[1], f"{path} has the shape {shapes[0]} where {shapes[1]} is wanted."
+        )
+        expect(
+            wanted.dtype == found.dtype, f"{path} is {found.dtype} where {wanted.dtype} is wanted."
+        )
 
 
 def _leaves(wanted: Any, found: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
@@ -448,7 +536,10 @@ def _leaves(wanted: Any, found: Any, path: str) -> Iterator[tuple[str, Any, Any]
 
 
 def _kind(thing: Any) -> str:
-    return "None (is there a return?)" if thing is None else f"a {type(thing).__name__}"
+    if thing is None:
+        return "None (is there a return?)"
+    name = type(thing).__name__
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def _number(x: Tensor) -> str:
@@ -475,6 +566,15 @@ def _hopeless(result: Result) -> str:
     if result.raised.startswith("It raised Died"):
         return "its process had ended"
     return "it hung before" if result.hung else ""
+
+
+def _told(result: Result, misfit: str) -> Result:
+    """The result, with what came back in place of the error that a check ran into with it."""
+    if misfit:
+        result = replace(result, diagnosis=misfit, raised="")
+    if len(result.diagnosis) > LONGEST:
+        result = replace(result, diagnosis=result.diagnosis[:LONGEST] + "…")
+    return result
 
 
 def _not_run(one: Check, why: str) -> Result:

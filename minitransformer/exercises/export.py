@@ -23,7 +23,7 @@ def export(names: Sequence[str], to: str, folder: Path) -> str:
     """
     if to not in EXPORTS:
         raise ValueError(f"expected one of {', '.join(EXPORTS)}, got {to!r}")
-    chosen = [find(name) for name in names]
+    chosen = [find(name) for name in dict.fromkeys(names)]
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: is there already; name an empty or a new folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,10 +91,10 @@ def to_nbgrader(exercises: Sequence[Exercise], folder: Path) -> str:
     for one in exercises:
         name = one.name
         hidden = (
-            "from minitransformer.exercises import find\n\n"
+            "from minitransformer.exercises import check\n\n"
             f'print(check("{name}", {name}))\n'
             "### BEGIN HIDDEN TESTS\n"
-            f'find("{name}").run({name}, seed=20_260).score  # other numbers\n'
+            f'check("{name}", {name}, seed=20_260).score  # other numbers\n'
             "### END HIDDEN TESTS"
         )
         cells += [
@@ -138,8 +138,8 @@ def to_otter(exercises: Sequence[Exercise], folder: Path) -> str:
                 f'""" # BEGIN TEST CONFIG\nname: {aim.check.name}\npoints: {aim.points}\n'
                 f'""" # END TEST CONFIG\n'
                 f"def test_{number}({one.name}):\n"
-                "    from minitransformer.exercises import find\n\n"
-                f'    feedback = find("{one.name}").run({one.name})\n'
+                "    from minitransformer.exercises import check\n\n"
+                f'    feedback = check("{one.name}", {one.name})\n'
                 f"    right = feedback.earned[{number}] == {aim.points} and feedback.right\n"
                 "    assert right, str(feedback)\n"
                 f"\ntest_{number}({one.name})"
@@ -198,7 +198,7 @@ def to_gradescope(exercises: Sequence[Exercise], folder: Path) -> str:
         "# Gradescope runs each submission in a container of its own; where bwrap may not be used\n"
         "# there, that container is the isolation.\n"
         "mkdir -p /autograder/one && rm -rf /autograder/one/* /autograder/out\n"
-        "cp -r /autograder/submission /autograder/one/student\n"
+        "cp -rH /autograder/submission /autograder/one/student\n"
         'trust=""\n'
         "bwrap --unshare-all --ro-bind / / true 2>/dev/null || trust=--trust\n"
         "/opt/venv/bin/minitransformer exercise grade /autograder/one --out /autograder/out "

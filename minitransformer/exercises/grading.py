@@ -6,37 +6,67 @@ feedback.html; all together get `out/scores.csv`. What is already there for the 
 the same seed is not graded again, so an interrupted run goes on where it stopped.
 """
 
+import ast
 import csv
 import hashlib
 import html
 import json
 import multiprocessing
+import os
+import re
 import secrets
+import signal
+import stat
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from io import BytesIO
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from tokenize import detect_encoding
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from minitransformer.checks.suite import OutOfTime
+from minitransformer.exercises import worker
 from minitransformer.exercises.chapters import EXERCISES
-from minitransformer.exercises.exercise import NOT_THERE, Feedback, find
-from minitransformer.exercises.sandbox import Died, Sandbox, isolation
+from minitransformer.exercises.exercise import (
+    NOT_GRADED,
+    NOT_LOADED,
+    NOT_THERE,
+    PACKAGE,
+    Feedback,
+    find,
+)
+from minitransformer.exercises.sandbox import Died, Sandbox, Unsafe, isolation
 from minitransformer.files import InputError, read_json, write_atomically, write_json
 
 SECONDS = 5.0  # that one check may take
 LARGEST = 2**23  # bytes of a submission
+LONGEST = 2**20  # characters of code that are looked through
+NOTES = 20  # of a submission that are kept
 SUFFIXES = (".py", ".ipynb")
+UNPRINTABLE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def plain(text: str) -> str:
+    """Without what moves a terminal's cursor, turns the direction of writing, or is no UTF-8."""
+    return UNPRINTABLE.sub("\ufffd", text)
+
+
+# ---- what was handed in ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Submission:
     student: str
     files: tuple[Path, ...]
+    skipped: tuple[str, ...] = ()  # notes on what was handed in and is not read
 
 
 def submissions_in(folder: Path) -> list[Submission]:
@@ -47,60 +77,212 @@ def submissions_in(folder: Path) -> list[Submission]:
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
-            files = [p for p in sorted(entry.rglob("*")) if p.suffix in SUFFIXES and p.is_file()]
-            files = [p for p in files if not any(part.startswith(".") for part in p.parts[-3:])]
-            found.setdefault(entry.name, []).extend(files)
+        if os.path.isdir(entry):
+            found.setdefault(entry.name, []).append(entry)
         elif entry.suffix in SUFFIXES:
             found.setdefault(entry.stem, []).append(entry)
     if not found:
         raise InputError(f"{folder}: holds no .py or .ipynb files and no folders")
-    return [Submission(name, tuple(files)) for name, files in found.items()]
+    students = _students(list(found))
+    submissions = []
+    for student, entries in zip(students, found.values(), strict=True):
+        files, skipped = _files_of(entries)
+        submissions.append(Submission(student, tuple(files), tuple(skipped)))
+    return submissions
+
+
+def _students(names: Sequence[str]) -> list[str]:
+    """Names of files as names of students: any text, none of them twice."""
+    students: list[str] = []
+    for name in names:
+        student = plain(os.fsencode(name).decode("utf-8", "replace"))
+        student = student.encode()[:200].decode("utf-8", "ignore")  # a file's name has 255 bytes
+        same = [student, *(f"{student} ({number})" for number in range(2, len(names) + 2))]
+        students.append(next(one for one in same if one not in students))
+    return students
+
+
+def _files_of(entries: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """The .py and .ipynb files at and below these, and notes on what only looks like one.
+
+    Links are not followed, so whatever is found lies in the submission itself; what a link names,
+    the solutions or a private file, is not the student's.
+    """
+    files, skipped = [], []
+    todo = deque(entries)
+    while todo:
+        path = todo.popleft()
+        name = plain(path.name)
+        try:
+            mode = path.lstat().st_mode
+            if stat.S_ISDIR(mode):
+                inside = sorted(one for one in path.iterdir() if not one.name.startswith("."))
+                todo.extendleft(reversed(inside))
+            elif stat.S_ISREG(mode) and path.suffix in SUFFIXES:
+                files.append(path)
+            elif not stat.S_ISREG(mode) and (path.suffix in SUFFIXES or os.path.isdir(path)):
+                kind = "a link" if stat.S_ISLNK(mode) else "a pipe or a device"
+                skipped.append(f"{name} is {kind}, not a file: it was not read")
+        except OSError as error:
+            skipped.append(f"{name} cannot be read: {error.strerror}")
+    return files, skipped
+
+
+def _read(path: Path, size: int = LARGEST) -> bytes:
+    """A regular file, should it be another by now. Raises OSError, and ValueError if too large."""
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("is not a file")
+        data = file.read(size + 1)
+    if len(data) > size:
+        raise ValueError(f"a submission may have {LARGEST // 2**20} MiB, this one has more")
+    return data
 
 
 def cells_of(files: Sequence[Path]) -> tuple[list[tuple[str, str]], list[str]]:
     """The code of a submission as (label, source), and what could not be read."""
     cells, errors = [], []
+    room = LARGEST
     for path in files:
+        name = plain(path.name)
         try:
-            if path.stat().st_size > LARGEST:
-                raise ValueError(f"has more than {LARGEST // 2**20} MiB")
-            text = path.read_text(encoding="utf-8-sig")
+            data = _read(path, room)
+            room -= len(data)
+            python = path.suffix == ".py"  # which may name its encoding
+            encoding = detect_encoding(BytesIO(data).readline)[0] if python else "utf-8-sig"
+            text = data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
             if path.suffix == ".py":
-                cells.append((path.name, text))
+                cells.append((name, text))
                 continue
             sources = [c["source"] for c in json.loads(text)["cells"] if c["cell_type"] == "code"]
             for number, source in enumerate(sources, 1):
                 joined = source if isinstance(source, str) else "".join(source)
-                cells.append((f"{path.name} cell {number}", joined))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            errors.append(f"{path.name} cannot be read: {error}")
+                cells.append((f"{name} cell {number}", joined))
+        except (OSError, ValueError, SyntaxError, KeyError, TypeError, RecursionError) as error:
+            errors.append(f"{name} cannot be read: {error}")
     return cells, errors
+
+
+# ---- what can be told without running it -----------------------------------------------------
+
+# Honest answers need none of these; with some of them a function can get around what is refused.
+WORDS = """
+    threading _thread concurrent asyncio multiprocessing subprocess signal ctypes gc inspect
+    importlib __import__ __main__ __builtins__ builtins __globals__ __closure__ __subclasses__
+    _getframe _current_frames f_back f_globals tb_frame settrace setprofile _python_dispatch
+"""
+REMARKABLE = set(WORDS.split())
+
+
+def statements_of(cells: Sequence[tuple[str, str]]) -> list[ast.stmt]:
+    """The statements of the cells that are Python."""
+    statements = []
+    for label, source in cells:
+        with suppress(ValueError):
+            statements += worker.parse_cell(label, source)
+    return statements
+
+
+def remarkable(statements: Sequence[ast.stmt], names: Sequence[str]) -> list[str]:
+    """What a person should look at in the statements that are run for these: sorted names."""
+    nodes = [node for one in worker.needed_by(list(statements), names) for node in ast.walk(one)]
+    called = {node.id for node in nodes if isinstance(node, ast.Name)} & {"exec", "eval"}
+    return sorted(called | {word for node in nodes for word in _words(node)} & REMARKABLE)
+
+
+def borrowed_by(name: str, statements: Sequence[ast.stmt]) -> str:
+    """What of minitransformer a submission's function uses; as `borrows`, without running it."""
+    given = {
+        alias.asname or alias.name.partition(".")[0]
+        for statement in statements
+        for one in ast.walk(statement)  # within try and if, too
+        if isinstance(one, ast.Import | ast.ImportFrom) and PACKAGE in _words(one)
+        for alias in one.names
+    }
+    for one in worker.needed_by(list(statements), [name]):
+        if isinstance(one, ast.Import | ast.ImportFrom):
+            continue
+        for node in ast.walk(one):
+            if isinstance(node, ast.Name) and node.id in given:
+                return node.id
+            if PACKAGE in _words(node) and not isinstance(node, ast.Attribute):
+                return PACKAGE
+    return ""
+
+
+def _words(node: ast.AST) -> set[str]:
+    """The names that a node holds, modules by their parts; texts too: getattr(sys, "_getframe")."""
+    if isinstance(node, ast.Import):
+        texts = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        texts = [node.module or "", *(alias.name for alias in node.names)]
+    elif isinstance(node, ast.Name | ast.Attribute):
+        texts = [node.id if isinstance(node, ast.Name) else node.attr]
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) < 100:
+        texts = [node.value]
+    else:
+        return set()
+    return {part for text in texts for part in text.split(".")}
+
+
+# ---- one submission --------------------------------------------------------------------------
 
 
 def grade_one(
     submission: Submission, names: Sequence[str], seed: int, trust: bool = False
 ) -> tuple[list[Feedback], list[str]]:
-    """Feedback on every exercise, and what went wrong with the files."""
-    cells, errors = cells_of(submission.files)
+    """Feedback on every exercise, and what went wrong with the files or should be looked at."""
+    cells, unread = cells_of(submission.files)
+    notes = [*submission.skipped, *unread]
+    statements: list[ast.stmt] = []
+    if sum(len(source) for _, source in cells) > LONGEST:
+        notes.append(f"has more than {LONGEST:,} characters of code: look at it")
+    else:
+        statements = statements_of(cells)
+    if words := remarkable(statements, names):
+        notes.append(f"uses {', '.join(words)}: look at it")
     feedback: list[Feedback] = []
     try:
         with Sandbox(cells, names, trust) as box:
-            errors += box.errors
+            notes += box.errors
             there = list(box.names)
             for name in names:
                 one = find(name)
-                if name not in there:
-                    feedback.append(one.not_run(NOT_THERE))
-                    continue
-                box.start()  # the exercise before may have ended it
-                fn = box.function(name, one.refused)
-                feedback.append(one.run(fn, seed, SECONDS))
+                if what := borrowed_by(name, statements):
+                    feedback.append(one.borrowed(what))
+                elif name not in there:
+                    feedback.append(one.not_run(_why_missing(name, cells)))
+                else:
+                    box.start()  # the exercise before may have ended it
+                    feedback.append(_run(box, name, seed, notes))
     except (Died, OutOfTime) as error:
-        why = "it did not come to an end" if isinstance(error, OutOfTime) else str(error)
-        errors.append(f"while its definitions were run, {why}")
-        feedback += [find(name).not_run(NOT_THERE) for name in names[len(feedback) :]]
-    return feedback, errors
+        notes.append(f"while its definitions were run, {_said(error)}")
+        rest = names[len(feedback) :]
+        feedback += [find(name).not_run(_why_missing(name, cells)) for name in rest]
+    return feedback, notes
+
+
+def _run(box: Sandbox, name: str, seed: int, notes: list[str]) -> Feedback:
+    """Feedback on one exercise; what fails in the grading itself costs no other exercise."""
+    one = find(name)
+    try:
+        return one.run(box.function(name, one.refused), seed, SECONDS)
+    except (Exception, OutOfTime) as error:
+        box.stop()
+        notes.append(f"{name} could not be graded: {_said(error)}")
+        return one.not_run(NOT_GRADED)
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, OutOfTime):
+        return "it did not come to an end"
+    return str(error) if isinstance(error, Died) else f"{type(error).__name__}: {error}"
+
+
+def _why_missing(name: str, cells: Sequence[tuple[str, str]]) -> str:
+    """It was not handed in, or what was handed in cannot be loaded."""
+    written = re.compile(rf"^\s*(?:(?:async\s+)?def\s+{name}\b|{name}\s*=)", re.MULTILINE)
+    return NOT_LOADED if any(written.search(source) for _, source in cells) else NOT_THERE
 
 
 def seed_of(seed: int, student: str) -> int:
@@ -113,25 +295,139 @@ def key_of(submission: Submission, names: Sequence[str], seed: int) -> str:
     """Changes with the submission, the seed and what is asked."""
     digest = hashlib.sha256(f"{seed} {' '.join(names)}".encode())
     for path in submission.files:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+        try:
+            content = _read(path)
+        except (OSError, ValueError) as error:
+            content = str(error).encode("utf-8", "replace")
+        digest.update(os.fsencode(path.name) + b"\0" + content + b"\0")
+    digest.update("\n".join(submission.skipped).encode())
     return digest.hexdigest()
 
 
-def _grade_and_save(
-    submission: Submission, out: Path, names: Sequence[str], seed: int, trust: bool
-) -> str:
-    """Returns the student's name; runs in a process of its own."""
+@dataclass(frozen=True)
+class Grader:
+    """Grades one submission after the other and writes what it finds; lives in its own process."""
+
+    out: Path
+    names: Sequence[str]
+    seed: int
+    trust: bool
+
+    def grade(self, one: Submission) -> None:
+        key = key_of(one, self.names, self.seed)
+        try:
+            found = grade_one(one, self.names, seed_of(self.seed, one.student), self.trust)
+        except Unsafe:
+            raise
+        except Exception as error:  # whatever a submission may have found
+            self.give_up(one, f"it could not be graded: {_said(error)}", key)
+        else:
+            self.write(one, *found, key)
+
+    def give_up(self, one: Submission, why: str, key: str = "") -> None:
+        """No points, with a note. Without a key the next run tries again."""
+        self.write(one, [find(name).not_run(NOT_GRADED) for name in self.names], [why], key)
+
+    def write(self, one: Submission, feedback: list[Feedback], notes: list[str], key: str) -> None:
+        notes = [plain(" ".join(note.split())) for note in notes[:NOTES]]
+        folder = self.out / "students" / one.student
+        folder.mkdir(parents=True, exist_ok=True)
+        page = feedback_page(one.student, feedback, notes)
+        write_atomically(
+            folder / "feedback.html", lambda path: path.write_text(page, encoding="utf-8")
+        )
+        results = results_of(feedback, notes)
+        results["extra_data"] = {"key": key, "seed": seed_of(self.seed, one.student)}
+        write_atomically(folder / "results.json", lambda path: write_json(path, results))
+
+
+# ---- many of them ----------------------------------------------------------------------------
+
+
+class _Child:
+    """A process with a `Grader`: submissions go in, and what went wrong comes out."""
+
+    def __init__(self, grader: Grader, first: Submission):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, grader), daemon=True)
+        # Ctrl-C is for the process above to answer: this one starts, and stays, deaf to it.
+        resource_tracker.ensure_running()  # else started on the way, which unblocks the signal
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        theirs.close()
+        self.give(first)
+
+    def give(self, one: Submission) -> None:
+        self.one = one
+        with suppress(OSError):  # it is gone: the pipe will say so
+            self.pipe.send(one)
+
+    def end(self) -> None:
+        """At once, with the processes that it started."""
+        if self.process.pid is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+def _serve(pipe: Connection, grader: Grader) -> None:
+    """Grade what comes until nothing more does."""
+    os.setpgid(0, 0)
     torch.set_num_threads(1)
-    own = seed_of(seed, submission.student)
-    feedback, errors = grade_one(submission, names, own, trust)
-    folder = out / "students" / submission.student
-    folder.mkdir(parents=True, exist_ok=True)
-    page = feedback_page(submission.student, feedback, errors)
-    write_atomically(folder / "feedback.html", lambda path: path.write_text(page, encoding="utf-8"))
-    results = results_of(feedback, errors)
-    results["extra_data"] = {"key": key_of(submission, names, seed), "seed": own}
-    write_atomically(folder / "results.json", lambda path: write_json(path, results))
-    return submission.student
+    with suppress(EOFError, OSError):  # the other side is gone
+        while True:
+            one = pipe.recv()
+            error = ""
+            try:
+                grader.grade(one)
+            except Exception as failure:  # a full disk, say: nothing that a student can do
+                error = f"{type(failure).__name__}: {failure}"
+            pipe.send(error)
+
+
+def _each(
+    todo: Sequence[Submission], grader: Grader, jobs: int
+) -> Iterator[tuple[Submission, str]]:
+    """Grade all in `jobs` processes; yields each when it is done, with what went wrong.
+
+    A process that is killed takes no other submission with it. Its own is tried once more.
+    """
+    waiting, deaths = deque(todo), Counter[str]()
+    children: list[_Child] = []
+    try:
+        while waiting or children:
+            while waiting and len(children) < max(jobs, 1):
+                children.append(_Child(grader, waiting.popleft()))
+            ready = wait([child.pipe for child in children])
+            for child in [child for child in children if child.pipe in ready]:
+                one = child.one
+                try:
+                    error = child.pipe.recv()
+                except (EOFError, OSError):
+                    child.end()
+                    children.remove(child)
+                    deaths[one.student] += 1
+                    if deaths[one.student] < 2:
+                        waiting.append(one)
+                    else:
+                        grader.give_up(one, "the process that graded it was killed, twice")
+                        yield one, ""
+                    continue
+                if waiting:
+                    child.give(waiting.popleft())
+                else:
+                    child.end()
+                    children.remove(child)
+                yield one, error
+    finally:
+        for child in children:
+            child.end()
 
 
 def grade_all(
@@ -146,10 +442,13 @@ def grade_all(
 
     Without a seed it is the one of the last run in `out`, or a new one that nobody knows.
     Raises Unsafe where code cannot be isolated and `trust` is not given, InputError for folders
-    that cannot be read or written.
+    that cannot be read or written. Interrupted, it writes the scores of those who are done.
     """
     names = list(EXERCISES) if names is None else [find(name).name for name in names]
+    names = list(dict.fromkeys(names))
     found = submissions_in(submissions)
+    if out.resolve().is_relative_to(submissions.resolve()):
+        raise InputError(f"{out}: lies among the submissions; name a folder outside {submissions}")
     if not trust:
         isolation()
     out.mkdir(parents=True, exist_ok=True)
@@ -158,25 +457,16 @@ def grade_all(
         seed = read_json(secret)["seed"] if secret.exists() else secrets.randbelow(2**31)
     write_atomically(secret, lambda path: write_json(path, {"seed": seed}))
     todo = [one for one in found if not _is_graded(one, out, names, seed)]
-    failed: dict[str, str] = {}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max(1, min(jobs, len(todo))), mp_context=context) as pool:
-        running = {pool.submit(_grade_and_save, one, out, names, seed, trust): one for one in todo}
-        try:
-            for done in tqdm(
-                as_completed(running),
-                total=len(todo),
-                unit="student",
-                disable=None,
-                file=sys.stderr,
-            ):
-                if error := done.exception():
-                    failed[running[done].student] = f"{type(error).__name__}: {error}"
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    rows = [_row(one.student, out, names, failed) for one in found]
-    write_atomically(out / "scores.csv", lambda path: _write_csv(path, rows))
+    missing = {one.student: "not graded: the run was interrupted" for one in todo}
+    rows: list[dict[str, Any]] = []
+    try:
+        with closing(_each(todo, Grader(out, names, seed, trust), jobs)) as graded:
+            bar = tqdm(graded, total=len(todo), unit="student", disable=None, file=sys.stderr)
+            for one, error in bar:
+                missing[one.student] = plain(" ".join(error.split()))
+    finally:
+        rows += [_row(one.student, out, names, missing.get(one.student, "")) for one in found]
+        write_atomically(out / "scores.csv", lambda path: _write_csv(path, rows))
     return rows
 
 
@@ -188,10 +478,11 @@ def _is_graded(one: Submission, out: Path, names: Sequence[str], seed: int) -> b
         return False
 
 
-def _row(student: str, out: Path, names: Sequence[str], failed: dict[str, str]) -> dict[str, Any]:
+def _row(student: str, out: Path, names: Sequence[str], why: str) -> dict[str, Any]:
+    """Of scores.csv; `why` there is no score, if there is none."""
     points = sum(EXERCISES[name].points for name in names)
-    if student in failed:
-        return {"student": student, "score": "", "points": points, "note": failed[student]}
+    if why:
+        return {"student": student, "score": "", "points": points, "note": why}
     results = read_json(out / "students" / student / "results.json")
     scores = dict.fromkeys(names, 0)
     for test in results["tests"]:
@@ -201,7 +492,7 @@ def _row(student: str, out: Path, names: Sequence[str], failed: dict[str, str]) 
         "student": student,
         "score": results["score"],
         "points": points,
-        "note": " ".join(note),
+        "note": "; ".join(note),
         **scores,
     }
 
@@ -230,7 +521,9 @@ def results_of(feedback: Sequence[Feedback], errors: Sequence[str]) -> dict[str,
                     "name": f"{one.exercise.name}: {result.check.replace('_', ' ')}",
                     "score": earned,
                     "max_score": aim.points,
-                    "output": str(result) if result.outcome == "fail" else result.statement,
+                    "output": _shown(lambda result=result: str(result), result.diagnosis)
+                    if result.outcome == "fail"
+                    else result.statement,
                     "visibility": "visible",
                 }
             )
@@ -258,5 +551,13 @@ def feedback_page(student: str, feedback: Sequence[Feedback], errors: Sequence[s
     parts += [f'<p class="note">{html.escape(error)}</p>' for error in errors]
     for one in feedback:
         parts.append(f"<h2>{html.escape(one.exercise.title)}</h2>")
-        parts.append(one.to_html())
-    return "\n".join([*parts, "</body></html>", ""])
+        parts.append(_shown(one.to_html, html.escape(one.headline)))
+    return plain("\n".join([*parts, "</body></html>", ""]))
+
+
+def _shown(show: Callable[[], str], instead: str) -> str:
+    """Feedback as text; `instead` where what a student's function gave cannot be shown."""
+    try:
+        return plain(show())
+    except Exception as error:
+        return plain(f"{instead} (the rest cannot be shown: {type(error).__name__})")

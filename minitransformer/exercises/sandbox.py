@@ -7,10 +7,13 @@ The submission runs in a process of its own, in `bwrap` (Debian's package bubble
 nothing to write to, none of the user's files, no minitransformer, limited memory and time. What is
 asked and what is answered passes through a pipe as JSON and safetensors; inputs, solutions and
 verdicts stay on this side. Gradients pass too, so every check works on a function over there.
+
+Whatever comes through the pipe may be forged: `_understood` is where it is looked at.
 """
 
 import builtins
 import os
+import re
 import resource
 import select
 import shutil
@@ -30,11 +33,16 @@ from minitransformer.checks.suite import OutOfTime
 from minitransformer.exercises import worker
 from minitransformer.exercises.exercise import FORBIDDEN
 
-MEMORY = 3 * 2**30  # bytes of address space
-FILES = 2**24  # bytes of one file
-PROCESSES = 16  # at once; a worker that starts more is ended
+MEMORY = 3 * 2**30  # bytes of address space of one process
+RESIDENT = 2**30  # bytes that all processes hold together; a worker whose do is ended
+FOLDERS = 2**26  # bytes in all files of a folder that can be written to; they live in memory
+FILES, OPEN = 2**20, 128  # bytes of one file, and how many may be open: some live in no folder
+PROCESSES, THREADS = 16, 64  # at once; a worker that starts more is ended
 LOADING = 30.0  # seconds that a submission's definitions may take, torch's import included
+LOST = 120.0  # seconds spent on definitions that do not load, before the rest is given up
 ANSWERING = 20.0  # seconds for one answer
+CALLBACKS = 10_000  # calls of our functions for one answer
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "OMP_NUM_THREADS": "1"}
 
 
 class Unsafe(Exception):
@@ -54,9 +62,9 @@ def isolation() -> list[str]:
             "--trust to run them as they are, with all that you may do"
         )
     command = [bwrap, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
-    command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--clearenv"]
-    for name, value in {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "OMP_NUM_THREADS": "1"}.items():
-        command += ["--setenv", name, value]
+    command += ["--proc", "/proc", "--dev", "/dev"]
+    for folder in ("/tmp", "/dev/shm"):
+        command += ["--size", str(FOLDERS), "--tmpfs", folder]
     for folder in ("/usr", "/lib", "/lib64", "/bin"):
         if os.path.islink(folder):
             command += ["--symlink", os.readlink(folder), folder]
@@ -66,16 +74,18 @@ def isolation() -> list[str]:
         command += ["--ro-bind", folder, folder]
     package = str(Path(__file__).parents[1])
     if any(package.startswith(prefix + "/") for prefix in ("/usr", sys.base_prefix, sys.prefix)):
-        command += ["--tmpfs", package]  # the solutions
+        command += ["--tmpfs", package, "--remount-ro", package]  # the solutions
     command += ["--ro-bind", worker.__file__, "/tmp/worker.py", "--chdir", "/tmp"]
-    return command
+    return [*command, "--remount-ro", "/dev", "--remount-ro", "/"]
 
 
 class Sandbox:
     """A process that has run a submission's definitions and answers calls of its functions.
 
     `cells` are (label, source) pairs. With `trust` there is no isolation but the process.
-    Raises Unsafe without bwrap, Died where the process ends, OutOfTime where it hangs.
+    Where the definitions hang or end the process, those of each wanted name are run alone, then
+    and for its calls: `names` are those that can be called, `errors` what is wrong with the rest.
+    Raises Unsafe without bwrap.
     """
 
     def __init__(
@@ -85,6 +95,10 @@ class Sandbox:
         self.errors: list[str] = []
         self.names: list[str] = []
         self.process: subprocess.Popen | None = None
+        self.alone = False  # one wanted name at a time
+        self.loaded: list[str] = []  # wanted names whose definitions the process has run
+        self.ended: list[str] = []  # why the process was ended
+        self.fresh = (0, 0, 0)  # what the process used when it was loaded, see `_used_by`
         self.calls = 0
 
     def __enter__(self) -> "Sandbox":
@@ -95,24 +109,78 @@ class Sandbox:
         self.stop()
 
     def start(self) -> None:
-        """Start the process, unless it is there."""
-        if self.process is not None:
+        """Start the process, unless it is there; each name has its own where that fails."""
+        if self.alone or self.process is not None:
             return
+        try:
+            self.names, self.errors = self.load(self.wanted)
+        except (Died, OutOfTime):
+            self.alone = True
+            self.load_each()
+
+    def load(self, wanted: list[str]) -> tuple[list[str], list[str]]:
+        """Start a process that runs the definitions of these: names and errors.
+
+        Raises Died where it ends, OutOfTime where it hangs.
+        """
+        self.stop()
         script = worker.__file__ if self.trust else "/tmp/worker.py"
         command = [] if self.trust else isolation()
-        environment = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"} if self.trust else None
         self.process = subprocess.Popen(
             [*command, sys.executable, "-I", "-B", script],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=environment,
+            bufsize=0,
+            env=ENVIRONMENT,  # bwrap's own can be read over there too
             preexec_fn=_limits,
         )
-        threading.Thread(target=_watch, args=(self.process,), daemon=True).start()
-        request = {"request": "load", "cells": self.cells, "wanted": self.wanted}
-        reply, _ = self.ask(request, [], {}, LOADING)
-        self.names, self.errors = reply["names"], reply["errors"]
+        self.loaded, self.ended = wanted, []
+        threading.Thread(target=_watch, args=(self.process, self.ended), daemon=True).start()
+        request = {"request": "load", "cells": self.cells, "wanted": wanted}
+        try:
+            reply, _ = self.ask(request, [], {}, LOADING)
+        except Died:
+            raise
+        except Exception as error:  # it says that it cannot
+            self.stop()
+            raise Died(f"it raised {type(error).__name__}: {error}") from None
+        self.fresh = _used_by(self.process.pid)
+        return reply["names"], reply["errors"]
+
+    def load_each(self) -> None:
+        """Find the names that can be called, by the definitions of one at a time."""
+        self.names, self.errors = [], []
+        lost = 0.0
+        for name in self.wanted:
+            if not any(name in source for _, source in self.cells):
+                continue
+            if lost > LOST:
+                self.errors.append(f"{name} was not loaded: {lost:.0f} seconds were lost before it")
+                continue
+            began = time.monotonic()
+            try:
+                names, errors = self.load([name])
+            except (Died, OutOfTime) as error:
+                lost += time.monotonic() - began
+                said = error if isinstance(error, Died) else "it did not come to an end"
+                self.errors.append(f"while the definitions of {name} were run, {said}")
+            else:
+                self.names += names
+                self.errors += [error for error in errors if error not in self.errors]
+        self.stop()
+
+    def ready(self, name: str) -> None:
+        """Have a process that can call `name`. Raises Died and OutOfTime as `load` does."""
+        wanted = [name] if self.alone else self.wanted
+        if self.process is None or self.loaded != wanted:
+            self.load(wanted)
+
+    def is_stale(self) -> bool:
+        """The process has ended, has others running, or holds much."""
+        processes, threads, held = _used_by(self.process.pid)
+        more = processes > self.fresh[0] or threads > self.fresh[1] or held > RESIDENT // 2
+        return more or self.process.poll() is not None
 
     def stop(self) -> None:
         if self.process is not None:
@@ -124,7 +192,15 @@ class Sandbox:
             self.process = None
 
     def function(self, name: str, forbidden: tuple[str, ...] = FORBIDDEN) -> "RemoteFunction":
-        """One of its functions; torch's operators with these parts in their names are refused."""
+        """One of its functions; torch's operators with these parts in their names are refused.
+
+        What a function that was called before left behind is ended with its process.
+        """
+        if name in self.names:
+            if self.process is not None and self.is_stale():
+                self.stop()
+            with suppress(Died, OutOfTime):  # the call will meet it again
+                self.ready(name)
         return RemoteFunction(self, name, forbidden)
 
     def ask(
@@ -132,36 +208,45 @@ class Sandbox:
         request: dict,
         tensors: list[Tensor],
         callables: dict[int, Callable],
-        seconds: float = ANSWERING,
+        seconds: float | None = None,
     ) -> tuple[dict, list[Tensor]]:
         """One request and its reply; questions about `callables` are answered in between."""
-        self.start()
-        process, end = self.process, time.monotonic() + seconds
+        pipes = _Timed(self.process, time.monotonic() + (seconds or ANSWERING))
         try:
-            worker.write_message(process.stdin, request, tensors)
-            while True:
-                reply, found = worker.read_message(_Timed(process.stdout, end))
+            worker.write_message(pipes, request, tensors)
+            reply, found = worker.read_message(pipes, worker.LONGEST)
+            for _ in range(CALLBACKS):
                 if "callback" not in reply:
                     break
-                worker.write_message(process.stdin, *self.answer(reply, found, callables))
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+                worker.write_message(pipes, *self.answer(reply, found, callables))
+                reply, found = worker.read_message(pipes, worker.LONGEST)
+            if "error" not in reply:
+                _understood(request, reply, found, tensors)
+        except (OSError, EOFError) as error:
             self.stop()
-            raise Died(f"the process that runs it ended ({error})") from None
+            why = self.ended[0] if self.ended else error
+            raise Died(f"the process that runs it ended ({why})") from None
+        except Exception as error:
+            self.stop()
+            raise Died(f"it answered what is no answer ({worker.told(error)})") from None
         except BaseException:  # the check's time is up, or the user's patience
             self.stop()
             raise
         if "error" in reply:
-            raise _as_exception(str(reply["error"]), str(reply.get("said", "")))
+            raise _as_exception(*(worker.as_text(reply.get(key, "")) for key in ("error", "said")))
         return reply, found
 
     def answer(
         self, question: dict, tensors: list[Tensor], callables: dict[int, Callable]
     ) -> tuple[dict, list[Tensor]]:
         """What one of our functions, which the submission calls, says."""
+        number = question["callback"]
+        _expect(_is_index(number, range(len(callables))), "the number of a function of ours")
         arguments = worker.unpack(question["arguments"], tensors)
+        _expect(isinstance(arguments, tuple), "a tuple of arguments")
         try:
             answered: list[Tensor] = []
-            value = callables[int(question["callback"])](*arguments)
+            value = callables[number](*arguments)
             return {"answer": worker.pack(value, answered)}, answered
         except Exception as error:
             return {"error": f"{type(error).__name__}: {error}"}, []
@@ -175,10 +260,10 @@ class RemoteFunction:
         self.largest = 0  # numbers in the largest tensor that the last call made
 
     def __call__(self, *arguments: Any, **flags: Any) -> Any:
-        self.box.start()
         if self.__name__ not in self.box.names:
             said = "; ".join(self.box.errors)
             raise NameError(f"{self.__name__} is not defined" + (f" ({said})" if said else ""))
+        self.box.ready(self.__name__)
         tensors: list[Tensor] = []
         callables: list[Callable] = []
         packed = worker.pack(arguments, tensors, callables)
@@ -208,15 +293,10 @@ class _RemoteCall(torch.autograd.Function):
         callables = call.pop("callables")
         request = {**call, "id": box.calls, "gradients": wanted}
         reply, found = box.ask(request, list(tensors), callables)
-        try:
-            count = int(reply["outputs"])
-            for index, new in reply["changed"]:
-                tensors[index].data.copy_(found[new])
-            keep["answer"], fn.largest = reply["answer"], int(reply["largest"])
-            flags = [bool(flag) for flag in reply["differentiable"]][:count]
-        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-            box.stop()
-            raise Died(f"it answered what is no answer ({error})") from None
+        count, flags = reply["outputs"], reply["differentiable"]
+        for index, new in reply["changed"]:
+            tensors[index].data.copy_(found[new])
+        keep["answer"], fn.largest = reply["answer"], reply["largest"]
         outputs = tuple(found[:count])
         ctx.wanted, ctx.flags = wanted, flags
         ctx.shapes = [(tensor.shape, tensor.dtype) for tensor in tensors]
@@ -230,9 +310,9 @@ class _RemoteCall(torch.autograd.Function):
         if ctx.box.process is not ctx.process:
             raise Died("the process that computed this has ended")
         of = [i for i, flag in enumerate(ctx.flags) if flag]
-        request = {"request": "backward", "id": ctx.id, "of": of}
+        request = {"request": "backward", "id": ctx.id, "of": of, "inputs": len(ctx.wanted)}
         reply, found = ctx.box.ask(request, [gradients[i] for i in of], {})
-        there = dict(zip(reply["there"], found, strict=False))
+        there = dict(zip(reply["there"], found, strict=True))
         answers: list[Tensor | None] = [None] * len(ctx.shapes)
         for number, index in enumerate(ctx.wanted):
             gradient = there.get(number)
@@ -242,11 +322,61 @@ class _RemoteCall(torch.autograd.Function):
         return None, None, None, *answers
 
 
-class _Timed:
-    """A pipe whose reads end at a time."""
+def _understood(request: dict, reply: dict, found: list[Tensor], sent: list[Tensor]) -> None:
+    """Look whether a reply is one that the worker gives to this request, before it is used.
 
-    def __init__(self, pipe: Any, end: float):
-        self.pipe, self.end = pipe, end
+    Raises ValueError, KeyError or TypeError where it is not.
+    """
+    if request["request"] == "load":
+        names, errors = reply["names"], reply["errors"]
+        _expect(isinstance(names, list) and set(names) <= set(request["wanted"]), "wanted names")
+        _expect(isinstance(errors, list) and len(errors) <= worker.ERRORS, "a list of errors")
+        reply["errors"] = [worker.as_text(error) for error in errors]
+    elif request["request"] == "call":
+        count, flags = reply["outputs"], reply["differentiable"]
+        _expect(_is_index(count, range(len(found) + 1)), "as many outputs as there are")
+        _expect(isinstance(flags, list) and len(flags) == count, "a flag for each output")
+        for flag, output in zip(flags, found[:count], strict=True):
+            differentiable = output.is_floating_point() or output.is_complex()
+            _expect(flag is False or (flag is True and differentiable), "true or false")
+        for index, new in reply["changed"]:
+            _expect(_is_index(index, range(len(sent))), "an argument that was changed")
+            _expect(_is_index(new, range(count, len(found))), "what it was changed to")
+            old, new = sent[index], found[new]
+            _expect((old.shape, old.dtype) == (new.shape, new.dtype), "an argument's shape")
+        _expect(type(reply["largest"]) is int, "a count of numbers")
+        worker.unpack(reply["answer"], found[:count])
+    else:
+        there, inputs = reply["there"], range(request["inputs"])
+        _expect(isinstance(there, list) and len(there) == len(found), "one for each gradient")
+        _expect(all(_is_index(number, inputs) for number in there), "inputs")
+
+
+def _is_index(value: Any, among: range) -> bool:
+    return type(value) is int and value in among
+
+
+def _expect(condition: bool, what: str) -> None:
+    if not condition:
+        raise ValueError(f"expected {what}")
+
+
+class _Timed:
+    """The pipes to and from a process, of which reads and writes end at a time."""
+
+    def __init__(self, process: Any, end: float):
+        self.sink, self.source, self.end = process.stdin.fileno(), process.stdout.fileno(), end
+        os.set_blocking(self.sink, False)  # what is written at once is what there is room for
+
+    def write(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            self.wait([], [self.sink])
+            with suppress(BlockingIOError):
+                rest = rest[os.write(self.sink, rest) :]
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
 
     def readline(self, limit: int) -> bytes:
         line = b""
@@ -257,40 +387,61 @@ class _Timed:
     def read(self, size: int) -> bytes:
         data = bytearray()
         while len(data) < size:
-            ready, _, _ = select.select([self.pipe], [], [], max(self.end - time.monotonic(), 0))
-            if not ready:
-                raise OutOfTime
-            part = os.read(self.pipe.fileno(), min(size - len(data), 2**20))
+            self.wait([self.source], [])
+            part = os.read(self.source, min(size - len(data), 2**20))
             if not part:
                 raise EOFError("it is gone")
             data += part
         return bytes(data)
 
+    def wait(self, sources: list[int], sinks: list[int]) -> None:
+        if not any(select.select(sources, sinks, [], max(self.end - time.monotonic(), 0))):
+            raise OutOfTime
+
 
 def _limits() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILES, FILES))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN, OPEN))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")  # where memory is short nevertheless, it goes first
 
 
-def _watch(process: subprocess.Popen) -> None:
-    """End a process that has too many children: limits on their number do not bind root."""
+def _watch(process: subprocess.Popen, ended: list[str]) -> None:
+    """End a process whose children are too many or hold too much, and say why in `ended`.
+
+    Limits on their number do not bind root, and those on memory hold for each alone.
+    """
     while process.poll() is None:
-        if len(_descendants(process.pid)) > PROCESSES:
+        processes, threads, held = _used_by(process.pid)
+        if processes > PROCESSES or threads > THREADS:
+            ended.append(f"it had {processes} processes and {threads} threads")
+        elif held > RESIDENT:
+            ended.append(f"it held {held / 2**20:,.0f} MiB, of {RESIDENT / 2**20:,.0f} at most")
+        if ended:
             process.kill()
-        time.sleep(0.1)
+        time.sleep(0.05)
 
 
-def _descendants(pid: int) -> list[int]:
-    found, todo = [], [pid]
-    while todo and len(found) <= PROCESSES:
-        try:
-            children = Path(f"/proc/{todo[0]}/task/{todo[0]}/children").read_text().split()
-        except OSError:
-            children = []
-        found += [int(child) for child in children]
-        todo = [*todo[1:], *map(int, children)]
-    return found
+def _used_by(pid: int) -> tuple[int, int, int]:
+    """Processes below a process, their threads, and the bytes of memory that they hold.
+
+    What two of them share counts twice.
+    """
+    processes, threads, held = -1, 0, 0  # itself is not counted
+    todo = [pid]
+    while todo and processes <= PROCESSES and threads <= THREADS:
+        folder = Path(f"/proc/{todo.pop()}")
+        with suppress(OSError):  # it has ended
+            status = folder.joinpath("status").read_text()
+            sizes = re.findall(r"^Rss(?:Anon|Shmem):\s*(\d+) kB", status, re.MULTILINE)
+            held += 1024 * sum(map(int, sizes))
+            for task in folder.joinpath("task").iterdir():
+                threads += 1
+                todo += map(int, task.joinpath("children").read_text().split())
+        processes += 1
+    return processes, threads, held
 
 
 def _as_exception(name: str, said: str) -> BaseException:

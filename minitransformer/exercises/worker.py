@@ -5,21 +5,29 @@ tensors behind it in safetensors; nothing that a submission prints can get betwe
 the other side's: here functions are only called. Run as a script by `sandbox.py`.
 """
 
+import __future__
+
 import ast
 import builtins
+import dis
 import json
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable
-from typing import Any, BinaryIO
+import warnings
+from collections.abc import Callable, Iterator
+from types import CodeType, ModuleType
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-LARGEST = 2**28  # bytes of one message
+LARGEST = 2**28  # bytes of one message's tensors, and of a request
+LONGEST = 2**20  # bytes of an answer's JSON: honest ones have some hundred
+ERRORS = 50  # of a submission that are told
 KEPT = 64  # calls that a backward pass may still come for
 
 
@@ -46,27 +54,47 @@ class Forbidding(TorchDispatchMode):
 # ---- messages --------------------------------------------------------------------------------
 
 
-def write_message(file: BinaryIO, message: Any, tensors: list[Tensor]) -> None:
+def write_message(file: Any, message: Any, tensors: list[Tensor], longest: int = LARGEST) -> None:
+    """`file` needs write() and flush(). Raises ValueError for what is too large to be sent."""
+    text = json.dumps(message).encode()
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    for what, got, most in (("JSON", len(text), longest), ("tensors", size, LARGEST - LONGEST)):
+        if got > most:
+            raise ValueError(f"expected an answer of at most {most:,} bytes of {what}, got {got:,}")
     named = {str(i): tensor.detach().contiguous().clone() for i, tensor in enumerate(tensors)}
-    text, data = json.dumps(message).encode(), save(named) if named else b""
+    data = save(named) if named else b""
     file.write(b"%d %d\n" % (len(text), len(data)) + text + data)
     file.flush()
 
 
-def read_message(file: BinaryIO) -> tuple[Any, list[Tensor]]:
-    """Raises EOFError where the other side is gone, ValueError for what is no message."""
+def read_message(file: Any, longest: int = LARGEST) -> tuple[dict, list[Tensor]]:
+    """`file` needs readline() and read(). The JSON has at most `longest` bytes.
+
+    Raises EOFError where the other side is gone, ValueError for what is no message.
+    """
     line = file.readline(64)
-    if not line.endswith(b"\n"):
+    if not line:
         raise EOFError("the other side is gone")
     sizes = [int(word) for word in line.split()]
-    if len(sizes) != 2 or not all(0 <= size <= LARGEST for size in sizes):
-        raise ValueError("a message of impossible size")
+    if len(sizes) != 2 or not 0 <= sizes[0] <= longest or not 0 <= sizes[1] <= LARGEST:
+        raise ValueError(f"a message of impossible size, {line!r}")
     text, data = (_read_exactly(file, size) for size in sizes)
-    named = load(data) if data else {}
-    return json.loads(text), [named[str(i)] for i in range(len(named))]
+    try:
+        message = json.loads(text)
+    except RecursionError:
+        raise ValueError("JSON that is nested too deep") from None
+    if not isinstance(message, dict):
+        raise ValueError(f"expected an object of JSON, got a {type(message).__name__}")
+    if int.from_bytes(data[:8], "little") > LONGEST:  # the tensors' names and shapes, in JSON too
+        raise ValueError("safetensors with an impossible header")
+    try:
+        named = load(data) if data else {}
+        return message, [named[str(i)] for i in range(len(named))]
+    except Exception as error:  # safetensors has errors of its own
+        raise ValueError(f"no safetensors: {error}") from None
 
 
-def _read_exactly(file: BinaryIO, size: int) -> bytes:
+def _read_exactly(file: Any, size: int) -> bytes:
     data = file.read(size)
     if len(data) != size:
         raise EOFError("the other side is gone")
@@ -92,79 +120,242 @@ def pack(value: Any, tensors: list[Tensor], callables: list[Callable] | None = N
 
 
 def unpack(packed: Any, tensors: list[Tensor], call: Callable | None = None) -> Any:
-    """What `pack` packed; functions become ones that ask the other side."""
-    (kind, value), *_ = packed.items()
-    if kind == "tensor":
+    """What `pack` packed; functions become ones that ask the other side.
+
+    Raises ValueError for what `pack` does not give.
+    """
+    kind, value = next(iter(packed.items())) if isinstance(packed, dict) and packed else (None, 0)
+    if kind == "tensor" and type(value) is int and 0 <= value < len(tensors):
         return tensors[value]
-    if kind in ("list", "tuple"):
+    if kind in ("list", "tuple") and isinstance(value, list):
         return getattr(builtins, kind)(unpack(one, tensors, call) for one in value)
-    if kind == "dtype":
-        return getattr(torch, value)
+    if kind == "dtype" and isinstance(dtype := vars(torch).get(str(value)), torch.dtype):
+        return dtype
     if kind == "callable" and call is not None:
         return lambda *arguments, number=value: call(number, arguments)
-    if kind == "value":
+    if kind == "value" and (value is None or type(value) in (bool, int, float, str)):
         return value
-    raise ValueError(f"not a value: {kind!r}")
+    raise ValueError(f"not a value: {str(packed)[:100]}")
+
+
+def told(error: BaseException) -> str:
+    """What an exception says, on one line and as text that every file takes."""
+    try:
+        said = str(error)
+    except BaseException:  # its own __str__ raises
+        said = "(it cannot be shown)"
+    return as_text(said.split("\n")[0][:500])
+
+
+def as_text(thing: Any) -> str:
+    """Its beginning, with no surrogates."""
+    return str(thing)[:1000].encode("utf-8", "backslashreplace").decode()
 
 
 # ---- the submission --------------------------------------------------------------------------
+
+# What opens and closes what lies on several lines, and IPython's lines.
+PIECES = re.compile(
+    r"""
+    (?P<open>[(\[{]) | (?P<close>[)\]}])
+    | ^[ \t]*(?P<magic>[%!])
+    | \#[^\n]*                                      # a comment
+    | \\\n[ \t]*[%!]?                               # a line that goes on in the next
+    | ["]{3}(?:\\.|[^\\])*?(?:["]{3}|\Z) | [']{3}(?:\\.|[^\\])*?(?:[']{3}|\Z)
+    | "(?:\\.|[^"\\\n])*"? | '(?:\\.|[^'\\\n])*'?
+    """,
+    re.MULTILINE | re.DOTALL | re.VERBOSE,
+)
+REST = re.compile(r"(?:\\\n|[^\n])*")  # of a line, and of those that it goes on in
+
+
+def without_magics(source: str) -> str:
+    """A cell with `pass` for IPython's %lines and !lines; brackets and strings stay whole."""
+    parts, depth, done, at = [], 0, 0, 0
+    while found := PIECES.search(source, at):
+        at = found.end()
+        depth = max(depth + bool(found["open"]) - bool(found["close"]), 0)
+        if found["magic"] and not depth:
+            rest = REST.match(source, at)
+            parts += [source[done : at - 1], "pass", "\n" * rest.group().count("\n")]
+            done = at = rest.end()
+    return "".join([*parts, source[done:]])
+
+
+def parse_cell(label: str, source: str) -> list[ast.stmt]:
+    """The statements of a .py file, or of a notebook's cell: its label does not end in .py.
+
+    A cell that does not parse is read without IPython's %lines and !lines.
+    Raises SyntaxError or ValueError, with the line in the message, for what is not Python.
+    """
+    if "\0" in source:
+        line = source.count("\n", 0, source.index("\0")) + 1
+        raise ValueError(f"{label}, line {line}: holds a null byte: save the file as UTF-8 text")
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            try:
+                return ast.parse(source).body
+            except SyntaxError:
+                if label.endswith(".py"):
+                    raise
+            return ast.parse(without_magics(source)).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = getattr(error, "lineno", None)
+        where = f"{label}, line {line}: " if line else f"{label}: "
+        raise ValueError(where + as_text(getattr(error, "msg", error))) from None
 
 
 def load_cells(cells: list[tuple[str, str]], wanted: list[str]) -> tuple[dict, list[str]]:
     """Run what the wanted functions need of a submission, cell by cell; the rest is left alone.
 
-    Returns the names defined, and what went wrong. Only imports, definitions and assignments are
-    run, and of the last only those that a wanted function comes to: training loops and prints of a
-    notebook are none of the grader's business.
+    Returns the names defined, and what went wrong. Only imports are run, and statements that define
+    or change what a wanted function comes to: training loops and prints of a notebook are none of
+    the grader's business.
     """
     nodes, errors = [], []
     for label, source in cells:
-        lines = [("" if line.lstrip()[:1] in ("%", "!") else line) for line in source.split("\n")]
         try:
-            nodes += [(label, node) for node in ast.parse("\n".join(lines)).body]
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            where = f"line {error.lineno}: " if isinstance(error, SyntaxError) else ""
-            errors.append(f"{label}, {where}{getattr(error, 'msg', error)}")
-    space: dict[str, Any] = {"__name__": "submission", "__builtins__": builtins}
-    needed = _needed([node for _, node in nodes], wanted)
+            nodes += [(label, node) for node in parse_cell(label, source)]
+        except ValueError as error:
+            errors.append(told(error))
+    module = ModuleType("submission")
+    sys.modules["submission"] = module  # dataclasses look their module up
+    space = vars(module)
+    flags = _flags([node for _, node in nodes])
+    needed = needed_by([node for _, node in nodes], wanted)
     for label, node in nodes:
         if node not in needed:
             continue
         try:
-            code = compile(ast.Module([node], []), f"<{label}>", "exec")
+            with warnings.catch_warnings(action="ignore"):
+                code = compile(ast.Module([node], []), f"<{label}>", "exec", flags, True)
             exec(code, space)
         except BaseException as error:  # SystemExit too: a submission may call exit()
-            errors.append(f"{label}, line {node.lineno}: {type(error).__name__}: {error}")
+            errors.append(f"{label}, line {node.lineno}: {type(error).__name__}: {told(error)}")
     return space, errors
 
 
-def _needed(nodes: list[ast.stmt], wanted: list[str]) -> set[ast.stmt]:
-    """Imports, and the definitions that the wanted names come to."""
-    imports = {node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)}
-    defined: dict[str, list[ast.stmt]] = {}
+def _flags(nodes: list[ast.stmt]) -> int:
+    """What its `from __future__ import ...` ask of the compiler, for the whole submission."""
+    flags = 0
     for node in nodes:
-        for name in _defines(node):
-            defined.setdefault(name, []).append(node)
-    needed, todo = set(imports), [name for name in wanted if name in defined]
-    done: set[str] = set()
+        if isinstance(node, ast.ImportFrom) and node.module == "__future__":
+            for alias in node.names:
+                feature = getattr(__future__, alias.name, None)
+                flags |= getattr(feature, "compiler_flag", 0)
+    return flags
+
+
+IMPORTS = (ast.Import, ast.ImportFrom)
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def needed_by(nodes: list[ast.stmt], wanted: list[str]) -> set[ast.stmt]:
+    """Imports, and the statements that define or change what the wanted names come to.
+
+    A call that stands alone, as `TABLE.append(1)` or `fill(TABLE)` does, changes what it is called
+    of or with, unless that is a function; so does one of a function that changes it.
+    """
+    flags = _flags(nodes)
+    binding: dict[str, list[ast.stmt]] = {}
+    changing: dict[str, list[ast.stmt]] = {}
+    things: set[str] = set()  # what is no function, or one to be called for what it changes
+    for node in nodes:
+        names = _names(node, flags)
+        for name in names.bound:
+            binding.setdefault(name, []).append(node)
+        for name in names.changed:
+            changing.setdefault(name, []).append(node)
+        if not isinstance(node, IMPORTS + DEFINITIONS):
+            things |= names.bound
+    needed = {node for node in nodes if isinstance(node, IMPORTS)}
+    todo, done = list(wanted), set()
     while todo:
         name = todo.pop()
         if name in done:
             continue
         done.add(name)
-        for node in defined.get(name, ()):
-            needed.add(node)
-            todo += [n.id for n in ast.walk(node) if isinstance(n, ast.Name)]
+        for node in binding.get(name, []) + (changing.get(name, []) if name in things else []):
+            if isinstance(node, DEFINITIONS) and node.name != name and node.name not in wanted:
+                if node.name not in things:  # calls of it count
+                    things.add(node.name)
+                    done.discard(node.name)
+                todo.append(node.name)
+            if node not in needed:
+                needed.add(node)
+                todo += _names(node, flags).used
     return needed
 
 
-def _defines(node: ast.stmt) -> list[str]:
-    if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
-        return [node.name]
-    if isinstance(node, ast.Assign | ast.AnnAssign):
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        return [n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)]
-    return []
+class _Names(NamedTuple):
+    """The global names that a statement binds, reads and may change the things of.
+
+    Reading and changing is counted in the functions that it defines too.
+    """
+
+    bound: set[str]
+    used: set[str]
+    changed: set[str]
+
+
+def _names(node: ast.stmt, flags: int) -> _Names:
+    """Kept with the node, which is asked about for every exercise."""
+    if "_names" not in vars(node):
+        vars(node)["_names"] = _find_names(node, flags)
+    return vars(node)["_names"]
+
+
+def _find_names(node: ast.stmt, flags: int) -> _Names:
+    bound, used = set(), set()
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            todo = [compile(ast.Module([node], []), "", "exec", flags, True)]
+    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError):
+        # It cannot be run, which its name will be told of.
+        named = {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
+        return _Names(named | {getattr(node, "name", "")}, named, set())
+    while todo:
+        code = todo.pop()
+        for step in dis.get_instructions(code):
+            if step.opname.startswith(("STORE_", "DELETE_")) and step.opname.endswith(
+                ("_NAME", "_GLOBAL")
+            ):
+                if step.opname.endswith("_GLOBAL") or code.co_name == "<module>":
+                    bound.add(step.argval)
+            elif step.opname.startswith(("LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT")):
+                used.add(step.argval)
+        todo += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    if not isinstance(node, DEFINITIONS):  # f.table = ... is needed where f is
+        bound |= set(_set_in(node)) & used
+    return _Names(bound, used, set(_changed_in(node)) & used)
+
+
+def _set_in(node: ast.stmt) -> Iterator[str]:
+    """Names of which an attribute or an item is set."""
+    for one in ast.walk(node):
+        if isinstance(one, ast.Attribute | ast.Subscript) and not isinstance(one.ctx, ast.Load):
+            yield _root(one)
+
+
+def _changed_in(node: ast.stmt) -> Iterator[str]:
+    """Names of which something is set, and those that a call which stands alone may change."""
+    yield from _set_in(node)
+    for statement in ast.walk(node):
+        if not isinstance(statement, ast.Expr):
+            continue
+        for call in ast.walk(statement):
+            if isinstance(call, ast.Call):
+                yield _root(call.func)
+                if not isinstance(node, DEFINITIONS):  # handed on: a function may only read it
+                    given = [*call.args, *(keyword.value for keyword in call.keywords)]
+                    yield from (one.id for one in given if isinstance(one, ast.Name))
+
+
+def _root(node: ast.expr) -> str:
+    """The name at the beginning of a.b[c].d(e)."""
+    while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
@@ -175,7 +366,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
     def ask(number: int, arguments: tuple) -> Any:
         tensors: list[Tensor] = []
         packed = pack(arguments, tensors)
-        write_message(sink, {"callback": number, "arguments": packed}, tensors)
+        write_message(sink, {"callback": number, "arguments": packed}, tensors, LONGEST)
         message, tensors = read_message(source)
         if "error" in message:
             raise RuntimeError(message["error"])
@@ -187,7 +378,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
         with Forbidding(("nothing",)):  # what its first use imports is not the learner's time
             torch.ones(2, requires_grad=True).sum().backward()
         names = [name for name in message["wanted"] if callable(space.get(name))]
-        return {"names": names, "errors": [str(error)[:500] for error in errors]}, []
+        return {"names": names, "errors": [as_text(error) for error in errors[:ERRORS]]}, []
 
     def call(message: dict, tensors: list[Tensor]) -> tuple[dict, list[Tensor]]:
         for index in message["gradients"]:
@@ -231,15 +422,16 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
             return
         try:
             reply, sent = requests[message["request"]](message, tensors)
-            write_message(sink, reply, sent)
+            write_message(sink, reply, sent, LONGEST)
         except BaseException as error:
             line = ""
             for frame in reversed(traceback.extract_tb(error.__traceback__)):
                 if frame.filename.startswith("<"):
                     line = f" ({frame.filename.strip('<>')}, line {frame.lineno})"
                     break
-            said = f"{error}".split("\n")[0][:500]
-            write_message(sink, {"error": type(error).__name__, "said": said + line}, [])
+            write_message(
+                sink, {"error": as_text(type(error).__name__), "said": told(error) + line}, []
+            )
 
 
 def main() -> None:

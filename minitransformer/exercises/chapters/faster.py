@@ -63,7 +63,7 @@ def blockwise_attention(
     ### END SOLUTION
 
 
-@blockwise_attention.check(points=2)
+@blockwise_attention.check(points=2, measures="numbers in the largest tensor")
 def the_matrix_of_scores_never_exists(fn, draw: Draw):
     """With blocks of 4,096 of 32,768 keys, no tensor has queries times keys elements."""
     keys = 2**15

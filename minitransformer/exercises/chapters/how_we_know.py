@@ -33,13 +33,33 @@ def _double(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
     return _plain(query.double(), key.double(), value.double(), mask).to(query.dtype)
 
 
-def _rejects(fn, attention) -> bool:
-    """Whether the learner's test fails on this attention."""
+CORRECT = {"plain torch": _plain, "loops": _loops, "float64": _double}
+
+
+def _rejects(fn, given) -> bool:
+    """Whether the learner's test fails on this attention, which looks like any other."""
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        return given(query, key, value, mask)
+
     try:
         fn(attention)
     except AssertionError:
         return True
     return False
+
+
+def _verdicts(fn, draw: Draw, functions: dict, times: int) -> dict[str, list[bool]]:
+    """Whether the learner's test fails on each of these, asked `times` times in a random order.
+
+    A test that counts how often it is called, or draws lots, does not know whose turn it is.
+    """
+    order = list(functions) * times
+    order = [order[i] for i in torch.randperm(len(order), generator=draw.generator)]
+    verdicts: dict[str, list[bool]] = {name: [] for name in functions}
+    for name in order:
+        verdicts[name].append(_rejects(fn, functions[name]))
+    return verdicts
 
 
 @exercise(
@@ -81,25 +101,45 @@ def catch_the_bug(attention) -> None:
     ### END SOLUTION
 
 
+BROKEN = {one.name: one.implementation for one in pieces("attention")}
+CAUGHT = {  # pieces that the test must fail on, and what to look at
+    "no mask at all": "Forbidden keys get weight like any other: look at theirs.",
+    "mask after the softmax": "Forbidden weights are 0, but the others do not sum to 1.",
+    "polarity inverted": "It looks only at what it must not see.",
+    "not scaled": "Without √d the weights are not those of the formula.",
+    "mask of the first sequence for all": "Give each row of the batch a mask of its own.",
+    "mask one key late": "Use masks with holes, so that neighbours of a key differ.",
+    "softmax over the queries": "The weights of a query sum to 1, over its keys.",
+    "values zeroed, scores not masked": "With values of 1 everywhere the rows do not sum to 1.",
+    "fill of -15": "A small weight is not 0: assert == 0, or make forbidden scores large.",
+}
+
+
 @catch_the_bug.check(points=0)
 def correct_functions_pass(fn, draw: Draw):
-    """Functions that are right pass the test, however they are written."""
-    for name, attention in {"plain torch": _plain, "loops": _loops, "float64": _double}.items():
+    """Functions that are right pass the test, however they are written and whenever asked."""
+    functions = CORRECT | {name: BROKEN[name] for name in CAUGHT}
+    verdicts = _verdicts(fn, draw, functions, times=2)
+    for name in CORRECT:
         expect(
-            not _rejects(fn, attention),
+            not any(verdicts[name]),
             f"Your test fails a correct attention, the one written with {name}: is a tolerance too "
             "narrow, or something asserted that need not hold?",
         )
 
 
 def _catches(name: str, why: str) -> None:
-    """One more check, for a point: the test fails on this piece."""
-    piece = next(one for one in pieces("attention") if one.name == name)
+    """One more check, for a point: the test fails on this piece, and on nothing that is right."""
 
     def caught(fn, draw: Draw):
+        right = {one: CORRECT[one] for one in ("plain torch", "float64")}
+        verdicts = _verdicts(fn, draw, {name: BROKEN[name], **right}, times=3)
+        found = verdicts.pop(name)
+        expect(any(found), f"Your test passes a broken attention: {name}. {why}")
         expect(
-            _rejects(fn, piece.implementation),
-            f"Your test passes a broken attention: {piece.name}. {why}",
+            all(found) and not any(map(any, verdicts.values())),
+            f"Asked again, your test decides otherwise about {name} or about a correct attention: "
+            "the verdict must follow from what the function does, whenever it is asked.",
         )
 
     caught.__name__ = "it_catches_" + name.replace(" ", "_").replace("-", "_").replace(",", "")
@@ -107,14 +147,5 @@ def _catches(name: str, why: str) -> None:
     catch_the_bug.check(points=1)(caught)
 
 
-_catches("no mask at all", "Forbidden keys get weight like any other: look at theirs.")
-_catches("mask after the softmax", "Forbidden weights are 0, but the others do not sum to 1.")
-_catches("polarity inverted", "It looks only at what it must not see.")
-_catches("not scaled", "Without √d the weights are not those of the formula.")
-_catches("mask of the first sequence for all", "Give each row of the batch a mask of its own.")
-_catches("mask one key late", "Use masks with holes, so that neighbours of a key differ.")
-_catches("softmax over the queries", "The weights of a query sum to 1, over its keys.")
-_catches(
-    "values zeroed, scores not masked", "With values of 1 everywhere the rows do not sum to 1."
-)
-_catches("fill of -15", "A small weight is not 0: assert == 0, or make forbidden scores large.")
+for _name, _why in CAUGHT.items():
+    _catches(_name, _why)

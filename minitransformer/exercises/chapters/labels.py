@@ -144,7 +144,7 @@ def accumulate(token_losses: list[Tensor], labels: list[Tensor]) -> Tensor:
     ### END SOLUTION
 
 
-@accumulate.check(points=1)
+@accumulate.check(points=1, measures="mean loss")
 def it_is_no_mean_of_means(fn, draw: Draw):
     """One label with loss 9 and three with loss 1 have the mean 3."""
     losses = [torch.tensor([[9.0, 5.0, 5.0]]), torch.tensor([[1.0, 1.0, 1.0]])]
