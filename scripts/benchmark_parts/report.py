@@ -103,7 +103,7 @@ def _first(results: dict) -> list[dict]:
 
 
 def in_brief(sections: dict[str, dict]) -> str:
-    """For each piece of work how many times as fast as the others ours is: ratios only."""
+    """For each piece of work how many times as fast as each of the others ours is: ratios only."""
     lines = []
     for section in sections.values():
         for group in section["groups"]:
@@ -114,7 +114,7 @@ def in_brief(sections: dict[str, dict]) -> str:
             ours, *others = group["rows"]
             best = median(ours["seconds"])
             ratios = [
-                f"{other['name']} {median(other['seconds']) / best:.1f} ×"
+                f"{other['name']} {median(other['seconds']) / best:.2f} ×"
                 for other in others
                 if not other["name"].startswith("ours")
             ]
