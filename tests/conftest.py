@@ -1,5 +1,7 @@
 """What the tests share: devices, and sizes that no mistake can hide behind."""
 
+import signal
+
 import pytest
 import torch
 
@@ -43,6 +45,12 @@ def deterministic():
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def ctrl_c():
+    """A shell gives its background jobs no SIGINT; the tests, and what they start, have it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def from_lengths(lengths, length: int, side: str = "right", device="cpu") -> torch.Tensor:

@@ -248,9 +248,7 @@ def test_ctrl_c_ends_after_the_step_under_way(pairs, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_second_ctrl_c_interrupts_at_once(request):
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job has none
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+def test_a_second_ctrl_c_interrupts_at_once():
     with loop.interruptible() as interrupted:
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupted()
