@@ -21,6 +21,7 @@ from torch.nn import functional as F
 QUERIES = 128  # queries in a strip: fewer waste less, more are multiplied faster
 KEYS = 16  # neighbouring keys that a strip takes or leaves together
 STRIP_COST = 20_000  # what a strip costs beside its scores, in scores (measured on a CPU)
+UNLIKE = 1.4  # what a score costs where blocks that are not alike are one, and need a mask
 LARGEST = 2**20  # scores that a strip of several rows holds: so many stay in a processor's cache
 
 
@@ -30,15 +31,22 @@ class Block(NamedTuple):
     rows: slice
     queries: slice
     keys: slice
+    unlike: bool = False  # was it joined from blocks of other queries or keys?
 
     def scores(self, heads: int) -> int:
-        sizes = (part.stop - part.start for part in self)
+        sizes = (part.stop - part.start for part in self[:3])
         return heads * next(sizes) * next(sizes) * next(sizes)
+
+    def cost(self, heads: int) -> float:
+        """In scores."""
+        return self.scores(heads) * (UNLIKE if self.unlike else 1.0) + STRIP_COST
 
     def join(self, other: "Block") -> "Block":
         """The smallest block that holds both."""
-        pairs = zip(self, other, strict=True)
-        return Block(*(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in pairs))
+        pairs = zip(self[:3], other[:3], strict=True)
+        both = (slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in pairs)
+        alike = self[1:] == other[1:] and not self.unlike
+        return Block(*both, unlike=not alike)
 
 
 class Strip(NamedTuple):
@@ -117,8 +125,8 @@ def _blocks(seen: Tensor, heads: int) -> list[Block]:
     for row, numbers in enumerate(zip(cuts, first.tolist(), last.tolist(), strict=True)):
         here = _blocks_of_row(row, *numbers, heads)
         both = [a.join(b) for a, b in zip(open_blocks, here, strict=False)]
-        apart = sum(block.scores(heads) for block in open_blocks + here) + STRIP_COST * len(here)
-        together = sum(block.scores(heads) for block in both)
+        apart = sum(block.cost(heads) for block in open_blocks + here)
+        together = sum(block.cost(heads) for block in both)
         disjoint = all(a.queries.stop <= b.queries.start for a, b in pairwise(both))
         if here and len(open_blocks) == len(here) and disjoint and together <= apart:
             open_blocks = both
@@ -141,8 +149,7 @@ def _blocks_of_row(
         block = Block(slice(row, row + 1), slice(start, stop), keys)
         if blocks:
             both = blocks[-1].join(block)
-            apart = blocks[-1].scores(heads) + block.scores(heads) + STRIP_COST
-            if both.scores(heads) <= apart:
+            if both.cost(heads) <= blocks[-1].cost(heads) + block.cost(heads):
                 block = both
                 blocks.pop()
         blocks.append(block)
