@@ -250,6 +250,13 @@ def test_rows_that_are_small_share_a_strip_and_large_ones_do_not():
     assert len(make_plan(large, 4, 16)) == 4
 
 
+def test_a_row_that_is_a_little_shorter_leaves_the_others_whole():
+    mask = padding_mask(from_lengths([600, 600, 599, 600], 600))
+    found = make_plan(mask, 4, 8, whole=True)
+    assert [strip.rows for strip in found] == [slice(0, 2), slice(2, 3), slice(3, 4)]
+    assert all(strip.allowed is None for strip in found)
+
+
 def test_a_kernel_that_holds_no_scores_gets_what_is_whole_in_one_piece():
     length = 3 * plan.QUERIES + 5
     for mask in (torch.ones(1, 1, length, length, dtype=torch.bool), causal_mask(length)):
