@@ -189,6 +189,17 @@ def test_half_precision_is_as_good_as_the_formulas(name, device):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_autocast_changes_nothing(name, device):
+    """What comes in float32 is computed in float32, as by the formula."""
+    mask = some_masks(QUERIES, KEYS)["half"].to(device)
+    inputs = random_inputs(BATCH, HEADS, QUERIES, KEYS, device=device, dtype=torch.float32)
+    outside = attention_kernel(name)(*inputs, mask)
+    with torch.autocast(device.type, torch.bfloat16):
+        inside = attention_kernel(name)(*inputs, mask)
+    assert torch.equal(inside, outside)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_gradients_are_those_of_differences_and_can_be_asked_for_twice(name):
     mask = some_masks(QUERIES, KEYS)["half"]
     inputs = random_inputs(BATCH, HEADS, QUERIES, KEYS)

@@ -4,6 +4,7 @@ That is on a GPU, which reading the mask would make wait, and for a single query
 forbids is computed and thrown away.
 """
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,6 +29,7 @@ def attend_at_once(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> T
     check_attention(query, key, value, mask)
     dead = ~mask.any(dim=3, keepdim=True)
     query = query.masked_fill(dead, 0.0)
-    # Dead queries may look anywhere: what comes of it is thrown away.
-    output = F.scaled_dot_product_attention(query, key, value, attn_mask=mask | dead)
+    with torch.autocast(query.device.type, enabled=False):
+        # Dead queries may look anywhere: what comes of it is thrown away.
+        output = F.scaled_dot_product_attention(query, key, value, attn_mask=mask | dead)
     return output.masked_fill(dead, 0.0)

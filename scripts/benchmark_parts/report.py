@@ -28,7 +28,7 @@ those of a large matrix product in the same run and dtype.
 TRIED = """\
 ## What was tried
 
-Measured on the way, on the machines above; a ratio of times before and after.
+Measured by hand on the way, not by this script; a ratio of times before and after.
 
 What paid:
 
@@ -53,7 +53,7 @@ What did not:
 - To lay out small weights, too, for generation: no difference. Weights in bfloat16: 1.2 × for
   GPT-2, slower for Llama, and other tokens.
 - torch's kernel for the one query of a step of generation: 1.5 × for attention, 1.04 × in all. It
-  stayed, because it is less code at run time. What binds there is reading the weights.
+  stayed, but what binds there is reading the weights.
 
 Not done: to compute the last layer of an encoder only at the tokens that have a label. It would
 save some of a masked language model's step and need a second way through the layers.
