@@ -3,6 +3,8 @@
 Read `models.py` first, then `layers.py`, then `attention.py`.
 """
 
+import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from minitransformer.attention import (
@@ -12,22 +14,28 @@ from minitransformer.attention import (
 )
 from minitransformer.config import Config
 from minitransformer.data import (
+    collate,
     completion_labels,
+    files,
     mask_tokens,
     next_token_labels,
     pack,
     pack_pairs,
     pad,
     pad_pairs,
+    tokenization,
 )
-from minitransformer.generation import generate
+from minitransformer.inference import generation
+from minitransformer.inference.generation import generate
 from minitransformer.loss import IGNORE_INDEX, cross_entropy
 from minitransformer.masks import causal_mask, padding_mask, token_positions
 from minitransformer.models import CrossDecoder, DecoderOnly, EncoderDecoder, EncoderOnly
 
 if TYPE_CHECKING:
+    from minitransformer import checks, visualize
     from minitransformer.pretrained import load_pretrained
 
+__version__ = "0.1.0"
 __all__ = [
     "IGNORE_INDEX",
     "Config",
@@ -36,7 +44,9 @@ __all__ = [
     "EncoderDecoder",
     "EncoderOnly",
     "MultiHeadAttention",
+    "__version__",
     "causal_mask",
+    "checks",
     "completion_labels",
     "cross_entropy",
     "generate",
@@ -51,13 +61,22 @@ __all__ = [
     "record_attention",
     "scaled_dot_product_attention",
     "token_positions",
+    "visualize",
 ]
+
+# Also importable by these shorter names: `from minitransformer.collate import collate_lm`.
+for _module in (collate, files, generation, tokenization):
+    sys.modules[f"{__name__}.{_module.__name__.rpartition('.')[2]}"] = _module
 
 
 def __getattr__(name: str) -> Any:
-    """`load_pretrained` is imported when it is asked for: it needs safetensors."""
+    """Imported when asked for, as they need more than torch and einops."""
     if name == "load_pretrained":
-        from minitransformer.pretrained import load_pretrained
-
-        return load_pretrained
+        return importlib.import_module("minitransformer.pretrained").load_pretrained
+    if name in ("checks", "visualize"):
+        return importlib.import_module(f"minitransformer.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from minitransformer.cache import Cache
 from minitransformer.config import check_heads
 from minitransformer.contract import check_attention
-from minitransformer.kernels.at_once import attend_at_once
+from minitransformer.kernels.sdpa import attend_at_once
 
 
 def scaled_dot_product_attention(

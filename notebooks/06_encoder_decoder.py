@@ -29,8 +29,8 @@ from minitransformer import (
     padding_mask,
     record_attention,
 )
+from minitransformer.inference.answering import answer
 from minitransformer.layers import SinusoidalPositions
-from minitransformer.training.answering import answer
 from minitransformer.training.loop import Settings, train
 from minitransformer.training.tasks import DatesTask
 from minitransformer.visualize import attention_figure

@@ -32,8 +32,8 @@ from minitransformer import (
     next_token_labels,
     pad,
 )
-from minitransformer.collate import chat_example, collate, collate_lm
-from minitransformer.tokenization import Tokenizer
+from minitransformer.data.collate import chat_example, collate, collate_lm
+from minitransformer.data.tokenization import Tokenizer
 
 set_matplotlib_formats("png")
 torch.manual_seed(0)

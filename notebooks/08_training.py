@@ -36,7 +36,7 @@ from minitransformer import (
     record_attention,
     token_positions,
 )
-from minitransformer.training.answering import answer
+from minitransformer.inference.answering import answer
 from minitransformer.training.loop import Settings, parameter_groups, real_tokens, schedule, train
 from minitransformer.training.tasks import largest_padding_weight, make_task
 from minitransformer.visualize import curve_figure, wanted_beside_found

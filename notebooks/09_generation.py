@@ -35,8 +35,8 @@ from minitransformer import (
     token_positions,
 )
 from minitransformer.cache import Cache
-from minitransformer.collate import collate_lm
-from minitransformer.generation import choose, stream_tokens
+from minitransformer.data.collate import collate_lm
+from minitransformer.inference.generation import choose, stream_tokens
 from minitransformer.training.loop import Settings, schedule
 from minitransformer.visualize import attention_figure
 

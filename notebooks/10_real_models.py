@@ -34,7 +34,7 @@ import minitransformer.attention
 from minitransformer import load_pretrained, pad, record_attention
 from minitransformer.attention import rotate
 from minitransformer.config import STYLES
-from minitransformer.files import InputError
+from minitransformer.data.files import InputError
 from minitransformer.layers import position_angles
 from minitransformer.pretrained import save_pretrained
 from minitransformer.pretrained.llama import LLAMA

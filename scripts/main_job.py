@@ -22,7 +22,7 @@ def main() -> None:
     print("|---|---|---|---|")
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "minitransformer.cli", "train", "--seed", str(seed)]
+            command = [sys.executable, "-m", "minitransformer", "train", "--seed", str(seed)]
             start = time.perf_counter()
             result = subprocess.run(
                 [*command, "--out", str(Path(folder) / "run")],

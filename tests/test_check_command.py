@@ -223,7 +223,7 @@ def test_the_museum_is_json_too(capsys):
 def test_the_command_runs_in_a_process_of_its_own(folder):
     """As a student types it: in seconds, from a file that is in no package."""
     run = subprocess.run(
-        [sys.executable, "-m", "minitransformer.cli", "check", "student.py:after_softmax"],
+        [sys.executable, "-m", "minitransformer", "check", "student.py:after_softmax"],
         capture_output=True,
         text=True,
         timeout=120,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from minitransformer.cli import main, ragged_texts
+from minitransformer.cli.main import main, ragged_texts
 from minitransformer.training.tasks import PairsTask
 
 TINY = "--d-model 16 --num-heads 2 --num-layers 2 --steps 3 --batch-size 8".split()  # noqa: SIM905
@@ -245,7 +245,7 @@ def test_help_says_what_each_verb_does(capsys):
 
 def command(*arguments, **options):
     return subprocess.Popen(
-        [sys.executable, "-m", "minitransformer.cli", *arguments],
+        [sys.executable, "-m", "minitransformer", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         **{"text": True} | options,
@@ -283,7 +283,7 @@ def test_a_reader_that_stops_early_is_no_error(folders):
 def pretrained(tmp_path_factory):
     """A small random model of each kind in a folder with its own tokenizer.json."""
     tf = pytest.importorskip("transformers")
-    from minitransformer.tokenization import Tokenizer
+    from minitransformer.data.tokenization import Tokenizer
 
     numbers = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     numbers |= {"intermediate_size": 24, "max_position_embeddings": 64}

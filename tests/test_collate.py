@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from minitransformer import Config, DecoderOnly, generate, next_token_labels, pad
 from minitransformer.checks import check_collator
-from minitransformer.collate import (
+from minitransformer.data.collate import (
     chat_example,
     collate,
     collate_lm,

@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 
 babel_dates = pytest.importorskip("babel.dates")
-from minitransformer.training import dates  # noqa: E402
+from minitransformer.data import dates  # noqa: E402
 
 A_DAY = datetime.date(2025, 6, 3)  # a Tuesday
 

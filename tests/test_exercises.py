@@ -12,10 +12,10 @@ import pytest
 from wrong_solutions import WRONG
 
 from minitransformer.cli import main
+from minitransformer.data.files import InputError
 from minitransformer.exercises import EXERCISES, check, hint
 from minitransformer.exercises.exercise import BEGIN, END, Draw, expect_same
 from minitransformer.exercises.export import EXPORTS, export
-from minitransformer.files import InputError
 
 NAMES = list(EXERCISES)
 

@@ -6,7 +6,7 @@ from conftest import PARTS, large_init
 from torch import nn
 
 from minitransformer import Config, DecoderOnly, EncoderDecoder, EncoderOnly, generate, pad
-from minitransformer.generation import ENDED, choose, stream_tokens
+from minitransformer.inference.generation import ENDED, choose, stream_tokens
 
 VOCAB, STEPS, BOS = 23, 6, 5
 PROMPTS = [[7, 3], [4, 9, 2, 11, 8], [6], [1, 0, 22]]

@@ -17,9 +17,11 @@ import pytest
 import torch
 
 from minitransformer.cli import main
-from minitransformer.exercises import EXERCISES, grading, worker
+from minitransformer.data.files import InputError
+from minitransformer.exercises import EXERCISES
 from minitransformer.exercises.exercise import Exercise
-from minitransformer.exercises.grading import (
+from minitransformer.grading import grading, worker
+from minitransformer.grading.grading import (
     Grader,
     Submission,
     borrowed_by,
@@ -32,8 +34,7 @@ from minitransformer.exercises.grading import (
     statements_of,
     submissions_in,
 )
-from minitransformer.exercises.sandbox import Sandbox, Unsafe, isolation
-from minitransformer.files import InputError
+from minitransformer.grading.sandbox import Sandbox, Unsafe, isolation
 
 BWRAP = shutil.which("bwrap")
 sandboxed = pytest.mark.skipif(BWRAP is None, reason="needs bwrap (Debian's bubblewrap)")
@@ -717,7 +718,7 @@ def test_ctrl_c_stops_at_once_and_keeps_what_is_done(trust, tmp_path):
     (folder / "ann.py").write_text(EXERCISES["softmax"].source)
     for name in ("bob", "cyd", "dan", "eve"):
         (folder / f"{name}.py").write_text(endless)
-    command = [sys.executable, "-m", "minitransformer.cli", "exercise", "grade", str(folder)]
+    command = [sys.executable, "-m", "minitransformer", "exercise", "grade", str(folder)]
     command += ["--out", str(out), "--only", "softmax", "--jobs", "1", *["--trust"] * trust]
     done = out / "students" / "ann" / "results.json"
     process = subprocess.Popen(

@@ -13,8 +13,8 @@ from torch.testing import assert_close
 from minitransformer import Config, DecoderOnly, generate, pad, scaled_dot_product_attention
 from minitransformer.checks import AttentionSubject, attention_weights_of
 from minitransformer.checks.probes import backward_weights_of, expected_weights
-from minitransformer.kernels import packed_linear
-from minitransformer.kernels.packed_linear import MOST_ROWS, PackedLinear
+from minitransformer.inference import prepacked as packed_linear
+from minitransformer.inference.prepacked import MOST_ROWS, PackedLinear
 
 # Around the edges of blocks of 64 and 128, and S % 128 == 64: pytorch issue 196678.
 LENGTHS = [1, 63, 64, 65, 127, 128, 129, 192]

@@ -82,7 +82,7 @@ def test_the_two_commands_are_those_that_ci_runs():
 def test_the_numbers_of_the_main_job_in_the_readme_are_its_numbers():
     pytest.importorskip("babel")
     from minitransformer import Config, EncoderDecoder
-    from minitransformer.training import dates
+    from minitransformer.data import dates
     from minitransformer.training.tasks import DatesTask
 
     defaults = dict(DatesTask().defaults)

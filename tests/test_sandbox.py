@@ -10,9 +10,10 @@ import time
 import pytest
 
 from minitransformer.checks.suite import OutOfTime
-from minitransformer.exercises import EXERCISES, sandbox, worker
-from minitransformer.exercises.grading import Submission, grade_one
-from minitransformer.exercises.sandbox import Died, Sandbox
+from minitransformer.exercises import EXERCISES
+from minitransformer.grading import sandbox, worker
+from minitransformer.grading.grading import Submission, grade_one
+from minitransformer.grading.sandbox import Died, Sandbox
 
 sandboxed = pytest.mark.skipif(
     shutil.which("bwrap") is None, reason="needs bwrap (Debian's bubblewrap)"

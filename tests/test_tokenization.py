@@ -8,8 +8,8 @@ import torch
 pytest.importorskip("tokenizers")
 
 from minitransformer import pad
-from minitransformer.files import InputError
-from minitransformer.tokenization import SPECIAL, Tokenizer
+from minitransformer.data.files import InputError
+from minitransformer.data.tokenization import SPECIAL, Tokenizer
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog.",

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from minitransformer import Config, EncoderDecoder
-from minitransformer.files import (
+from minitransformer.data.files import (
     InputError,
     read_documents,
     read_lines,
@@ -18,8 +18,9 @@ from minitransformer.files import (
     split_documents,
     write_atomically,
 )
+from minitransformer.data.vocabulary import BOS, EOS, MASK, SPECIAL, UNKNOWN, Vocabulary
+from minitransformer.inference.answering import answer
 from minitransformer.training import loop, tasks
-from minitransformer.training.answering import answer
 from minitransformer.training.loop import Settings, schedule, train
 from minitransformer.training.run import Run, new_folder
 from minitransformer.training.tasks import (
@@ -28,7 +29,6 @@ from minitransformer.training.tasks import (
     PairsTask,
     largest_padding_weight,
 )
-from minitransformer.training.vocabulary import BOS, EOS, MASK, SPECIAL, UNKNOWN, Vocabulary
 
 SMALL = {"d_model": 16, "num_layers": 2, "num_heads": 2}
 

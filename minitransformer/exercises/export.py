@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from minitransformer.data.files import InputError
 from minitransformer.exercises.exercise import Exercise, find
-from minitransformer.files import InputError
 
 INSTALL = 'pip install "minitransformer[grade]"'
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from minitransformer.config import ATTENTIONS
-from minitransformer.kernels.at_once import sdpa_attention
+from minitransformer.kernels.sdpa import sdpa_attention
 from minitransformer.kernels.strips import fused_attention, online_attention, tiled_attention
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (query, key, value, mask) -> output

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minitransformer.files import InputError, read_json, write_atomically, write_json
+from minitransformer.data.files import InputError, read_json, write_atomically, write_json
 from minitransformer.models import Model
 from minitransformer.pretrained.bart import BART, MARIAN
 from minitransformer.pretrained.bert import BERT

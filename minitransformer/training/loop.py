@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from minitransformer.data import Batch, PairBatch
-from minitransformer.files import InputError
+from minitransformer.data.files import InputError
+from minitransformer.inference.answering import AnyModel
 from minitransformer.layers import Stack
-from minitransformer.training.answering import AnyModel
 from minitransformer.training.tasks import Task
 
 DTYPES = ("float32", "bfloat16")

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from minitransformer.attention import record_attention
 from minitransformer.data import Batch, PairBatch, pad
-from minitransformer.generation import generate
+from minitransformer.inference.answering import end_of, padded
+from minitransformer.inference.generation import generate
 from minitransformer.masks import causal_mask, padding_mask
 from minitransformer.models import DecoderOnly, EncoderDecoder
-from minitransformer.training.answering import end_of, padded
 from minitransformer.training.run import Run
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 
 from minitransformer.config import Config
-from minitransformer.files import InputError, read_json, write_atomically, write_json
+from minitransformer.data.files import InputError, read_json, write_atomically, write_json
+from minitransformer.data.tokenization import Tokenizer
+from minitransformer.data.vocabulary import Vocabulary
+from minitransformer.inference.answering import AnyModel, AnyVocabulary
 from minitransformer.models import CrossDecoder, DecoderOnly, EncoderDecoder, EncoderOnly
 from minitransformer.pretrained import is_pretrained, load_pretrained
-from minitransformer.tokenization import Tokenizer
-from minitransformer.training.answering import AnyModel, AnyVocabulary
-from minitransformer.training.vocabulary import Vocabulary
 
 MODELS = {model.__name__: model for model in (EncoderOnly, DecoderOnly, EncoderDecoder)}
 

@@ -16,6 +16,7 @@ from minitransformer.attention import record_attention
 from minitransformer.data import (
     Batch,
     PairBatch,
+    dates,
     mask_tokens,
     next_token_labels,
     pack,
@@ -23,12 +24,11 @@ from minitransformer.data import (
     pad,
     pad_pairs,
 )
-from minitransformer.files import InputError, read_documents, read_pairs, split_documents
+from minitransformer.data.files import InputError, read_documents, read_pairs, split_documents
+from minitransformer.data.vocabulary import BOS, EOS, MASK, PAD, SPECIAL, Vocabulary
+from minitransformer.inference.answering import ROWS, AnyModel, answer
 from minitransformer.loss import IGNORE_INDEX
 from minitransformer.models import DecoderOnly, EncoderDecoder, EncoderOnly
-from minitransformer.training import dates
-from minitransformer.training.answering import ROWS, AnyModel, answer
-from minitransformer.training.vocabulary import BOS, EOS, MASK, PAD, SPECIAL, Vocabulary
 
 QUICK = 500  # held-out examples looked at while training goes on
 

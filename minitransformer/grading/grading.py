@@ -33,7 +33,7 @@ import torch
 from tqdm import tqdm
 
 from minitransformer.checks.suite import OutOfTime
-from minitransformer.exercises import worker
+from minitransformer.data.files import InputError, read_json, write_atomically, write_json
 from minitransformer.exercises.chapters import EXERCISES
 from minitransformer.exercises.exercise import (
     NOT_GRADED,
@@ -43,8 +43,8 @@ from minitransformer.exercises.exercise import (
     Feedback,
     find,
 )
-from minitransformer.exercises.sandbox import Died, Sandbox, Unsafe, isolation
-from minitransformer.files import InputError, read_json, write_atomically, write_json
+from minitransformer.grading import worker
+from minitransformer.grading.sandbox import Died, Sandbox, Unsafe, isolation
 
 SECONDS = 5.0  # that one check may take
 LARGEST = 2**23  # bytes of a submission

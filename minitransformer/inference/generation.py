@@ -11,7 +11,7 @@ from torch import Tensor
 
 from minitransformer.cache import Cache
 from minitransformer.contract import check_attention_mask
-from minitransformer.kernels.packed_linear import PackedLinear
+from minitransformer.inference.prepacked import PackedLinear
 from minitransformer.models import DecoderOnly, EncoderDecoder
 
 ENDED = -1  # in place of a token, for a row that has ended

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from minitransformer.files import InputError, read_json, write_atomically
+from minitransformer.data.files import InputError, read_json, write_atomically
 
 # What a special token is for -> the names it goes by, in the order in which they are tried.
 ROLES = {

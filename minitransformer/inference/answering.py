@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 from minitransformer.data import Batch, pad
-from minitransformer.generation import generate, stream_tokens
+from minitransformer.data.tokenization import Tokenizer
+from minitransformer.data.vocabulary import Vocabulary
+from minitransformer.inference.generation import generate, stream_tokens
 from minitransformer.models import DecoderOnly, EncoderDecoder, EncoderOnly
-from minitransformer.tokenization import Tokenizer
-from minitransformer.training.vocabulary import Vocabulary
 
 AnyModel = EncoderOnly | DecoderOnly | EncoderDecoder
 AnyVocabulary = Vocabulary | Tokenizer

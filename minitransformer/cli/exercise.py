@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from minitransformer.checks.finding import find as find_callable
+from minitransformer.data.files import InputError
 from minitransformer.exercises import EXERCISES, Feedback, check, find, hint
 from minitransformer.exercises.export import EXPORTS, export
-from minitransformer.exercises.grading import cells_of, grade_all
-from minitransformer.exercises.sandbox import Unsafe
-from minitransformer.exercises.worker import load_cells
-from minitransformer.files import InputError
+from minitransformer.grading.grading import cells_of, grade_all
+from minitransformer.grading.sandbox import Unsafe
+from minitransformer.grading.worker import load_cells
 
 HELP = """
 to learn:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from minitransformer.data import (
+from minitransformer.data.batches import (
     Batch,
     PairBatch,
     mask_tokens,

@@ -30,8 +30,8 @@ import torch
 from torch import Tensor
 
 from minitransformer.checks.suite import OutOfTime
-from minitransformer.exercises import worker
 from minitransformer.exercises.exercise import FORBIDDEN
+from minitransformer.grading import worker
 
 MEMORY = 3 * 2**30  # bytes of address space of one process
 RESIDENT = 2**30  # bytes that all processes hold together; a worker whose do is ended

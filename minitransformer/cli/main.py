@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
-from minitransformer.checks import command
+from minitransformer.cli import check as command
+from minitransformer.cli import exercise as exercise_command
 from minitransformer.config import ATTENTIONS, STYLES, Config
-from minitransformer.exercises import command as exercise_command
-from minitransformer.files import InputError, decode_lines, read_lines
+from minitransformer.data.files import InputError, decode_lines, read_lines
+from minitransformer.data.tokenization import Tokenizer
+from minitransformer.inference.answering import ROWS, answer, encode, stream_answer
 from minitransformer.models import DecoderOnly, EncoderOnly
-from minitransformer.tokenization import Tokenizer
-from minitransformer.training.answering import ROWS, answer, encode, stream_answer
 from minitransformer.training.loop import DTYPES, Settings, train
 from minitransformer.training.pictures import attention_pictures, loss_picture, save_pictures
 from minitransformer.training.run import Run, create_folder, new_folder

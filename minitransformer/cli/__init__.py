@@ -1,0 +1,5 @@
+"""The command line: `minitransformer train | generate | show | check | exercise`."""
+
+from minitransformer.cli.main import main
+
+__all__ = ["main"]
