@@ -28,7 +28,7 @@ from minitransformer.data import (
 from minitransformer.inference import generation
 from minitransformer.inference.generation import generate
 from minitransformer.loss import IGNORE_INDEX, cross_entropy
-from minitransformer.masks import causal_mask, padding_mask, token_positions
+from minitransformer.masks import causal_mask, padding_mask, token_positions, window_mask
 from minitransformer.models import CrossDecoder, DecoderOnly, EncoderDecoder, EncoderOnly
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ __all__ = [
     "scaled_dot_product_attention",
     "token_positions",
     "visualize",
+    "window_mask",
 ]
 
 # Also importable by these shorter names: `from minitransformer.collate import collate_lm`.

@@ -1,4 +1,4 @@
-"""Attention: the formula, the heads around it, and a window to look inside.
+"""Attention: the formula, the heads around it, and a tap to look inside.
 
 Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762, section 3.2.
 """
@@ -12,59 +12,64 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minitransformer.cache import Cache
-from minitransformer.config import check_heads
-from minitransformer.contract import check_attention
-from minitransformer.kernels.sdpa import attend_at_once
+from minitransformer.contract import at_least_float32, check_attention_inputs, check_heads
+from minitransformer.masks import PreparedMask
+
+Rotation = tuple[Tensor, Tensor]  # cosines and sines of the angles, (B,1,T,D/2) each
 
 
 def scaled_dot_product_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout_p: float = 0.0
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    dropout_p: float = 0.0,
+    *,
+    finite: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """softmax(Q Kᵀ / √d) V over the keys that the mask allows (Vaswani et al. 2017, eq. 1).
 
-    The promise: a key that the mask forbids gets a weight of exactly 0, in every dtype, forward
-    and backward. A row of query, key or value that the mask never uses is never multiplied, so
-    NaN or Inf in padding reaches nothing. A query that may see no key gets weights and output of
-    exactly 0, with finite gradients. Every other query's weights sum to 1.
+    The promise: a masked key gets a weight of exactly 0, in every dtype, forward and backward. A
+    row of query, key or value that the mask never uses is never multiplied, so NaN or Inf in
+    padding reaches nothing. A fully masked query gets weights and output of exactly 0, with finite
+    gradients. Every other query's weights sum to 1.
 
-    Shapes: query (B,H,Q,D), key (B,H,K,D), value (B,H,K,Dv), mask (B or 1, H or 1, Q, K) bool
+    Shapes: query (B,H,Q,D), key (B,G,K,D), value (B,G,K,Dv), mask (B or 1, H or 1, Q, K) bool
     with True = may attend -> output (B,H,Q,Dv) and weights (B,H,Q,K), in the dtype of value.
-    Half precision is computed in float32 up to the weights. `dropout_p` drops weights on their
-    way to the output; the weights returned are those before it.
+    Grouped-query attention: each of G key/value heads serves H/G neighboring query heads. Half
+    precision is computed in float32 up to the weights. `dropout_p` drops weights on their way to
+    the output; the weights returned are those before it. `finite` promises that masked keys and
+    values are finite, as those of a KV cache, so that they need not be zeroed in a copy.
 
     Raises TypeError or ValueError for anything that would otherwise broadcast or cast silently.
     """
-    check_attention(query, key, value, mask)
-    used = rearrange(mask.any(dim=-2), "b h k -> b h k 1")  # keys that a query sees
-    key, value = key.masked_fill(~used, 0.0), value.masked_fill(~used, 0.0)
-    return attend(query, key, value, mask, dropout_p)
-
-
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout_p: float
-) -> tuple[Tensor, Tensor]:
-    """The same, where keys and values that no query sees are known to be finite: they stay."""
-    check_attention(query, key, value, mask)
+    check_attention_inputs(query, key, value, mask)
+    group = query.shape[1] // max(key.shape[1], 1)
+    key, value = (repeat(x, "b h k d -> b (h g) k d", g=group) for x in (key, value))
     alive = mask.any(dim=-1, keepdim=True)  # queries that see a key
     query = query.masked_fill(~alive, 0.0)
+    if not finite:
+        used = rearrange(mask.any(dim=-2), "b h k -> b h k 1")  # keys that a query sees
+        key, value = key.masked_fill(~used, 0.0), value.masked_fill(~used, 0.0)
     with torch.autocast(query.device.type, enabled=False):
-        precise = torch.promote_types(query.dtype, torch.float32)  # float16 ends at 65504
-        query, key = query.to(precise) / query.shape[-1] ** 0.5, key.to(precise)
+        # float16 ends at 65504: scores are computed in float32
+        query, key = at_least_float32(query) / query.shape[-1] ** 0.5, at_least_float32(key)
         scores = einsum(query, key, "b h q d, b h k d -> b h q k")
-        scores = scores.masked_fill(~mask & alive, float("-inf"))  # but not in dead rows: NaN
+        scores = scores.masked_fill(~mask & alive, float("-inf"))  # a row of -inf would be NaN
         weights = scores.softmax(dim=-1).masked_fill(~alive, 0.0).to(value.dtype)
         output = einsum(F.dropout(weights, dropout_p), value, "b h q k, b h k d -> b h q d")
-    return output.masked_fill(~alive, 0.0), weights  # no gradient of a dead row is multiplied
+    return output.masked_fill(~alive, 0.0), weights  # a masked row's gradient is not multiplied
 
 
 class MultiHeadAttention(nn.Module):
-    """Several attentions side by side (Vaswani et al. 2017, section 3.2.2).
+    """Multi-head attention (Vaswani et al. 2017, section 3.2.2).
 
-    With fewer key/value heads than query heads, each serves a group of neighbouring query heads
-    (Ainslie et al. 2023, arXiv:2305.13245).
+    With fewer key/value heads than query heads it is grouped-query attention (GQA; Ainslie et al.
+    2023, arXiv:2305.13245).
 
-    `kernel` computes the output faster than the formula, without the weights (see `kernels`); the
-    formula is used where there is none, and where somebody looks at the weights or drops some.
+    `kernel` is a faster attention with the signature of `scaled_dot_product_attention`, but for
+    dropout and the weights (see `kernels`). The reference is used where there is none, where
+    somebody looks at the weights, and where some are dropped.
 
     Raises ValueError where d_model, num_heads and num_kv_heads do not divide.
     """
@@ -76,7 +81,7 @@ class MultiHeadAttention(nn.Module):
         num_kv_heads: int | None = None,
         dropout: float = 0.0,
         bias: bool = True,
-        kernel: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] | None = None,
+        kernel: Callable[..., tuple[Tensor, None]] | None = None,
     ):
         super().__init__()
         self.num_heads = num_heads
@@ -97,56 +102,60 @@ class MultiHeadAttention(nn.Module):
         self,
         x: Tensor,
         memory: Tensor,
-        mask: Tensor,
-        rotation: tuple[Tensor, Tensor] | None = None,
+        mask: Tensor | PreparedMask,
+        rotation: Rotation | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        """Let every position of `x` collect from the positions of `memory` that it may see.
+        """Every position of `x` attends to the positions of `memory` that the mask allows.
 
-        Shapes: x (B,Q,d_model), memory (B,K,d_model), mask (B or 1, heads or 1, Q, K) bool
-        -> (B,Q,d_model). Self-attention is `memory = x`. `rotation`, only there, turns queries
-        and keys by their positions (see `layers.RotaryPositions`).
+        Shapes: x (B,Q,d_model), memory (B,K,d_model), mask (B or 1, heads or 1, Q, K) bool, or
+        what the kernel has prepared of it -> (B,Q,d_model). Self-attention is `memory = x`.
+        `rotation`, only there, rotates queries and keys (see `layers.RotaryPositions`).
 
-        With a `cache` self-attention also sees the keys of the calls before, which the mask then
-        covers too, and must be finite, at padding too; cross-attention reads its memory once only.
+        With a `cache`, self-attention also attends to the keys of earlier calls; the mask must
+        cover them. Cross-attention projects its memory at the first call only.
         """
-        query = rearrange(self.query(x), "b q (h d) -> b h q d", h=self.num_heads)
-        if rotation is not None:
-            query = rotate(query, rotation)
-        known = None if cache is None else cache.get(self)
-        if known is not None and memory is not x:
-            key, value = known
+        query = split_heads(self.query(x), self.num_heads, rotation)
+
+        def project() -> tuple[Tensor, Tensor]:
+            key = split_heads(self.key(memory), self.num_kv_heads, rotation)
+            return key, split_heads(self.value(memory), self.num_kv_heads)
+
+        if cache is None:
+            key, value = project()
+        elif memory is x:
+            key, value = cache.append(self, *project())
         else:
-            key = rearrange(self.key(memory), "b k (h d) -> b h k d", h=self.num_kv_heads)
-            value = rearrange(self.value(memory), "b k (h d) -> b h k d", h=self.num_kv_heads)
-            if rotation is not None:
-                key = rotate(key, rotation)
-            if cache is not None:
-                cache.append(self, key, value)
-                key, value = cache[self]
-        dropout = self.dropout if self.training else 0.0
-        watched = len(self.tap._forward_hooks) > 0
-        fast = self.kernel is not None and not dropout and not watched
-        if fast and known is None:
-            output = self.kernel(query, key, value, mask)
-            return self.output(rearrange(output, "b h q d -> b q (h d)"))
-        group = self.num_heads // self.num_kv_heads
-        if group > 1:  # heads that share a key are so many more queries of it
-            query = rearrange(query, "b (h g) q d -> b h (g q) d", g=group)
-            shared = mask.shape[1] == 1
-            heads = "b 1 q k -> b 1 (g q) k" if shared else "b (h g) q k -> b h (g q) k"
-            mask = repeat(mask, heads, g=group)
-        if fast:
-            output = attend_at_once(query, key, value, mask)
+            key, value = cache.once(self, project)
+        dropout, finite = self.dropout if self.training else 0.0, cache is not None
+        if self.kernel is None or dropout or self.is_recorded:
+            mask = mask.mask if isinstance(mask, PreparedMask) else mask
+            output, weights = scaled_dot_product_attention(
+                query, key, value, mask, dropout, finite=finite
+            )
+            self.tap(weights)
         else:
-            formula = scaled_dot_product_attention if known is None else attend
-            output, weights = formula(query, key, value, mask, dropout)
-            self.tap(rearrange(weights, "b h (g q) k -> b (h g) q k", g=group))
-        return self.output(rearrange(output, "b h (g q) d -> b q (h g d)", g=group))
+            output, _ = self.kernel(query, key, value, mask, finite=finite)
+        return self.output(rearrange(output, "b h q d -> b q (h d)"))
+
+    @property
+    def is_recorded(self) -> bool:
+        """Does somebody look at the weights, by a hook or a pre-hook on `tap`?"""
+        return bool(self.tap._forward_hooks or self.tap._forward_pre_hooks)
+
+    def extra_repr(self) -> str:
+        kernel = getattr(self.kernel, "name", "reference" if self.kernel is None else self.kernel)
+        return f"heads={self.num_heads}, kv_heads={self.num_kv_heads}, kernel={kernel}"
 
 
-def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn each pair (x[i], x[i + D/2]) by its position's angle (Su et al. 2021, eq. 34).
+def split_heads(x: Tensor, num_heads: int, rotation: Rotation | None = None) -> Tensor:
+    """(B,T,heads·D) -> (B,heads,T,D), rotated by its positions where there is a rotation."""
+    x = rearrange(x, "b t (h d) -> b h t d", h=num_heads)
+    return x if rotation is None else rotate(x, rotation)
+
+
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Rotate each pair (x[i], x[i + D/2]) by its position's angle (Su et al. 2021, eq. 34).
 
     Shapes: x (B,H,T,D); rotation = (cos, sin) of the angles, each (B,1,T,D/2) -> (B,H,T,D).
     """
@@ -168,7 +177,7 @@ def record_attention(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     """
     layers = {n: m for n, m in model.named_modules() if isinstance(m, MultiHeadAttention)}
     if not layers:
-        raise ValueError(f"{type(model).__name__} holds no MultiHeadAttention to record")
+        raise ValueError(f"{type(model).__name__} contains no MultiHeadAttention to record")
     maps: dict[str, Tensor] = {}
 
     def keep(name):

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from minitransformer.contract import check_heads
+
 
 @dataclass(frozen=True)
 class Style:
@@ -34,8 +36,21 @@ STYLES = {
     ),
 }
 
-
 ATTENTIONS = ("auto", "reference", "tiled", "fused", "online", "sdpa", "triton")  # see `kernels`
+
+LEAST = {  # what the integers of a Config must be at least
+    "vocab_size": 1,
+    "d_model": 1,
+    "num_layers": 0,
+    "num_decoder_layers": 0,
+    "num_heads": 1,
+    "num_kv_heads": 1,
+    "d_ff": 1,
+    "max_length": 1,
+    "window": 1,
+    "num_segments": 0,
+    "bos_id": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,7 @@ class Config:
     num_kv_heads: int | None = None  # key/value heads, fewer for grouped queries; None = num_heads
     d_ff: int | None = None  # width inside the feed-forward; None = 4 * d_model
     max_length: int = 512  # tokens in one sequence, padding not counted
+    window: int | None = None  # keys that a decoder's query sees, itself included; None = all
     dropout: float = 0.0  # of embeddings and of what each sublayer adds; not of attention weights
     style: str | Style = "vanilla"  # a name from STYLES, or parts that no name stands for
     tie_embeddings: bool = False  # is the output projection the token embedding itself?
@@ -64,31 +80,36 @@ class Config:
     attention: str = "auto"  # how it is computed, from ATTENTIONS: faster, the same up to rounding
 
     def __post_init__(self):
-        if isinstance(self.style, Mapping):  # as JSON has it
-            object.__setattr__(self, "style", Style(**self.style))
-        if isinstance(self.eos_id, list):
-            object.__setattr__(self, "eos_id", tuple(self.eos_id))
-        if self.num_decoder_layers is None:
-            object.__setattr__(self, "num_decoder_layers", self.num_layers)
-        if self.num_kv_heads is None:
-            object.__setattr__(self, "num_kv_heads", self.num_heads)
-        if self.d_ff is None:
-            object.__setattr__(self, "d_ff", 4 * self.d_model)
-        for name, least in {
-            "vocab_size": 1,
-            "d_model": 1,
-            "num_layers": 0,
-            "num_decoder_layers": 0,
-            "num_heads": 1,
-            "num_kv_heads": 1,
-            "d_ff": 1,
-            "max_length": 1,
-            "num_segments": 0,
-            "bos_id": 0,
-        }.items():
+        self._complete()
+        for name, least in LEAST.items():
             number = getattr(self, name)
-            if not isinstance(number, int) or isinstance(number, bool) or number < least:
+            if (type(number) is not int or number < least) and (name, number) != ("window", None):
                 raise ValueError(f"{name} must be an integer >= {least}, got {number!r}")
+        for name in ("norm_eps", "rope_theta"):
+            number = getattr(self, name)
+            if not isinstance(number, int | float) or not number > 0:
+                raise ValueError(f"{name} must be a number above 0, got {number!r}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        self._check_parts()
+
+    def _complete(self) -> None:
+        """Fill in what follows from other numbers, and read what JSON has no type for."""
+        style, eos_id = self.style, self.eos_id
+        completed = {
+            "style": Style(**style) if isinstance(style, Mapping) else style,
+            "eos_id": tuple(eos_id) if isinstance(eos_id, list) else eos_id,
+        }
+        follows = {
+            "num_decoder_layers": self.num_layers,
+            "num_kv_heads": self.num_heads,
+            "d_ff": 4 * self.d_model,
+        }
+        completed |= {name: v for name, v in follows.items() if getattr(self, name) is None}
+        for name, value in completed.items():
+            object.__setattr__(self, name, value)
+
+    def _check_parts(self) -> None:
         if not isinstance(self.style, Style) and self.style not in STYLES:
             raise ValueError(f"style must be one of {', '.join(STYLES)}, got {self.style!r}")
         if self.attention not in ATTENTIONS:
@@ -101,12 +122,6 @@ class Config:
                 f"rotary positions turn pairs: d_model / num_heads must be even, "
                 f"got {self.d_model} / {self.num_heads}"
             )
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        for name in ("norm_eps", "rope_theta"):
-            number = getattr(self, name)
-            if not isinstance(number, int | float) or not number > 0:
-                raise ValueError(f"{name} must be a number above 0, got {number!r}")
 
     @property
     def parts(self) -> Style:
@@ -114,13 +129,3 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def check_heads(d_model: int, num_heads: int, num_kv_heads: int) -> None:
-    """Refuse heads that do not divide the width, or groups that do not divide the heads."""
-    if num_heads < 1 or d_model % num_heads:
-        raise ValueError(f"d_model must be a multiple of num_heads, got {d_model} and {num_heads}")
-    if num_kv_heads < 1 or num_heads % num_kv_heads:
-        raise ValueError(
-            f"num_heads must be a multiple of num_kv_heads, got {num_heads} and {num_kv_heads}"
-        )

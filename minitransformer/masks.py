@@ -8,9 +8,12 @@ Two values, two names:
   True = this query may attend to this key. Masks combine with `&`.
 """
 
+from typing import Any, NamedTuple
+
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn import functional as F
 
 from minitransformer.contract import check_attention_mask
 
@@ -18,8 +21,9 @@ from minitransformer.contract import check_attention_mask
 def padding_mask(attention_mask: Tensor, key_attention_mask: Tensor | None = None) -> Tensor:
     """True where the query and the key are both real and belong to the same document.
 
-    One line serves padding (documents 0 and 1), packing (documents 0, 1, 2, ...) and, with the
-    source's mask as `key_attention_mask`, cross-attention.
+    One line serves padding (documents 0 and 1), packing (documents 0, 1, 2, ...: a block-diagonal
+    mask) and, with the source's mask as `key_attention_mask`, cross-attention. Libraries that hide
+    padded keys only call that a key padding mask; here padded queries see nothing either.
 
     Shapes: (batch, queries) and (batch, keys), int or bool -> (batch, 1, queries, keys) bool.
     Without `key_attention_mask` the keys are the queries.
@@ -49,7 +53,7 @@ def causal_mask(
     """True where the key is not in the query's future. The last query is the last key's.
 
     Aligning the *ends* makes one definition serve training (as many queries as keys) and
-    decoding with a cache (the last few queries against all keys).
+    decoding with a KV cache (the last few queries against all keys).
 
     Shape: (1, 1, num_queries, num_keys) bool; `num_keys` defaults to `num_queries`.
 
@@ -61,11 +65,34 @@ def causal_mask(
         num_keys = num_queries
     if num_queries < 0 or num_keys < num_queries:
         raise ValueError(
-            f"causal_mask needs 0 <= num_queries <= num_keys, got {num_queries} and {num_keys}: "
+            f"a causal mask needs 0 <= num_queries <= num_keys, got {num_queries} and {num_keys}: "
             "every query must have a key of its own"
         )
     ones = torch.ones(1, 1, num_queries, num_keys, dtype=torch.bool, device=device)
     return ones.tril(num_keys - num_queries)
+
+
+def window_mask(
+    num_queries: int,
+    num_keys: int | None = None,
+    *,
+    window: int,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Sliding window: True for the last `window` keys up to each query, its own included.
+
+    So a window of 3 sees 3 keys, as transformers' `sliding_window=3` does (Beltagy et al. 2020,
+    arXiv:2004.05150; Jiang et al. 2023, arXiv:2310.06825); FlashAttention's `window_size=(3, 0)`
+    sees 4. Causal, and aligned at the ends like `causal_mask`, whose shape and errors it shares.
+
+    >>> window_mask(2, 4, window=2).int()
+    tensor([[[[0, 1, 1, 0],
+              [0, 0, 1, 1]]]], dtype=torch.int32)
+    """
+    if type(window) is not int or window < 1:
+        raise ValueError(f"window must be an integer >= 1, the keys a query sees, got {window!r}")
+    causal = causal_mask(num_queries, num_keys, device)
+    return causal & causal.triu(causal.shape[3] - num_queries - window + 1)
 
 
 def token_positions(attention_mask: Tensor) -> Tensor:
@@ -81,8 +108,7 @@ def token_positions(attention_mask: Tensor) -> Tensor:
     """
     order, documents = by_document(attention_mask)  # now each document is one run of columns
     index = torch.arange(order.shape[1], device=order.device)
-    starts = torch.ones_like(documents, dtype=torch.bool)
-    starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    starts = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
     first = index.masked_fill(~starts, 0).cummax(dim=1).values  # where each token's run starts
     positions = torch.zeros_like(order).scatter(1, order, index - first)
     return positions.masked_fill(attention_mask == 0, 0)
@@ -98,6 +124,33 @@ def by_document(attention_mask: Tensor) -> tuple[Tensor, Tensor]:
     return order, documents
 
 
+def decoder_mask(attention_mask: Tensor, start: int = 0, window: int | None = None) -> Tensor:
+    """Real tokens of the same document, none in the future, and of these the last `window`.
+
+    The window counts tokens, not columns, so padding between them takes nothing from it.
+
+    Shapes: (batch, keys) int or bool -> (batch, 1, keys - start, keys): the queries are the columns
+    from `start` on; those before them are in a KV cache.
+    """
+    keys = attention_mask.shape[1]
+    mask = padding_mask(attention_mask[:, start:], attention_mask)
+    mask = mask & causal_mask(keys - start, keys, attention_mask.device)
+    if window is not None:
+        positions = token_positions(attention_mask)
+        ages = rearrange(positions[:, start:], "b q -> b 1 q 1") - rearrange(
+            positions, "b k -> b 1 1 k"
+        )
+        mask = mask & (ages < window)
+    return mask
+
+
 def zero_padding(x: Tensor, attention_mask: Tensor) -> Tensor:
     """`x`, (batch, length, width), with exact zeros at padding, whatever stood there, NaN too."""
     return x.masked_fill(rearrange(attention_mask == 0, "b t -> b t 1"), 0.0)
+
+
+class PreparedMask(NamedTuple):
+    """A mask with what a kernel has read off it, once for all layers that share it."""
+
+    mask: Tensor  # (batch or 1, heads or 1, queries, keys) bool: what the reference wants
+    plan: Any  # what the kernel wants

@@ -1,6 +1,6 @@
 """Transformers from one set of parts: the line that builds the mask is the difference.
 
-Masks are made here, in `encode` and `decode`, and nowhere below. With a `cache` both read
+Masks are made here, in `encode` and `decode`, and nowhere below. With a KV `cache` both read
 only what is new: the ids are then the last columns of an attention_mask that covers everything.
 """
 
@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 from minitransformer.cache import Cache
 from minitransformer.config import Config
-from minitransformer.contract import check_attention_mask
+from minitransformer.contract import check_attention_mask, is_traced
 from minitransformer.kernels.linear_cross_entropy import linear_cross_entropy
-from minitransformer.layers import DecoderLayer, Embedding, EncoderLayer, Head, Stack
-from minitransformer.loss import IGNORE_INDEX
-from minitransformer.masks import causal_mask, padding_mask, zero_padding
+from minitransformer.layers import DecoderLayer, Embedding, EncoderLayer, LMHead, Stack
+from minitransformer.loss import IGNORE_INDEX, cross_entropy
+from minitransformer.masks import decoder_mask, padding_mask, zero_padding
 
 
 class Model(nn.Module):
-    """What all share: an embedding in front and a projection to the vocabulary behind.
+    """What all share: an embedding in front and a language model head behind.
 
     `forward` and `loss` are those of the models that read one sequence.
     """
@@ -25,23 +25,24 @@ class Model(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = Embedding(config)
-        self.head = Head(config)
+        self.head = LMHead(config)
+        self.initialize(self)
         self.tie()
+        self.register_load_state_dict_post_hook(Model.tie)  # `assign=True` would untie
 
-    def tie(self) -> None:
-        """Make the output projection the token embedding itself, if the config says so."""
+    def tie(self, *_: object) -> None:
+        """Weight tying: the output projection is the token embedding, if the config says so."""
         if self.config.tie_embeddings:
-            self.head.weight = self.embedding.tokens.weight
+            self.head.projection.weight = self.embedding.tokens.weight
 
-    def initialise(self) -> None:
+    def initialize(self, part: nn.Module) -> None:
         """Weights that keep the size of what passes through (Glorot and Bengio 2010)."""
-        for module in self.modules():
+        for module in part.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for module in self.modules():  # after the linear layers: a tied head is one of them
-            if isinstance(module, nn.Embedding):
+            elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=self.config.d_model**-0.5)
 
     def encode(
@@ -75,21 +76,25 @@ class Model(nn.Module):
                 f"labels must be {tuple(hidden.shape[:-1])}, one for each position, "
                 f"got {tuple(labels.shape)}"
             )
+        if is_traced(hidden, labels):
+            return cross_entropy(self.head(hidden), labels, num_labels=num_labels)
         # Where the labels are: on the CPU, this makes no GPU wait.
         chosen = (labels.flatten() != IGNORE_INDEX).nonzero().squeeze(1)
         labels = labels.flatten()[chosen]
         hidden = hidden.flatten(0, 1)[chosen.to(hidden.device, non_blocking=True)]
-        head = self.head.weight, self.head.bias
-        return linear_cross_entropy(self.head.transform(hidden), *head, labels, num_labels)
+        projection = self.head.projection.weight, self.head.projection.bias
+        return linear_cross_entropy(self.head.transform(hidden), *projection, labels, num_labels)
 
 
 class EncoderOnly(Model):
     """Every token sees every token, as in BERT (Devlin et al. 2018, arXiv:1810.04805)."""
 
     def __init__(self, config: Config):
+        if config.window is not None:
+            raise ValueError(f"a window is for decoders: EncoderOnly got window={config.window}")
         super().__init__(config)
         self.encoder = Stack(config, EncoderLayer, config.num_layers)
-        self.initialise()
+        self.initialize(self.encoder)
 
     def encode(
         self, input_ids: Tensor, attention_mask: Tensor, segment_ids: Tensor | None = None
@@ -109,7 +114,7 @@ class DecoderOnly(Model):
     def __init__(self, config: Config):
         super().__init__(config)
         self.decoder = Stack(config, EncoderLayer, config.num_layers)
-        self.initialise()
+        self.initialize(self.decoder)
 
     def encode(
         self,
@@ -120,10 +125,9 @@ class DecoderOnly(Model):
     ) -> Tensor:
         """Last hidden states (B,T,d_model), 0 at padding."""
         start = columns_read(input_ids, attention_mask, cache)
-        new = attention_mask[:, start:]
-        mask = padding_mask(new, attention_mask) & causal_from(start, attention_mask)
+        mask = decoder_mask(attention_mask, start, self.config.window)
         x, rotation = self.embedding(input_ids, attention_mask, segment_ids, start)
-        return zero_padding(self.decoder(x, mask, rotation, cache), new)
+        return zero_padding(self.decoder(x, mask, rotation, cache=cache), attention_mask[:, start:])
 
 
 class CrossDecoder(Model):
@@ -135,7 +139,7 @@ class CrossDecoder(Model):
     def __init__(self, config: Config):
         super().__init__(config)
         self.decoder = Stack(config, DecoderLayer, config.num_decoder_layers)
-        self.initialise()
+        self.initialize(self.decoder)
 
     def decode(
         self,
@@ -148,12 +152,11 @@ class CrossDecoder(Model):
         """The target's last hidden states (B,T,d_model), given the encoded source."""
         start = columns_read(target_ids, target_mask, cache)
         new = target_mask[:, start:]
-        mask = padding_mask(new, target_mask) & causal_from(start, target_mask)
+        mask = decoder_mask(target_mask, start, self.config.window)
         memory_mask = padding_mask(new, source_mask)
         x, rotation = self.embedding(target_ids, target_mask, start=start)
         memory = zero_padding(memory, source_mask)  # finite: it may be kept in a cache
-        x = self.decoder(x, mask, rotation, memory, memory_mask, cache)
-        return zero_padding(x, new)
+        return zero_padding(self.decoder(x, mask, rotation, memory, memory_mask, cache), new)
 
     def forward(
         self, target_ids: Tensor, target_mask: Tensor, memory: Tensor, source_mask: Tensor
@@ -167,9 +170,10 @@ class EncoderDecoder(CrossDecoder):
 
     def __init__(self, config: Config):
         super().__init__(config)
-        self.source_embedding = Embedding(config, tokens=self.embedding.tokens)
         self.encoder = Stack(config, EncoderLayer, config.num_layers)
-        self.initialise()
+        self.source_embedding = Embedding(config, tokens=self.embedding.tokens)
+        self.initialize(self.encoder)
+        self.initialize(self.source_embedding.positions)
 
     def encode(self, source_ids: Tensor, source_mask: Tensor) -> Tensor:
         """The source's last hidden states (B,S,d_model), 0 at padding."""
@@ -203,9 +207,3 @@ def columns_read(input_ids: Tensor, attention_mask: Tensor, cache: Cache | None)
     """How many columns of attention_mask (B,K) stand before those of input_ids (B,T): K - T."""
     check_attention_mask(attention_mask)
     return 0 if cache is None else attention_mask.shape[-1] - input_ids.shape[-1]
-
-
-def causal_from(start: int, attention_mask: Tensor) -> Tensor:
-    """(1,1,K-start,K): the columns from `start` on look back at all of attention_mask (B,K)."""
-    length = attention_mask.shape[-1]
-    return causal_mask(length - start, length, device=attention_mask.device)

@@ -614,8 +614,9 @@ def test_an_attention_mask_is_refused_where_batch_equals_length(size):
         ([(4, 2, 5, 8), (4, 7, 8), (4, 2, 7, 3)], r"key must be .* got shape \(4, 7, 8\)$"),
         ([(4, 2, 5, 8), (4, 2, 7, 8), (7, 3)], r"value must be .* got shape \(7, 3\)$"),
         ([(4, 2, 5, 8), (4, 2, 7, 6), (4, 2, 7, 3)], r"got \(4, 2, 5, 8\), \(4, 2, 7, 6\) and"),
-        ([(4, 2, 5, 8), (4, 2, 6, 8), (4, 2, 7, 3)], r"expected query \(B,H,Q,D\), key \(B,H,K,D"),
-        ([(4, 2, 5, 8), (4, 1, 7, 8), (4, 1, 7, 3)], r"\(4, 1, 7, 8\) and \(4, 1, 7, 3\)"),
+        ([(4, 2, 5, 8), (4, 2, 6, 8), (4, 2, 7, 3)], r"expected query \(B,H,Q,D\), key \(B,G,K,D"),
+        ([(4, 2, 5, 8), (4, 4, 7, 8), (4, 4, 7, 3)], r"\(4, 4, 7, 8\) and \(4, 4, 7, 3\)"),
+        ([(4, 2, 5, 8), (4, 0, 7, 8), (4, 0, 7, 3)], r"H is a multiple of G"),
         ([(4, 2, 5, 8), (4, 2, 7, 8), (4, 1, 7, 3)], r"\(4, 1, 7, 3\)"),
         ([(4, 2, 5, 8), (1, 2, 7, 8), (1, 2, 7, 3)], r"\(1, 2, 7, 8\)"),
         ([(4, 2, 5, 8), (4, 2, 7, 8), (1, 2, 7, 3)], r"\(1, 2, 7, 3\)"),
@@ -885,7 +886,7 @@ def test_recording_stops_after_an_exception_too():
 
 def test_recording_a_model_without_attention_is_refused():
     with (
-        pytest.raises(ValueError, match="Linear holds no MultiHeadAttention"),
+        pytest.raises(ValueError, match="Linear contains no MultiHeadAttention"),
         record_attention(nn.Linear(2, 2)),
     ):
         pass

@@ -1,5 +1,9 @@
 """Every kernel is the plain formula: on random masks, in every dtype, and for gradients too."""
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
 from conftest import BATCH, HEADS, KEYS, LENGTHS, QUERIES, WIDTH, from_lengths, large_init
@@ -20,8 +24,8 @@ from minitransformer import (
     record_attention,
     scaled_dot_product_attention,
 )
-from minitransformer.kernels import attention_kernel, plan, strips
-from minitransformer.kernels.plan import make_plan, plan_of
+from minitransformer.kernels import Kernel, attention_kernel, plan, strips
+from minitransformer.kernels.plan import make_plan
 
 NAMES = ("tiled", "fused", "online", "sdpa")
 # Longer than a strip, and than a block of keys; no tile divides them.
@@ -38,10 +42,19 @@ def random_inputs(batch, heads, queries, keys, kv_heads=None, value_width=WIDTH,
     )
 
 
-def reference(query, key, value, mask):
-    group = query.shape[1] // key.shape[1]
-    key, value = (x.repeat_interleave(group, dim=1) for x in (key, value))
-    return scaled_dot_product_attention(query, key, value, mask)[0]
+def reference(*inputs):
+    return scaled_dot_product_attention(*inputs)[0]
+
+
+def kernel(name):
+    """The output of the kernel of that name, which gives no weights."""
+
+    def attention(*inputs):
+        output, weights = attention_kernel(name)(*inputs)
+        assert weights is None
+        return output
+
+    return attention
 
 
 def with_gradients(attention, inputs, mask):
@@ -96,7 +109,7 @@ def some_masks(queries, keys):
 def test_a_kernel_is_the_formula_whatever_the_mask(name, sizes, device):
     inputs = random_inputs(BATCH, HEADS, **sizes, device=device)
     for what, mask in some_masks(**sizes).items():
-        assert distance(attention_kernel(name), inputs, mask.to(device)) < 1e-12, what
+        assert distance(kernel(name), inputs, mask.to(device)) < 1e-12, what
 
 
 @settings(max_examples=60, deadline=None)
@@ -123,7 +136,7 @@ def test_a_kernel_is_the_formula_on_random_masks(
     mask = (coarse < share).repeat_interleave(blocks, 2).repeat_interleave(blocks, 3)
     mask = mask[..., :queries, :keys]
     inputs = random_inputs(batch, heads, queries, keys, kv_heads, value_width=3)
-    assert distance(attention_kernel(name), inputs, mask) < 1e-12
+    assert distance(kernel(name), inputs, mask) < 1e-12
 
 
 @settings(max_examples=60, deadline=None)
@@ -149,7 +162,7 @@ def test_a_kernel_is_the_formula_on_documents_and_holes(name, rows, causal, wind
     if window is not None:
         mask = mask & ~causal_mask(length).roll(window, dims=2)
     inputs = random_inputs(len(rows), HEADS, length, length)
-    assert distance(attention_kernel(name), inputs, mask) < 1e-12
+    assert distance(kernel(name), inputs, mask) < 1e-12
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -164,7 +177,7 @@ def test_what_the_mask_never_uses_is_never_multiplied(name, device):
             for x, gone in zip(clean, lost, strict=True)
         ]
         results = [
-            with_gradients(attention_kernel(name), [x.requires_grad_() for x in inputs], mask)
+            with_gradients(kernel(name), [x.requires_grad_() for x in inputs], mask)
             for inputs in (clean, poisoned)
         ]
         for found, wanted in zip(*results, strict=True):
@@ -182,7 +195,7 @@ def test_half_precision_is_as_good_as_the_formulas(name, device):
     wanted = reference(*exact, mask)
     for dtype in (torch.float16, torch.bfloat16):
         half = [x.detach().to(dtype) for x in exact]
-        found = attention_kernel(name)(*half, mask)
+        found = kernel(name)(*half, mask)
         plain = reference(*half, mask)
         assert found.dtype == dtype
         assert (found - wanted).abs().max() <= 2 * (plain - wanted).abs().max()
@@ -193,9 +206,9 @@ def test_autocast_changes_nothing(name, device):
     """What comes in float32 is computed in float32, as by the formula."""
     mask = some_masks(QUERIES, KEYS)["half"].to(device)
     inputs = random_inputs(BATCH, HEADS, QUERIES, KEYS, device=device, dtype=torch.float32)
-    outside = attention_kernel(name)(*inputs, mask)
+    outside = kernel(name)(*inputs, mask)
     with torch.autocast(device.type, torch.bfloat16):
-        inside = attention_kernel(name)(*inputs, mask)
+        inside = kernel(name)(*inputs, mask)
     assert torch.equal(inside, outside)
 
 
@@ -203,18 +216,18 @@ def test_autocast_changes_nothing(name, device):
 def test_gradients_are_those_of_differences_and_can_be_asked_for_twice(name):
     mask = some_masks(QUERIES, KEYS)["half"]
     inputs = random_inputs(BATCH, HEADS, QUERIES, KEYS)
-    assert torch.autograd.gradcheck(lambda *x: attention_kernel(name)(*x, mask), inputs)
-    output = attention_kernel(name)(*inputs, mask)
+    assert torch.autograd.gradcheck(lambda *x: kernel(name)(*x, mask), inputs)
+    output = kernel(name)(*inputs, mask)
     once, twice = (torch.autograd.grad(output.sum(), inputs, retain_graph=True) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))
 
 
-def test_scores_that_are_not_kept_are_computed_again(monkeypatch):
+def test_scores_that_are_not_kept_are_computed_again():
     inputs = random_inputs(BATCH, HEADS, **LONG)
     mask = some_masks(**LONG)["half"]
-    kept = with_gradients(attention_kernel("tiled"), inputs, mask)
-    monkeypatch.setattr(strips, "MOST_KEPT", 0)
-    again = with_gradients(attention_kernel("tiled"), inputs, mask)
+    kept = with_gradients(kernel("tiled"), inputs, mask)
+    keeps_nothing = Kernel("tiled", strips.plan_strips, partial(strips.compute, strips._plain, 0))
+    again = with_gradients(lambda *x: keeps_nothing(*x)[0], inputs, mask)
     assert all(torch.equal(a, b) for a, b in zip(kept, again, strict=True))
 
 
@@ -296,22 +309,71 @@ def test_each_long_document_of_a_packed_row_is_a_block_and_short_ones_share_one(
 
 def test_a_plan_is_made_once_for_all_layers(monkeypatch):
     made = []
-    monkeypatch.setattr(plan, "make_plan", lambda *a: made.append(a) or make_plan(*a))
+    monkeypatch.setattr(strips, "make_plan", lambda *a: made.append(a) or make_plan(*a))
     model = EncoderDecoder(Config(vocab_size=9, d_model=8, num_layers=3, attention="tiled"))
     source, target = torch.tensor([[1, 1, 0], [1, 1, 1]]), torch.tensor([[1, 0], [1, 1]])
     model(source, source, target, target)
     assert len(made) == 3  # the source's, the target's, and that of one looking at the other
 
 
-def test_a_plan_is_not_that_of_another_mask_or_of_what_the_mask_was():
-    mask = torch.ones(1, 1, 4, 4, dtype=torch.bool)
-    first = plan_of(mask, 1, 1)
-    assert plan_of(mask, 1, 1) is first
-    assert plan_of(mask.clone(), 1, 1) is not first
-    mask[0, 0, 0, 0] = False
-    assert plan_of(mask, 1, 1) is not first
-    assert plan_of(mask, 1, 1)[0].allowed is not None
-    assert plan_of(mask, 2, 1)[0].rows == slice(0, 2)
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda mask: mask.logical_and_(causal_mask(7)),
+        lambda mask: mask.data.logical_and_(causal_mask(7)),
+        lambda mask: np.logical_and(mask.numpy(), causal_mask(7).numpy(), out=mask.numpy()),
+    ],
+    ids=["in place", ".data", ".numpy()"],
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_no_kernel_goes_by_what_a_mask_was(name, write):
+    """However it is written to: `.data` and NumPy do not even count as a new version."""
+    inputs = random_inputs(2, HEADS, 7, 7)
+    mask = torch.ones(2, 1, 7, 7, dtype=torch.bool)
+    kernel(name)(*inputs, mask)
+    write(mask)
+    assert distance(kernel(name), inputs, mask) < 1e-12
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_prepared_mask_gives_what_the_bare_one_gives(name):
+    inputs = random_inputs(BATCH, HEADS, QUERIES, KEYS)
+    mask = some_masks(QUERIES, KEYS)["padding"]
+    attention = attention_kernel(name)
+    prepared = attention.prepare(mask, BATCH, HEADS, torch.float64)
+    assert prepared.mask is mask
+    assert torch.equal(attention(*inputs, prepared)[0], attention(*inputs, mask)[0])
+    with pytest.raises(TypeError, match="mask must be bool"):
+        attention.prepare(mask.long(), BATCH, HEADS, torch.float64)
+
+
+@pytest.mark.parametrize("name", ["reference", *NAMES])
+@pytest.mark.parametrize("options", [{}, {"style": "llama", "num_kv_heads": 2}])
+def test_inference_mode_gives_what_no_grad_gives(name, options):
+    batch = pack([[1, 2, 3], [4, 5], [6, 7, 8, 9], [1]], length=6)
+    for kind in (EncoderOnly, DecoderOnly):
+        model = small(kind, name, **options)
+        with torch.no_grad():
+            expected = model(batch.input_ids, batch.attention_mask)
+        with torch.inference_mode():
+            found = model(batch.input_ids, batch.attention_mask)
+        assert torch.equal(found, expected)
+
+
+def test_eight_threads_may_call_one_model():
+    """Each with a mask of its own: nothing that is made for one call is met by another."""
+    model = small(DecoderOnly, "auto")
+    batches = [pad([torch.randint(11, (n,)).tolist() for n in (3, 9, 5)]) for _ in range(8)]
+    inputs = [(batch.input_ids, batch.attention_mask) for batch in batches]
+
+    def run(one):
+        with torch.no_grad():
+            return [model(*one) for _ in range(20)]
+
+    expected = [run(one)[0] for one in inputs]
+    with ThreadPoolExecutor(8) as pool:
+        for found, wanted in zip(pool.map(run, inputs), expected, strict=True):
+            assert all(torch.equal(output, wanted) for output in found)
 
 
 # A plan that is wrong must not go unnoticed by the tests above.
@@ -331,12 +393,12 @@ def test_a_broken_strip_is_noticed(broken, monkeypatch):
     def make_broken(*arguments):
         return [broken(strip) for strip in make_plan(*arguments)]
 
-    monkeypatch.setattr(plan, "make_plan", make_broken)
+    monkeypatch.setattr(strips, "make_plan", make_broken)
     inputs = random_inputs(BATCH, HEADS, QUERIES, KEYS)
     mask = some_masks(QUERIES, KEYS)["padding"]
     mask[:, :, 1] = False
     try:
-        found = distance(attention_kernel("tiled"), inputs, mask)
+        found = distance(kernel("tiled"), inputs, mask)
     except RuntimeError:  # shapes that do not fit
         return
     assert not found < 1e-3
@@ -371,7 +433,7 @@ def test_models_compute_the_same_with_every_kernel(attention, options):
 
 
 def test_looking_at_the_weights_or_dropping_them_uses_the_formula():
-    def refuse(*inputs):
+    def refuse(*inputs, **options):
         raise AssertionError("the kernel was asked")
 
     layer = MultiHeadAttention(8, 2, dropout=0.5, kernel=refuse)
@@ -379,6 +441,10 @@ def test_looking_at_the_weights_or_dropping_them_uses_the_formula():
     with record_attention(layer) as maps:
         layer.eval()(x, x, mask)
     assert maps[""].shape == (1, 2, 3, 3)
+    hook = layer.tap.register_forward_pre_hook(lambda tap, inputs: maps.update(pre=inputs[0]))
+    layer.eval()(x, x, mask)
+    hook.remove()
+    assert torch.equal(maps["pre"], maps[""])
     layer.train()(x, x, mask)
     with pytest.raises(AssertionError, match="was asked"):
         layer.eval()(x, x, mask)

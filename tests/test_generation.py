@@ -29,7 +29,7 @@ def batch_of(rows, side, device):
 
 def greedy(model, prompt: list[int], steps: int = STEPS) -> list[int]:
     """The definition: the likeliest token of the whole text so far, again and again, no padding."""
-    device = model.head.weight.device
+    device = model.head.projection.weight.device
 
     def arguments(tokens):
         ids = torch.tensor([tokens], device=device)
@@ -61,7 +61,7 @@ def counting_model(**numbers) -> DecoderOnly:
     model = DecoderOnly(Config(12, 12, num_layers=0, num_heads=2, style="llama", **numbers))
     with torch.no_grad():
         model.embedding.tokens.weight.copy_(torch.eye(12))
-        model.head.weight.copy_(torch.eye(12).roll(1, dims=0))
+        model.head.projection.weight.copy_(torch.eye(12).roll(1, dims=0))
     return model
 
 
@@ -207,7 +207,7 @@ def test_any_of_several_ends_of_sequence_ends_a_row():
 
 def search(model, prompt, beams, penalty=1.0, eos_id=None, steps=STEPS) -> list[int]:
     """The definition, for one prompt without padding, every text computed anew."""
-    device = model.head.weight.device
+    device = model.head.projection.weight.device
 
     def likely(written):
         def arguments(tokens):

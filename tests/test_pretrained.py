@@ -214,7 +214,7 @@ def largest_difference(a: torch.Tensor, b: torch.Tensor) -> float:
 def test_logits_are_those_of_the_library(name, dtype, folders):
     theirs, ours = theirs_of(name).to(dtype), load_pretrained(folders(name), dtype)
     assert type(ours) is THEIRS[name][2]
-    assert ours.head.weight.dtype == dtype
+    assert ours.head.projection.weight.dtype == dtype
     tolerance = TOLERANCE[dtype]
     if name.startswith("llama") and dtype == torch.float64:
         tolerance = 5e-6  # theirs computes norms, softmax and angles in float32
@@ -297,7 +297,7 @@ def test_gradients_are_those_of_the_library(name, folders):
     expected = convert(ours, gradients, family.names, ties, "gradients")
     compared = 0
     for key, parameter in ours.named_parameters():
-        if key == "head.bias" and isinstance(ours, EncoderDecoder):
+        if key == "head.projection.bias" and isinstance(ours, EncoderDecoder):
             continue  # a buffer of theirs, which has no gradient
         assert parameter.grad is not None, key
         torch.testing.assert_close(parameter.grad, expected[key], rtol=1e-3, atol=2e-5, msg=key)
@@ -344,7 +344,7 @@ def test_the_bare_encoder_has_the_hidden_states_and_the_embedding_as_head(tmp_pa
     ids, mask = batch("right")
     expected = theirs(input_ids=ids, attention_mask=mask).last_hidden_state
     assert largest_difference(ours.encode(ids, mask)[mask != 0], expected[mask != 0]) <= ROUNDING
-    assert ours.head.weight is ours.embedding.tokens.weight
+    assert ours.head.projection.weight is ours.embedding.tokens.weight
     save_pretrained(ours, tmp_path / "back")
     back = tf.BertModel.from_pretrained(tmp_path / "back", add_pooling_layer=False)
     again = back(input_ids=ids, attention_mask=mask).last_hidden_state
@@ -491,13 +491,15 @@ def test_a_part_left_out_is_noticed(case, folders, monkeypatch):
         if case == "no head transform":
             ours.head.transform = nn.Identity()
         elif case == "no head bias":
-            ours.head.bias.zero_()
+            ours.head.projection.bias.zero_()
         elif case == "no final norm":
             ours.decoder.norm = nn.Identity()
         elif case == "no embedding norm":
             ours.embedding.norm = nn.Identity()
         elif case == "head untied":
-            ours.head.weight = nn.Parameter(torch.randn_like(ours.head.weight))
+            ours.head.projection.weight = nn.Parameter(
+                torch.randn_like(ours.head.projection.weight)
+            )
         elif case == "offset forgotten":
             table = ours.embedding.positions.table.weight
             table.copy_(table.roll(2, dims=0))
@@ -600,7 +602,7 @@ def test_names_of_older_versions_are_read(name, copy):
 def test_a_tied_tensor_may_stand_under_any_of_its_names(name, copy):
     folder, tensors = copy(name)
     expected = load_pretrained(folder)
-    assert expected.head.weight is expected.embedding.tokens.weight
+    assert expected.head.projection.weight is expected.embedding.tokens.weight
     for group in FAMILIES[
         expected.config.style if isinstance(expected.config.style, str) else name
     ].ties:
@@ -648,9 +650,11 @@ def test_weights_in_several_files_are_read(name, folders, tmp_path):
 def test_half_precision_becomes_float32_unless_told_otherwise(copy):
     folder, tensors = copy("llama")
     write(folder, {key: t.half() for key, t in tensors.items()})
-    assert load_pretrained(folder).head.weight.dtype == torch.float32
-    assert load_pretrained(folder, dtype=None).head.weight.dtype == torch.float16
-    assert load_pretrained(folder, dtype=torch.bfloat16).head.weight.dtype == torch.bfloat16
+    assert load_pretrained(folder).head.projection.weight.dtype == torch.float32
+    assert load_pretrained(folder, dtype=None).head.projection.weight.dtype == torch.float16
+    assert (
+        load_pretrained(folder, dtype=torch.bfloat16).head.projection.weight.dtype == torch.bfloat16
+    )
 
 
 def test_several_ends_of_sequence_are_kept(copy):
@@ -796,9 +800,9 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path):
 
 
 def test_a_map_without_an_entry_says_which(copy, monkeypatch):
-    names = {key: part for key, part in FAMILIES["gpt2"].names.items() if key != "head"}
+    names = {key: part for key, part in FAMILIES["gpt2"].names.items() if key != "head.projection"}
     monkeypatch.setitem(FAMILIES, "gpt2", replace(FAMILIES["gpt2"], names=names))
-    with pytest.raises(KeyError, match=r"no entry for head.weight"):
+    with pytest.raises(KeyError, match=r"no entry for head.projection.weight"):
         load_pretrained(copy("gpt2")[0])
 
 

@@ -173,7 +173,7 @@ def test_the_same_seed_gives_the_same_bits(pairs):
     first, second = (run_training(task)[0].state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
     other = run_training(task, Settings(steps=6, batch_size=8, warmup=2, seed=1))[0].state_dict()
-    assert not torch.equal(first["head.weight"], other["head.weight"])
+    assert not torch.equal(first["head.projection.weight"], other["head.projection.weight"])
 
 
 @pytest.mark.parametrize("attention", ["auto", "reference"])
@@ -385,7 +385,7 @@ def test_tied_embeddings_survive_the_folder(tmp_path):
     config = Config(len(vocabulary), **SMALL, tie_embeddings=True)
     Run("pairs", EncoderDecoder(config), vocabulary).save(tmp_path / "run")
     model = Run.load(tmp_path / "run").model
-    assert model.head.weight is model.embedding.tokens.weight
+    assert model.head.projection.weight is model.embedding.tokens.weight
 
 
 @pytest.mark.parametrize(
@@ -512,9 +512,11 @@ def test_settings_are_what_the_loop_uses(pairs):
     """Unpacked, clipped and undecayed training is another training: no setting is dead."""
     task = PairsTask(pairs, 64)
     base = Settings(steps=4, batch_size=8, warmup=2, clip=1e-3)
-    weights = run_training(task, base)[0].head.weight
+    weights = run_training(task, base)[0].head.projection.weight
     for change in ({"clip": 1e3}, {"weight_decay": 0.5}, {"warmup": 0}, {"learning_rate": 1e-4}):
-        assert not torch.equal(run_training(task, replace(base, **change))[0].head.weight, weights)
+        assert not torch.equal(
+            run_training(task, replace(base, **change))[0].head.projection.weight, weights
+        )
 
 
 def test_bfloat16_learns_the_same_with_weights_in_float32(task):

@@ -230,7 +230,7 @@ def test_hidden_keys_lose_against_any_finite_score(device):
     key[0, 0, 0, 0] = torch.finfo(torch.float32).min
     value = torch.tensor([[[[3.0], [INF]]]], device=device)
     mask = torch.tensor([[[[True, False]]]], device=device)
-    assert triton_attention(query, key, value, mask).item() == 3.0
+    assert triton_attention(query, key, value, mask)[0].item() == 3.0
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy, of the overflow that is meant to be
@@ -298,16 +298,17 @@ def test_the_map_lists_whole_tiles_first_and_then_partial_ones():
     assert plan.used.tolist() == [[[True] * 7 + [False]]]
 
 
-def test_a_map_is_made_once_per_mask_and_again_when_it_changes():
-    mask = causal_mask(5)
-    first = module._map_of(mask, 32)
-    assert module._map_of(mask, 32) is first
-    assert module._map_of(mask.clone(), 32) is not first
-    mask[..., 0] = False
-    assert not module._map_of(mask, 32).used[0, 0, 0]
-    kept = len(module._maps)
-    del mask
-    assert len(module._maps) < kept
+def test_a_map_is_made_once_for_all_layers_and_never_looked_up(monkeypatch):
+    made = []
+    monkeypatch.setattr(module, "tile_map", lambda *a: made.append(a) or tile_map(*a))
+    mask, inputs = causal_mask(5), make_inputs(causal_mask(5))[:3]
+    prepared = triton_attention.prepare(mask, *inputs[0].shape[:2], inputs[0].dtype)
+    outputs = [triton_attention(*inputs, prepared)[0] for _ in range(3)]
+    assert len(made) == 1
+    mask.numpy()[..., 0] = False  # which leaves no trace at the mask
+    assert torch.equal(outputs[0], outputs[2])
+    assert not torch.equal(triton_attention(*inputs, mask)[0], outputs[0])
+    assert len(made) == 2
 
 
 @pytest.mark.parametrize(
@@ -368,7 +369,7 @@ def test_shapes_that_are_refused(change, message, device):
 def test_a_second_derivative_is_refused(device):
     mask = MASKS["one query"].to(device)
     query, key, value, _ = make_inputs(mask)
-    output = triton_attention(query.requires_grad_(), key, value, mask)
+    output, _ = triton_attention(query.requires_grad_(), key, value, mask)
     (once,) = grad(output.square().sum(), query, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         once.sum().backward()

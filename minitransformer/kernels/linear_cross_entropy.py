@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minitransformer.loss import IGNORE_INDEX, check_range, mean_over, precise
+from minitransformer.contract import at_least_float32
+from minitransformer.loss import IGNORE_INDEX, check_range, mean_over
 
 LOGITS = 2**21  # held at a time: so many stay in a processor's cache, enough for its products
 
@@ -25,10 +26,10 @@ def linear_cross_entropy(
     the device of the others or on the CPU.
     Raises ValueError for labels that are no class.
     """
-    check_range(labels, len(weight), IGNORE_INDEX)
+    check_range(labels, labels != IGNORE_INDEX, len(weight), IGNORE_INDEX)
     labels = labels.to(hidden.device, non_blocking=True)
     total = _LinearCrossEntropy.apply(hidden, weight, bias, labels)
-    return mean_over(total, labels, num_labels)
+    return mean_over(total, len(labels) if num_labels is None else num_labels)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -39,13 +40,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         inputs = (hidden, weight) if bias is None else (hidden, weight, bias)
         learns = any(ctx.needs_input_grad)
         gradients = [torch.zeros_like(x) for x in inputs] if learns else []
-        total = precise(hidden.new_zeros(()))
+        total = at_least_float32(hidden.new_zeros(()))
         rows = max(1, LOGITS // len(weight))
         for start in range(0, len(hidden), rows):
             chunk = slice(start, start + rows)
             states, targets = hidden[chunk], labels[chunk].unsqueeze(-1)
             logits = F.linear(states, weight, bias)
-            scores = precise(logits)  # from here on in place: every pass over them counts
+            scores = at_least_float32(logits)  # from here on in place: every pass over them counts
             highest, chosen = scores.amax(dim=-1, keepdim=True), scores.gather(-1, targets)
             powers = scores.sub_(highest).exp_()
             normalizer = powers.sum(dim=-1, keepdim=True)

@@ -11,7 +11,6 @@ because all of them are masks.
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
-from weakref import ref
 
 import torch
 from einops import rearrange
@@ -72,21 +71,6 @@ class Strip(NamedTuple):
 
 
 Plan = list[Strip]  # what is in none of them is not computed
-
-
-def plan_of(mask: Tensor, batch: int, heads: int, whole: bool = False) -> Plan:
-    """The plan of a mask, made for the first layer that asks and remembered for the others."""
-    wanted = batch, heads, whole
-    for known, version, made_for, plan in _remembered:
-        if known() is mask and version == mask._version and made_for == wanted:
-            return plan
-    plan = make_plan(mask, *wanted)
-    _remembered[:] = [one for one in _remembered if one[0]() is not None][-3:]
-    _remembered.append((ref(mask), mask._version, wanted, plan))
-    return plan
-
-
-_remembered: list[tuple[ref, int, tuple[int, int, bool], Plan]] = []  # which keep no mask alive
 
 
 def make_plan(mask: Tensor, batch: int, heads: int, whole: bool = False) -> Plan:

@@ -1,35 +1,54 @@
-"""Attention in one call of torch's own kernel: for where a plan would cost more than it saves.
+"""Attention in a single call of torch's own SDPA: for where a plan would cost more than it saves.
 
-That is on a GPU, which reading the mask would make wait, and for a single query. What the mask
-forbids is computed and thrown away.
+That is on a GPU, which reading the mask would make wait, for the one query of a generation step,
+and while torch compiles. What the mask hides is computed and thrown away.
 """
 
+from typing import NamedTuple
+
 import torch
+from einops import rearrange, repeat
 from torch import Tensor
 from torch.nn import functional as F
 
-from minitransformer.contract import check_attention
+from minitransformer.kernels.kernel import Kernel
 
 
-def sdpa_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    """The output of `scaled_dot_product_attention`, its promise included, without the weights.
+class SdpaMask(NamedTuple):
+    """What torch's kernel is given, and what is cleaned around it: nothing of it is read back."""
 
-    Shapes and errors are those of `tiled_attention`. Nothing of the mask is read back.
-    """
-    check_attention(query, key, value, mask, grouped=True)
-    group = query.shape[1] // key.shape[1]
-    key, value = (x.repeat_interleave(group, dim=1) if group > 1 else x for x in (key, value))
-    unused = ~mask.any(dim=2).unsqueeze(-1)
-    key, value = key.masked_fill(unused, 0.0), value.masked_fill(unused, 0.0)  # 0 · NaN is NaN
-    return attend_at_once(query, key, value, mask)
+    allowed: Tensor  # the mask, but fully masked queries may look anywhere: it is thrown away
+    dead: Tensor  # (batch or 1, heads or 1, Q, 1): fully masked queries
+    unused: Tensor  # (batch or 1, heads or 1, K, 1): keys that no query sees
 
 
-def attend_at_once(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    """The same, where keys and values that no query sees are known to be finite: they stay."""
-    check_attention(query, key, value, mask)
+def sdpa_mask(mask: Tensor, batch: int, heads: int, dtype: torch.dtype) -> SdpaMask:
     dead = ~mask.any(dim=3, keepdim=True)
-    query = query.masked_fill(dead, 0.0)
+    return SdpaMask(mask | dead, dead, ~mask.any(dim=2).unsqueeze(-1))
+
+
+def compute_sdpa(query: Tensor, key: Tensor, value: Tensor, plan: SdpaMask, finite: bool) -> Tensor:
+    allowed, dead, unused = plan
+    group = query.shape[1] // max(key.shape[1], 1)
+    if group > 1:  # query heads that share a key are so many more queries of it
+        query, allowed, dead = (_as_queries(x, group) for x in (query, allowed, dead))
+        if unused.shape[1] > 1:
+            unused = rearrange(unused, "b (h g) k 1 -> b h g k 1", g=group).all(dim=2)
+    if not finite:  # 0 · NaN is NaN
+        key, value = key.masked_fill(unused, 0.0), value.masked_fill(unused, 0.0)
     with torch.autocast(query.device.type, enabled=False):
-        # Dead queries may look anywhere: what comes of it is thrown away.
-        output = F.scaled_dot_product_attention(query, key, value, attn_mask=mask | dead)
-    return output.masked_fill(dead, 0.0)
+        output = F.scaled_dot_product_attention(
+            query.masked_fill(dead, 0.0), key, value, attn_mask=allowed
+        )
+    output = output.masked_fill(dead, 0.0)
+    return rearrange(output, "b h (g q) d -> b (h g) q d", g=group) if group > 1 else output
+
+
+def _as_queries(x: Tensor, group: int) -> Tensor:
+    """(b, heads or 1, q, n) -> (b, heads / group or 1, group · q, n)."""
+    if x.shape[1] == 1:
+        return repeat(x, "b 1 q n -> b 1 (g q) n", g=group)
+    return rearrange(x, "b (h g) q n -> b h (g q) n", g=group)
+
+
+sdpa_attention = Kernel("sdpa", sdpa_mask, compute_sdpa)

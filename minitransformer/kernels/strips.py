@@ -4,58 +4,30 @@ Three formulas for one strip, from the plainest to the fastest; what is around t
 """
 
 from collections.abc import Callable
+from functools import partial
+from math import inf
+from typing import Any
 
 import torch
 from einops import repeat
 from torch import Tensor
 from torch.nn import functional as F
 
-from minitransformer.contract import check_attention
-from minitransformer.kernels.plan import Plan, Strip, joined, plan_of
-from minitransformer.loss import precise
+from minitransformer.contract import at_least_float32, may_read
+from minitransformer.kernels.kernel import Kernel
+from minitransformer.kernels.plan import Plan, Strip, joined, make_plan
+from minitransformer.kernels.sdpa import SdpaMask, compute_sdpa, sdpa_mask
 
 # (query, key, value, strip) -> output, with the part of each tensor that is in the strip
 Formula = Callable[[Tensor, Tensor, Tensor, Strip], Tensor]
 
 BLOCK = 512  # keys that the online softmax looks at together
-MOST_KEPT = 2**26  # scores that `tiled` keeps for the way back; above, it computes them again
-
-
-def tiled_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    """The output of `scaled_dot_product_attention`, computed only where the mask allows something.
-
-    The plain formula, for each strip. Memory follows the strips, not queries × keys; above 2²⁶
-    scores they are computed a second time for the gradients, and memory follows the length.
-
-    Shapes: query (B,H,Q,D), key (B,H or fewer,K,D), value (B,H or fewer,K,Dv), mask (B or 1,
-    H or 1, Q, K) bool -> (B,H,Q,Dv). Fewer key/value heads serve neighbouring query heads.
-    Raises what `scaled_dot_product_attention` raises. Gradients can be taken, but not gradients of
-    gradients: for these there is the formula.
-    """
-    return _by_strips(_plain, query, key, value, mask)
-
-
-def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    """The same, each strip by torch's own fused kernel, which never holds its scores.
-
-    Shapes and errors are those of `tiled_attention`.
-    """
-    return _by_strips(_fused, query, key, value, mask, whole=True)
-
-
-def online_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    """The same, each strip in blocks of keys, with a softmax that is corrected on the way.
-
-    Holds one block of scores at a time forward, one strip backward: memory linear in the length
-    (Milakov and Gimelshein 2018, arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135, algorithm 1).
-    Shapes and errors are those of `tiled_attention`.
-    """
-    return _by_strips(_online, query, key, value, mask, keep=False)
+MOST_KEPT = 2**26  # scores that `tiled` keeps for the backward pass
 
 
 def _plain(query: Tensor, key: Tensor, value: Tensor, strip: Strip) -> Tensor:
     """softmax(Q Kᵀ / √d) V, in the lines of `scaled_dot_product_attention`."""
-    query, key = precise(query) / query.shape[-1] ** 0.5, precise(key)
+    query, key = at_least_float32(query) / query.shape[-1] ** 0.5, at_least_float32(key)
     scores = query @ key.mT
     if strip.allowed is not None:
         scores = scores.masked_fill(~strip.allowed, float("-inf"))
@@ -63,51 +35,35 @@ def _plain(query: Tensor, key: Tensor, value: Tensor, strip: Strip) -> Tensor:
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, strip: Strip) -> Tensor:
+    """torch's own fused kernel, which never holds its scores."""
     if strip.causal:
         return F.scaled_dot_product_attention(query, key, value, is_causal=True)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=strip.allowed)
 
 
 def _online(query: Tensor, key: Tensor, value: Tensor, strip: Strip) -> Tensor:
-    """The plain formula, without ever seeing a whole row of scores.
+    """Online softmax: the plain formula, without ever seeing a whole row of scores.
 
+    Holds one block of scores at a time forward, one strip backward: memory linear in the length
+    (Milakov and Gimelshein 2018, arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135, algorithm 1).
     `highest` is the largest score so far, `total` the sum of exp(score - highest) and `output`
     that of exp(score - highest) · value. When a higher score comes, both sums are scaled down.
     """
-    query = precise(query) / query.shape[-1] ** 0.5
+    query = at_least_float32(query) / query.shape[-1] ** 0.5
     highest = query.new_full((*query.shape[:-1], 1), float("-inf"))
     total = torch.zeros_like(highest)
     output = query.new_zeros(*query.shape[:-1], value.shape[-1])
     for start in range(0, key.shape[2], BLOCK):
         keys = slice(start, start + BLOCK)
-        scores = query @ precise(key[:, :, keys]).mT
+        scores = query @ at_least_float32(key[:, :, keys]).mT
         if strip.allowed is not None:
             scores = scores.masked_fill(~strip.allowed[..., keys], float("-inf"))
         before, highest = highest, torch.maximum(highest, scores.detach().amax(-1, keepdim=True))
         level = highest.masked_fill(highest == float("-inf"), 0.0)  # nothing to see so far
         powers, shrink = (scores - level).exp(), (before - level).exp()
         total = total * shrink + powers.sum(dim=-1, keepdim=True)
-        output = output * shrink + powers @ precise(value[:, :, keys])
+        output = output * shrink + powers @ at_least_float32(value[:, :, keys])
     return (output / total).to(value.dtype)
-
-
-def _by_strips(
-    formula: Formula,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor,
-    whole: bool = False,
-    keep: bool = True,
-) -> Tensor:
-    """The formula for every strip; `whole`: it holds no scores, `keep`: it may for the way back."""
-    check_attention(query, key, value, mask, grouped=True)
-    plan = plan_of(mask, *query.shape[:2], whole)
-    scores = 0 if whole else query.shape[1] * sum(strip.scores for strip in plan)
-    keep = keep and scores <= MOST_KEPT
-    if keep and len(plan) == 1 and plan[0].is_all_of(query, key):
-        return _compute(plan[0], formula, query, key, value)
-    return _ByStrips.apply(query, key, value, plan, formula, keep)
 
 
 class _ByStrips(torch.autograd.Function):
@@ -175,3 +131,59 @@ def _compute(strip: Strip, formula: Formula, query: Tensor, key: Tensor, value: 
     with torch.autocast(query.device.type, enabled=False):
         output = formula(query, key, value, strip)
     return output if strip.dead is None else output.masked_fill(strip.dead, 0.0)
+
+
+# ---- the kernels -----------------------------------------------------------------------------
+
+
+def compute(
+    formula: Formula,
+    most_kept: float,  # scores whose graphs are kept; above, the backward pass recomputes them
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    plan: Plan | SdpaMask,
+    finite: bool,
+) -> Tensor:
+    """The formula for every strip. Gradients of gradients are the reference's business."""
+    if isinstance(plan, SdpaMask):
+        return compute_sdpa(query, key, value, plan, finite)
+    keep = query.shape[1] * sum(strip.scores for strip in plan) <= most_kept
+    if keep and len(plan) == 1 and plan[0].is_all_of(query, key):
+        return _compute(plan[0], formula, query, key, value)
+    return _ByStrips.apply(query, key, value, plan, formula, keep)
+
+
+compute_tiled = partial(compute, _plain, MOST_KEPT)
+compute_fused = partial(compute, _fused, inf)  # it holds no scores
+compute_online = partial(compute, _online, -1)
+
+
+def compute_auto(query: Tensor, key: Tensor, value: Tensor, plan: Any, finite: bool) -> Tensor:
+    """As `compute_fused`; on a CPU half precision trains in float32, where torch's is slow."""
+    if query.dtype.itemsize >= 4 or not torch.is_grad_enabled() or not isinstance(plan, list):
+        return compute_fused(query, key, value, plan, finite)
+    output = compute_fused(query.float(), key.float(), value.float(), plan, finite)
+    return output.to(value.dtype)
+
+
+def plan_strips(
+    mask: Tensor, batch: int, heads: int, dtype: torch.dtype, whole: bool = False
+) -> Plan | SdpaMask:
+    """The strips of a mask; a single query, as in each step of generation, is not worth any."""
+    if mask.shape[2] == 1:
+        return sdpa_mask(mask, batch, heads, dtype)
+    return make_plan(mask, batch, heads, whole)
+
+
+def plan_auto(mask: Tensor, *rest: Any) -> Plan | SdpaMask:
+    """What is fastest on a CPU, and on a GPU what never waits (Triton has to be asked for)."""
+    if not may_read(mask):
+        return sdpa_mask(mask, *rest)
+    return plan_strips(mask, *rest, whole=True)
+
+
+tiled_attention = Kernel("tiled", plan_strips, compute_tiled)
+fused_attention = Kernel("fused", partial(plan_strips, whole=True), compute_fused)
+online_attention = Kernel("online", plan_strips, compute_online)
+auto_attention = Kernel("auto", plan_auto, compute_auto)

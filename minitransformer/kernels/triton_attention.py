@@ -18,9 +18,8 @@ from einops import rearrange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from minitransformer.contract import check_attention
+from minitransformer.kernels.kernel import Kernel
 
 try:
     import triton
@@ -66,19 +65,6 @@ def tile_map(mask: Tensor, size: int) -> TileMap:
     batch, heads, *shape = seen.shape
     steps = heads if batch > 1 else 0, 1 if heads > 1 else 0
     return TileMap(tiles, mask.any(dim=-1), mask.any(dim=-2), *lists, *steps, *shape)
-
-
-_maps = WeakTensorKeyDictionary()  # a map lives as long as its mask: all layers share it
-
-
-def _map_of(mask: Tensor, size: int) -> TileMap:
-    """The map made before, unless the mask was written to since."""
-    if mask.is_inference():  # nobody counts the writes to it
-        return tile_map(mask, size)
-    state = (mask._version, size)
-    if mask not in _maps or _maps[mask][0] != state:
-        _maps[mask] = (state, tile_map(mask, size))
-    return _maps[mask][1]
 
 
 class Heads(NamedTuple):
@@ -306,23 +292,20 @@ class _Attention(torch.autograd.Function):
         return *gradients, None, None
 
 
-def triton_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    """The output of `scaled_dot_product_attention`, its promise included, without the weights.
+def tile_plan(mask: Tensor, batch: int, heads: int, dtype: torch.dtype) -> TileMap:
+    return tile_map(mask, 32 if dtype == torch.float32 else 64)  # as much as the registers hold
 
-    Shapes: query (B,H,Q,D), key (B,G,K,D), value (B,G,K,Dv), where G divides H and H / G
-    neighbouring heads of queries share one of keys; mask (B or 1, H or 1, Q, K) bool, True = may
-    attend -> (B,H,Q,Dv). On CUDA, in float32, float16 or bfloat16, widths up to 128, any strides.
-    The map of a mask is kept with it: pass the same tensor to all layers.
+
+def compute(query: Tensor, key: Tensor, value: Tensor, plan: TileMap, finite: bool) -> Tensor:
+    """On CUDA, in float32, float16 or bfloat16, widths up to 128, any strides.
 
     Raises TypeError, ValueError or RuntimeError for what it cannot do, and says what can.
     """
-    _check(query, key, value, mask)
-    size = 32 if query.dtype == torch.float32 else 64  # as much as the registers hold
-    return _Attention.apply(query, key, value, _map_of(mask, size), size)
+    _check(query, key, value, plan.tiles)
+    return _Attention.apply(query, key, value, plan, plan.tiles.shape[-1])
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> None:
-    check_attention(query, key, value, mask, grouped=True)
     instead = "; use attention = tiled or fused"
     if query.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise TypeError(f"expected float32, float16 or bfloat16, got {query.dtype}{instead}")
@@ -338,3 +321,6 @@ def _check(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> None:
     widths = query.shape[3], value.shape[3]
     if not 1 <= min(widths) <= max(widths) <= WIDEST:
         raise ValueError(f"widths must be 1 to {WIDEST}, got {widths}{instead}")
+
+
+triton_attention = Kernel("triton", tile_plan, compute)

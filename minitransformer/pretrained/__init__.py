@@ -77,7 +77,7 @@ def save_pretrained(model: Model, folder: str | Path) -> None:
     for unused, used in () if ties else family.ties[1:]:
         tensors[unused] = tensors[used].clone()
     theirs = family.write_config(model)
-    theirs["dtype"] = str(model.head.weight.dtype).removeprefix("torch.")
+    theirs["dtype"] = str(model.head.projection.weight.dtype).removeprefix("torch.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(

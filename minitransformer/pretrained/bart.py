@@ -83,8 +83,8 @@ BART = Family(
         "source_embedding.norm": "model.encoder.layernorm_embedding",
         **layer("encoder"),
         **layer("decoder"),
-        "head.weight": "lm_head.weight",
-        "head.bias": Part("final_logits_bias", flat=True),
+        "head.projection.weight": "lm_head.weight",
+        "head.projection.bias": Part("final_logits_bias", flat=True),
     },
     ties=[
         (

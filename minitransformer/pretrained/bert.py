@@ -90,8 +90,8 @@ BERT = Family(
         **layer("decoder.layers.{i}"),
         "head.transform.linear": "cls.predictions.transform.dense",
         "head.transform.norm": "cls.predictions.transform.LayerNorm",
-        "head.weight": "cls.predictions.decoder.weight",
-        "head.bias": "cls.predictions.decoder.bias",
+        "head.projection.weight": "cls.predictions.decoder.weight",
+        "head.projection.bias": "cls.predictions.decoder.bias",
     },
     ties=[
         ("bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"),

@@ -39,7 +39,7 @@ GPT2 = Family(
         f"{LAYER}.feed_forward.widen": Part(f"{THEIRS}.mlp.c_fc", transposed=True),
         f"{LAYER}.feed_forward.narrow": Part(f"{THEIRS}.mlp.c_proj", transposed=True),
         "decoder.norm": "transformer.ln_f",
-        "head": "lm_head",
+        "head.projection": "lm_head",
     },
     ties=[("transformer.wte.weight", "lm_head.weight")],
     prefix="transformer.",

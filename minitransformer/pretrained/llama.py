@@ -66,7 +66,7 @@ LLAMA = Family(
         f"{LAYER}.feed_forward.widen": f"{THEIRS}.mlp.up_proj",
         f"{LAYER}.feed_forward.narrow": f"{THEIRS}.mlp.down_proj",
         "decoder.norm": "model.norm",
-        "head": "lm_head",
+        "head.projection": "lm_head",
     },
     ties=[("model.embed_tokens.weight", "lm_head.weight")],
     prefix="model.",

@@ -5,7 +5,7 @@ A table says where each of our modules finds its tensors, `{i}` being the number
     {"decoder.layers.{i}.attention.output": Part("h.{i}.attn.c_proj", transposed=True)}
 
 A plain string is a Part that is the whole tensor, as it is. The kind (weight or bias) follows from
-our parameter; an entry may also name one parameter in full ("head.bias").
+our parameter; an entry may also name one parameter in full ("head.projection.bias").
 """
 
 import re

@@ -1,0 +1,52 @@
+"""A kernel: attention by the reference's signature, for a mask that is read once for all layers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minitransformer.contract import check_attention_inputs, check_mask
+from minitransformer.masks import PreparedMask
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Attention that is faster than the reference and gives no weights.
+
+    `plan` is what it wants to know of a mask, from (mask, batch, heads, dtype of the queries);
+    `compute` is the output, from (query, key, value, plan, finite).
+    """
+
+    name: str
+    plan: Callable[[Tensor, int, int, torch.dtype], Any]
+    compute: Callable[[Tensor, Tensor, Tensor, Any, bool], Tensor]
+
+    def prepare(self, mask: Tensor, batch: int, heads: int, dtype: torch.dtype) -> PreparedMask:
+        """Read the mask, (batch or 1, heads or 1, Q, K) bool, once for all layers that share it.
+
+        What is read is not read again: a mask that is written to afterwards must be prepared anew.
+        """
+        check_mask(mask)
+        return PreparedMask(mask, self.plan(mask, batch, heads, dtype))
+
+    def __call__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | PreparedMask,
+        *,
+        finite: bool = False,
+    ) -> tuple[Tensor, None]:
+        """The output of `scaled_dot_product_attention`, its promise included, without the weights.
+
+        Shapes, `finite` and errors are those of `scaled_dot_product_attention`. A mask that is not
+        prepared is read for this call alone.
+        """
+        prepared = mask if isinstance(mask, PreparedMask) else None
+        check_attention_inputs(query, key, value, prepared.mask if prepared else mask)
+        if prepared is None:
+            prepared = self.prepare(mask, *query.shape[:2], query.dtype)
+        return self.compute(query, key, value, prepared.plan, finite), None
