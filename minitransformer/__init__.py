@@ -7,11 +7,7 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from minitransformer.attention import (
-    MultiHeadAttention,
-    record_attention,
-    scaled_dot_product_attention,
-)
+from minitransformer.attention import MultiHeadAttention, scaled_dot_product_attention
 from minitransformer.config import Config
 from minitransformer.data import (
     collate,
@@ -27,9 +23,11 @@ from minitransformer.data import (
 )
 from minitransformer.inference import generation
 from minitransformer.inference.generation import generate
+from minitransformer.inference.record import record_attention
 from minitransformer.loss import IGNORE_INDEX, cross_entropy
-from minitransformer.masks import causal_mask, padding_mask, token_positions, window_mask
+from minitransformer.masks import causal_mask, padding_mask, window_mask
 from minitransformer.models import CrossDecoder, DecoderOnly, EncoderDecoder, EncoderOnly
+from minitransformer.positions import token_positions
 
 if TYPE_CHECKING:
     from minitransformer import checks, visualize

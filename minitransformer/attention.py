@@ -1,10 +1,6 @@
-"""Attention: the formula, the heads around it, and a tap to look inside.
+"""Attention: the formula, and the heads around it (Vaswani et al. 2017, arXiv:1706.03762)."""
 
-Vaswani et al. 2017, "Attention Is All You Need", arXiv:1706.03762, section 3.2.
-"""
-
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from einops import einsum, rearrange, repeat
@@ -14,8 +10,7 @@ from torch.nn import functional as F
 from minitransformer.cache import Cache
 from minitransformer.contract import at_least_float32, check_attention_inputs, check_heads
 from minitransformer.masks import PreparedMask
-
-Rotation = tuple[Tensor, Tensor]  # cosines and sines of the angles, (B,1,T,D/2) each
+from minitransformer.positions import Rotation, rotate
 
 
 def scaled_dot_product_attention(
@@ -38,8 +33,8 @@ def scaled_dot_product_attention(
     with True = may attend -> output (B,H,Q,Dv) and weights (B,H,Q,K), in the dtype of value.
     Grouped-query attention: each of G key/value heads serves H/G neighboring query heads. Half
     precision is computed in float32 up to the weights. `dropout_p` drops weights on their way to
-    the output; the weights returned are those before it. `finite` promises that masked keys and
-    values are finite, as those of a KV cache, so that they need not be zeroed in a copy.
+    the output; those returned are whole. `finite` promises that masked keys and values are finite,
+    as in a KV cache, and need not be zeroed in a copy.
 
     Raises TypeError or ValueError for anything that would otherwise broadcast or cast silently.
     """
@@ -65,11 +60,8 @@ class MultiHeadAttention(nn.Module):
     """Multi-head attention (Vaswani et al. 2017, section 3.2.2).
 
     With fewer key/value heads than query heads it is grouped-query attention (GQA; Ainslie et al.
-    2023, arXiv:2305.13245).
-
-    `kernel` is a faster attention with the signature of `scaled_dot_product_attention`, but for
-    dropout and the weights (see `kernels`). The reference is used where there is none, where
-    somebody looks at the weights, and where some are dropped.
+    2023, arXiv:2305.13245). `kernel` is a faster attention that gives no weights (see `kernels`);
+    the reference is used where there is none, or where weights are looked at or dropped.
 
     Raises ValueError where d_model, num_heads and num_kv_heads do not divide.
     """
@@ -89,14 +81,13 @@ class MultiHeadAttention(nn.Module):
         check_heads(d_model, self.num_heads, self.num_kv_heads)
         if not 0.0 <= dropout <= 1.0:
             raise ValueError(f"dropout must be in [0, 1], got {dropout}")
-        self.dropout = dropout
-        self.kernel = kernel
+        self.dropout, self.kernel = dropout, kernel
         d_kv = d_model // num_heads * self.num_kv_heads
         self.query = nn.Linear(d_model, d_model, bias=bias)
         self.key = nn.Linear(d_model, d_kv, bias=bias)
         self.value = nn.Linear(d_model, d_kv, bias=bias)
         self.output = nn.Linear(d_model, d_model, bias=bias)
-        self.tap = nn.Identity()  # the weights pass here, for `record_attention` to see
+        self.tap = nn.Identity()  # the weights pass here: see `inference.record`
 
     def forward(
         self,
@@ -108,12 +99,10 @@ class MultiHeadAttention(nn.Module):
     ) -> Tensor:
         """Every position of `x` attends to the positions of `memory` that the mask allows.
 
-        Shapes: x (B,Q,d_model), memory (B,K,d_model), mask (B or 1, heads or 1, Q, K) bool, or
-        what the kernel has prepared of it -> (B,Q,d_model). Self-attention is `memory = x`.
-        `rotation`, only there, rotates queries and keys (see `layers.RotaryPositions`).
-
-        With a `cache`, self-attention also attends to the keys of earlier calls; the mask must
-        cover them. Cross-attention projects its memory at the first call only.
+        Shapes: x (B,Q,d_model), memory (B,K,d_model), mask (B or 1, heads or 1, Q, K) bool, bare
+        or prepared for the kernel -> (B,Q,d_model). Self-attention is `memory = x`; only there
+        `rotation` rotates queries and keys. With a `cache` it also attends to the keys of earlier
+        calls, which the mask must cover; cross-attention projects its memory at the first call.
         """
         query = split_heads(self.query(x), self.num_heads, rotation)
 
@@ -144,7 +133,7 @@ class MultiHeadAttention(nn.Module):
         return bool(self.tap._forward_hooks or self.tap._forward_pre_hooks)
 
     def extra_repr(self) -> str:
-        kernel = getattr(self.kernel, "name", "reference" if self.kernel is None else self.kernel)
+        kernel = getattr(self.kernel, "name", self.kernel or "reference")
         return f"heads={self.num_heads}, kv_heads={self.num_kv_heads}, kernel={kernel}"
 
 
@@ -152,40 +141,3 @@ def split_heads(x: Tensor, num_heads: int, rotation: Rotation | None = None) -> 
     """(B,T,heads·D) -> (B,heads,T,D), rotated by its positions where there is a rotation."""
     x = rearrange(x, "b t (h d) -> b h t d", h=num_heads)
     return x if rotation is None else rotate(x, rotation)
-
-
-def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Rotate each pair (x[i], x[i + D/2]) by its position's angle (Su et al. 2021, eq. 34).
-
-    Shapes: x (B,H,T,D); rotation = (cos, sin) of the angles, each (B,1,T,D/2) -> (B,H,T,D).
-    """
-    cos, sin = rotation
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
-
-
-@contextmanager
-def record_attention(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Collect the attention weights of every layer while the block runs.
-
-    Yields {layer name: weights (B,H,Q,K)}, detached, of the last call of each layer.
-
-    >>> with record_attention(model) as maps:
-    ...     model(input_ids, attention_mask)
-    >>> maps["encoder.layers.0.attention"].shape
-    torch.Size([4, 2, 7, 7])
-    """
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, MultiHeadAttention)}
-    if not layers:
-        raise ValueError(f"{type(model).__name__} contains no MultiHeadAttention to record")
-    maps: dict[str, Tensor] = {}
-
-    def keep(name):
-        return lambda tap, inputs, weights: maps.update({name: weights.detach()})
-
-    hooks = [layer.tap.register_forward_hook(keep(name)) for name, layer in layers.items()]
-    try:
-        yield maps
-    finally:
-        for hook in hooks:
-            hook.remove()

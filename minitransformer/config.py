@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
-from minitransformer.contract import check_heads
+from minitransformer.contract import check_heads, check_window
 
 
 @dataclass(frozen=True)
@@ -38,19 +37,9 @@ STYLES = {
 
 ATTENTIONS = ("auto", "reference", "tiled", "fused", "online", "sdpa", "triton")  # see `kernels`
 
-LEAST = {  # what the integers of a Config must be at least
-    "vocab_size": 1,
-    "d_model": 1,
-    "num_layers": 0,
-    "num_decoder_layers": 0,
-    "num_heads": 1,
-    "num_kv_heads": 1,
-    "d_ff": 1,
-    "max_length": 1,
-    "window": 1,
-    "num_segments": 0,
-    "bos_id": 0,
-}
+LEAST = dict.fromkeys(  # what the integers of a Config must be at least
+    ("vocab_size", "d_model", "num_heads", "num_kv_heads", "d_ff", "max_length"), 1
+) | dict.fromkeys(("num_layers", "num_decoder_layers", "num_segments", "bos_id"), 0)
 
 
 @dataclass(frozen=True)
@@ -81,9 +70,25 @@ class Config:
 
     def __post_init__(self):
         self._complete()
+        self._check_numbers()
+        self._check_parts()
+
+    def _complete(self) -> None:
+        """Fill in what follows from other numbers, and read what JSON has no type for."""
+        follows = {"num_decoder_layers": self.num_layers, "num_kv_heads": self.num_heads}
+        follows["d_ff"] = 4 * self.d_model
+        values = {name: value for name, value in follows.items() if getattr(self, name) is None}
+        if isinstance(self.style, Mapping):
+            values["style"] = Style(**self.style)
+        if isinstance(self.eos_id, list):
+            values["eos_id"] = tuple(self.eos_id)
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def _check_numbers(self) -> None:
         for name, least in LEAST.items():
             number = getattr(self, name)
-            if (type(number) is not int or number < least) and (name, number) != ("window", None):
+            if type(number) is not int or number < least:
                 raise ValueError(f"{name} must be an integer >= {least}, got {number!r}")
         for name in ("norm_eps", "rope_theta"):
             number = getattr(self, name)
@@ -91,35 +96,18 @@ class Config:
                 raise ValueError(f"{name} must be a number above 0, got {number!r}")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        self._check_parts()
-
-    def _complete(self) -> None:
-        """Fill in what follows from other numbers, and read what JSON has no type for."""
-        style, eos_id = self.style, self.eos_id
-        completed = {
-            "style": Style(**style) if isinstance(style, Mapping) else style,
-            "eos_id": tuple(eos_id) if isinstance(eos_id, list) else eos_id,
-        }
-        follows = {
-            "num_decoder_layers": self.num_layers,
-            "num_kv_heads": self.num_heads,
-            "d_ff": 4 * self.d_model,
-        }
-        completed |= {name: v for name, v in follows.items() if getattr(self, name) is None}
-        for name, value in completed.items():
-            object.__setattr__(self, name, value)
 
     def _check_parts(self) -> None:
-        if not isinstance(self.style, Style) and self.style not in STYLES:
-            raise ValueError(f"style must be one of {', '.join(STYLES)}, got {self.style!r}")
-        if self.attention not in ATTENTIONS:
-            raise ValueError(
-                f"attention must be one of {', '.join(ATTENTIONS)}, got {self.attention!r}"
-            )
+        for name, known in {"style": STYLES, "attention": ATTENTIONS}.items():
+            value = getattr(self, name)
+            if not isinstance(value, Style) and value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        if self.window is not None:
+            check_window(self.window)
         check_heads(self.d_model, self.num_heads, self.num_kv_heads)
         if self.parts.positions == "rotary" and self.d_model // self.num_heads % 2:
             raise ValueError(
-                f"rotary positions turn pairs: d_model / num_heads must be even, "
+                "rotary positions turn pairs: d_model / num_heads must be even, "
                 f"got {self.d_model} / {self.num_heads}"
             )
 
@@ -127,5 +115,4 @@ class Config:
     def parts(self) -> Style:
         return self.style if isinstance(self.style, Style) else STYLES[self.style]
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    to_dict = asdict

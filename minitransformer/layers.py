@@ -1,29 +1,26 @@
-"""What a transformer is stacked from: embeddings with positions, layers, and the stack itself.
+"""What a transformer is stacked from: the embedding, layers, and the stack itself.
 
     ids → Embedding → layer → layer → ... → (final norm) → hidden states
-    EncoderLayer:  attention to itself → feed-forward
-    DecoderLayer:  attention to itself → attention to the source → feed-forward
+    EncoderLayer:  self-attention → feed-forward
+    DecoderLayer:  self-attention → cross-attention to the source → feed-forward
 
-A style (see `config.py`) names its parts by the keys of NORMS, RESIDUALS, FEED_FORWARDS and
-POSITIONS, so nothing below branches on an architecture. `rotation` is what rotary positions hand to
-every layer; the other positions hand on None.
+A style (see `config.py`) names its parts by the keys of NORMS, RESIDUALS, ACTIVATIONS, POSITIONS.
 """
 
 from collections.abc import Callable
 from functools import partial
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from minitransformer.attention import MultiHeadAttention, Rotation
+from minitransformer.attention import MultiHeadAttention
 from minitransformer.cache import Cache
 from minitransformer.config import Config
 from minitransformer.contract import check_ids, may_read
 from minitransformer.kernels import Kernel, attention_kernel
-from minitransformer.masks import PreparedMask, token_positions, zero_padding
+from minitransformer.masks import PreparedMask, zero_padding
+from minitransformer.positions import POSITIONS, Rotation, token_positions
 
 Mask = Tensor | PreparedMask  # (batch or 1, heads or 1, queries, keys) bool, or prepared
 
@@ -31,9 +28,9 @@ Mask = Tensor | PreparedMask  # (batch or 1, heads or 1, queries, keys) bool, or
 class FeedForward(nn.Module):
     """Position-wise feed-forward network (Vaswani et al. 2017, eq. 2): widen, activate, narrow."""
 
-    def __init__(self, config: Config, activation: Callable[[Tensor], Tensor]):
+    def __init__(self, config: Config):
         super().__init__()
-        self.activation = activation
+        self.activation = ACTIVATIONS[config.parts.feed_forward]()
         self.widen = nn.Linear(config.d_model, config.d_ff, bias=config.parts.bias)
         self.narrow = nn.Linear(config.d_ff, config.d_model, bias=config.parts.bias)
 
@@ -44,8 +41,8 @@ class FeedForward(nn.Module):
 class GatedFeedForward(FeedForward):
     """SwiGLU: the activated projection gates the linear one (Shazeer 2020, 2002.05202, eq. 6)."""
 
-    def __init__(self, config: Config, activation: Callable[[Tensor], Tensor]):
-        super().__init__(config, activation)
+    def __init__(self, config: Config):
+        super().__init__(config)
         self.gate = nn.Linear(config.d_model, config.d_ff, bias=config.parts.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,80 +68,14 @@ class PreNorm(PostNorm):
         return x + self.dropout(sublayer(self.norm(x)))
 
 
-class SinusoidalPositions(nn.Module):
-    """Sinusoidal position encoding: adds sines and cosines of geometric wavelengths.
-
-    They alternate (Vaswani et al. 2017, section 3.5), or come in two halves, as in Marian.
-    """
-
-    def __init__(self, config: Config, halves: bool = False):
-        super().__init__()
-        steps = torch.arange(config.max_length, device="cpu")  # real numbers, even on "meta"
-        angles = position_angles(steps, config.d_model, 10_000.0)
-        waves = torch.stack((angles.sin(), angles.cos()), dim=1 if halves else -1)
-        table = waves.flatten(1)[:, : config.d_model].to(torch.get_default_dtype())
-        self.register_buffer("table", table, persistent=False)
-
-    def forward(self, x: Tensor, positions: Tensor) -> tuple[Tensor, None]:
-        return x + self.table[positions], None
-
-
-class LearnedPositions(nn.Module):
-    """Learned position embeddings: a vector for each position (Gehring et al. 2017, 1705.03122)."""
-
-    def __init__(self, config: Config):
-        super().__init__()
-        self.table = nn.Embedding(config.max_length, config.d_model)
-
-    def forward(self, x: Tensor, positions: Tensor) -> tuple[Tensor, None]:
-        return x + self.table(positions), None
-
-
-class RotaryPositions(nn.Module):
-    """Rotary position embeddings (RoPE): each layer rotates its queries and keys; nothing is added.
-
-    The score of a query and a key then depends on their distance alone (Su et al. 2021,
-    arXiv:2104.09864).
-    """
-
-    def __init__(self, config: Config):
-        super().__init__()
-        self.width, self.theta = config.d_model // config.num_heads, config.rope_theta
-
-    def forward(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Rotation]:
-        angles = position_angles(rearrange(positions, "b t -> b 1 t"), self.width, self.theta)
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        return x, (angles.cos().to(dtype), angles.sin().to(dtype))
-
-
-def position_angles(positions: Tensor, width: int, theta: float) -> Tensor:
-    """positions · theta^(-2i/width): (...) int64 -> (..., ⌈width/2⌉) in float64.
-
-    In float32 on Apple's GPU (MPS), which has no float64: off by at most 2^-23 of an angle.
-    """
-    frequencies = theta ** (-torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width)
-    if positions.device.type == "mps":
-        frequencies = frequencies.float()
-    return positions.unsqueeze(-1) * frequencies.to(positions.device, non_blocking=True)
-
-
 NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}  # torch's: fused, and no mask concerns them
 RESIDUALS = {"post": PostNorm, "pre": PreNorm}
 ACTIVATIONS = {
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),
-    "silu": F.silu,
-}
-FEED_FORWARDS = {
-    **{name: partial(FeedForward, activation=bend) for name, bend in ACTIVATIONS.items()},
-    "swiglu": partial(GatedFeedForward, activation=F.silu),
-}
-POSITIONS = {
-    "sinusoidal": SinusoidalPositions,
-    "sinusoidal_halves": partial(SinusoidalPositions, halves=True),
-    "learned": LearnedPositions,
-    "rotary": RotaryPositions,
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "gelu_tanh": partial(nn.GELU, approximate="tanh"),
+    "silu": nn.SiLU,
+    "swiglu": nn.SiLU,  # of the gate
 }
 
 
@@ -152,16 +83,25 @@ def make_norm(config: Config) -> nn.Module:
     return NORMS[config.parts.norm](config.d_model, eps=config.norm_eps)
 
 
-class Embedding(nn.Module):
-    """Token ids to vectors that know their positions; padding to exact zeros.
+def make_feed_forward(config: Config) -> FeedForward:
+    return (GatedFeedForward if config.parts.feed_forward == "swiglu" else FeedForward)(config)
 
-    What stands at padding never matters: not its id, even one outside the vocabulary, and not
-    its embedding, even NaN. `tokens` shares the table of another Embedding.
+
+def make_attention(config: Config, kernel: Kernel | None) -> MultiHeadAttention:
+    return MultiHeadAttention(
+        config.d_model, config.num_heads, config.num_kv_heads, bias=config.parts.bias, kernel=kernel
+    )
+
+
+class Embedding(nn.Module):
+    """Token ids to vectors that know their positions, padding to exact zeros, whatever its id.
+
+    `tokens` shares the table of another Embedding.
     """
 
     def __init__(self, config: Config, tokens: nn.Embedding | None = None):
         super().__init__()
-        self.vocab_size, self.max_length = config.vocab_size, config.max_length
+        self.max_length = config.max_length
         self.tokens = tokens or nn.Embedding(config.vocab_size, config.d_model)
         self.scale = config.d_model**0.5 if config.parts.scale_embedding else 1.0
         segments = config.num_segments
@@ -177,64 +117,46 @@ class Embedding(nn.Module):
         segment_ids: Tensor | None = None,
         start: int = 0,
     ) -> tuple[Tensor, Rotation | None]:
-        """(B,T) ids and (B,T) attention_mask -> (B,T,d_model), and the rotation for every layer.
+        """(B,T) ids and (B,start+T) attention_mask -> (B,T,d_model), the rotation for every layer.
 
-        `segment_ids` (B,T) say which segment a token is of (None = 0). With a `start` the ids are
-        those of the columns from there on; attention_mask (B,start+T) and positions cover them all.
-        Raises TypeError or ValueError for wrong types, unequal shapes, ids outside the vocabulary
-        and sequences longer than max_length.
+        `segment_ids` (B,T) say which segment a token is of (None = 0). Raises TypeError or
+        ValueError for wrong types, shapes, ids outside the vocabulary and too long sequences.
         """
         positions = token_positions(attention_mask)[:, start:]
         attention_mask = attention_mask[:, start:]
-        check_ids("token ids", input_ids, attention_mask, self.vocab_size)
-        self._check_length(positions)
+        check_ids("token ids", input_ids, attention_mask, self.tokens.num_embeddings)
+        if may_read(positions) and (positions >= self.max_length).any():
+            raise ValueError(
+                f"a sequence has {positions.max() + 1} tokens, more than max_length = "
+                f"{self.max_length}: truncate it, or build the model with a larger max_length"
+            )
         padding = attention_mask == 0
         x = self.tokens(input_ids.masked_fill(padding, 0)) * self.scale
         if self.segments is not None:
-            if segment_ids is None:
-                segment_ids = torch.zeros_like(input_ids)
-            check_ids("segment_ids", segment_ids, attention_mask, self.segments.num_embeddings)
-            x = x + self.segments(segment_ids.masked_fill(padding, 0))
+            ids = torch.zeros_like(input_ids) if segment_ids is None else segment_ids
+            check_ids("segment_ids", ids, attention_mask, self.segments.num_embeddings)
+            x = x + self.segments(ids.masked_fill(padding, 0))
         elif segment_ids is not None:
             raise ValueError("segment_ids need a model with segments: Config(num_segments=2, ...)")
         x, rotation = self.positions(x, positions)
         x = zero_padding(x, attention_mask)  # before the norm: it would spread NaN to its gain
         return self.dropout(self.norm(x)), rotation
 
-    def _check_length(self, positions: Tensor) -> None:
-        if may_read(positions) and positions.numel() and positions.max() >= self.max_length:
-            raise ValueError(
-                f"a sequence has {positions.max() + 1} tokens, more than max_length = "
-                f"{self.max_length}: truncate it, or build the model with a larger max_length"
-            )
-
 
 class LMHead(nn.Module):
-    """Language model head: hidden states (..., d_model) to logits (..., vocab_size).
-
-    In BERT one more layer and norm come first (Devlin et al. 2018's code).
-    """
+    """Language model head, (..., d_model) -> logits (..., vocab_size); BERT has a `transform`."""
 
     def __init__(self, config: Config):
         super().__init__()
-        self.transform = HeadTransform(config) if config.parts.head_transform else nn.Identity()
+        self.transform = nn.Sequential()
+        if config.parts.head_transform:
+            self.transform.linear = nn.Linear(config.d_model, config.d_model)
+            self.transform.activation = ACTIVATIONS[config.parts.feed_forward]()
+            self.transform.norm = make_norm(config)
         self.projection = nn.Linear(config.d_model, config.vocab_size, bias=config.parts.head_bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.projection(self.transform(hidden))
-
-
-class HeadTransform(nn.Module):
-    """norm(activation(W x))."""
-
-    def __init__(self, config: Config):
-        super().__init__()
-        self.activation = ACTIVATIONS[config.parts.feed_forward]
-        self.linear = nn.Linear(config.d_model, config.d_model)
-        self.norm = make_norm(config)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.norm(self.activation(self.linear(hidden)))
 
 
 class EncoderLayer(nn.Module):
@@ -245,7 +167,7 @@ class EncoderLayer(nn.Module):
         residual = RESIDUALS[config.parts.residual]
         self.attention = make_attention(config, kernel)
         self.attention_residual = residual(config)
-        self.feed_forward = FEED_FORWARDS[config.parts.feed_forward](config)
+        self.feed_forward = make_feed_forward(config)
         self.feed_forward_residual = residual(config)
 
     def forward(
@@ -280,11 +202,10 @@ class DecoderLayer(EncoderLayer):
 
 
 class Stack(nn.Module):
-    """Layers that share their masks, then the final norm of the styles that have one.
+    """Layers that share their masks, prepared once for all; then the styles' final norm.
 
-    The masks are prepared here, once for all layers, for the kernel that computes the attention.
-    With `recompute` there is activation checkpointing: only each layer's input is stored; the rest
-    is recomputed in the backward pass (Chen et al. 2016, arXiv:1604.06174).
+    `recompute` turns on activation checkpointing: only each layer's input is stored; the rest is
+    recomputed in the backward pass (Chen et al. 2016, arXiv:1604.06174).
     """
 
     def __init__(self, config: Config, layer: type[EncoderLayer], num_layers: int):
@@ -305,30 +226,11 @@ class Stack(nn.Module):
         cache: Cache | None = None,
     ) -> Tensor:
         """x (B,T,d_model) -> (B,T,d_model); a decoder's layers also attend to `memory`."""
-        source = () if memory is None else (memory, self.prepare(memory_mask, x))
-        context = (self.prepare(mask, x), rotation, *source, cache)
+        prepare = self.kernel.prepare if self.kernel else lambda mask, *_: mask
+        mask = prepare(mask, x, self.num_heads)
+        source = [] if memory is None else [memory, prepare(memory_mask, x, self.num_heads)]
         for layer in self.layers:
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(layer, x, *context, use_reentrant=False)
-            else:
-                x = layer(x, *context)
+                layer = partial(checkpoint, layer, use_reentrant=False)
+            x = layer(x, mask, rotation, *source, cache)
         return self.norm(x)
-
-    def prepare(self, mask: Tensor, x: Tensor) -> Mask:
-        """What the layers' kernel reads off the mask, for as many rows as `x` has."""
-        if self.kernel is None:
-            return mask
-        dtype, device = x.dtype, x.device.type
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-        return self.kernel.prepare(mask, len(x), self.num_heads, dtype)
-
-
-def make_attention(config: Config, kernel: Kernel | None) -> MultiHeadAttention:
-    return MultiHeadAttention(
-        config.d_model,
-        config.num_heads,
-        config.num_kv_heads,
-        bias=config.parts.bias,
-        kernel=kernel,
-    )

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from minitransformer.contract import at_least_float32, check_tensor, may_read
+from minitransformer.contract import at_least_float32, check_range, check_tensor
 
 IGNORE_INDEX = -100  # the label that says: predict nothing here
 
@@ -19,41 +19,13 @@ def cross_entropy(
     Logits at ignored labels are zeroed before anything is computed, so not even NaN there
     reaches the loss or a gradient. With nothing to predict the loss is 0 and so is its gradient.
 
-    `num_labels` is the number to divide by instead: for gradient accumulation over micro-batches,
-    or over processes, the number of labels in all of them together. (The mean of their means would
-    be something else: it counts a token of a short batch more than one of a long batch.)
+    `num_labels` is the number to divide by instead: for gradient accumulation over micro-batches or
+    processes, that of all of them together (a token-weighted loss; the mean of their means would
+    count a token of a short batch more than one of a long batch).
 
     Shapes: logits (..., classes), labels (...) int64 -> a scalar in float32, or float64 for
     float64 logits. Raises TypeError or ValueError for wrong types, shapes and labels.
     """
-    _check_labels(logits, labels)
-    counts = labels != ignore_index
-    check_range(labels, counts, logits.shape[-1], ignore_index)
-    logits = at_least_float32(logits.masked_fill(~counts.unsqueeze(-1), 0.0))
-    labels = labels.masked_fill(~counts, 0)
-    chosen = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    losses = (logits.logsumexp(dim=-1) - chosen).masked_fill(~counts, 0.0)
-    return mean_over(losses.sum(), counts.sum() if num_labels is None else num_labels)
-
-
-def mean_over(total: Tensor, number: int | Tensor) -> Tensor:
-    """The total over the number of labels; over none it is 0."""
-    number = torch.as_tensor(number)
-    return total / torch.where(number == 0, 1, number).to(total.device, non_blocking=True)
-
-
-def check_range(labels: Tensor, counts: Tensor, classes: int, ignore_index: int) -> None:
-    """Refuse labels that count and are not a class."""
-    if not may_read(labels):  # a GPU's own lookup checks them
-        return
-    outside = counts & ((labels < 0) | (labels >= classes))
-    if outside.any():
-        raise ValueError(
-            f"labels must be {ignore_index} (ignore) or in [0, {classes}), got {labels[outside][0]}"
-        )
-
-
-def _check_labels(logits: Tensor, labels: Tensor) -> None:
     check_tensor("logits", logits)
     check_tensor("labels", labels)
     if not logits.is_floating_point():
@@ -65,3 +37,16 @@ def _check_labels(logits: Tensor, labels: Tensor) -> None:
             "logits must be (..., classes) and labels (...), "
             f"got {tuple(logits.shape)} and {tuple(labels.shape)}"
         )
+    counts = labels != ignore_index
+    check_range("labels", labels, counts, logits.shape[-1], f"must be {ignore_index} (ignore) or")
+    logits = at_least_float32(logits.masked_fill(~counts.unsqueeze(-1), 0.0))
+    labels = labels.masked_fill(~counts, 0)
+    chosen = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    losses = (logits.logsumexp(dim=-1) - chosen).masked_fill(~counts, 0.0)
+    return mean_over(losses.sum(), counts.sum() if num_labels is None else num_labels)
+
+
+def mean_over(total: Tensor, number: int | Tensor) -> Tensor:
+    """The total over the number of labels; over none it is 0."""
+    number = torch.as_tensor(number)
+    return total / torch.where(number == 0, 1, number).to(total.device, non_blocking=True)

@@ -1,6 +1,4 @@
-"""Who may look at whom: every mask of the project is made of the functions on this page.
-
-Two values, two names:
+"""Masks, who may look at whom: every one is made of the functions on this page. Two values:
 
 - `attention_mask`, (batch, length), int or bool, says what each token *is*: 0 = padding,
   1 = a real token; in rows that hold several documents, n = a token of document n.
@@ -13,20 +11,19 @@ from typing import Any, NamedTuple
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.nn import functional as F
 
-from minitransformer.contract import check_attention_mask
+from minitransformer.contract import check_attention_mask, check_window
+from minitransformer.positions import token_positions
 
 
 def padding_mask(attention_mask: Tensor, key_attention_mask: Tensor | None = None) -> Tensor:
     """True where the query and the key are both real and belong to the same document.
 
     One line serves padding (documents 0 and 1), packing (documents 0, 1, 2, ...: a block-diagonal
-    mask) and, with the source's mask as `key_attention_mask`, cross-attention. Libraries that hide
-    padded keys only call that a key padding mask; here padded queries see nothing either.
+    mask) and, with the source's mask as `key_attention_mask`, cross-attention. (A key padding mask,
+    as libraries have it, hides padded keys only; here padded queries see nothing either.)
 
     Shapes: (batch, queries) and (batch, keys), int or bool -> (batch, 1, queries, keys) bool.
-    Without `key_attention_mask` the keys are the queries.
 
     >>> padding_mask(torch.tensor([[1, 1, 0]])).int()
     tensor([[[[1, 1, 0],
@@ -34,8 +31,7 @@ def padding_mask(attention_mask: Tensor, key_attention_mask: Tensor | None = Non
               [0, 0, 0]]]], dtype=torch.int32)
     """
     check_attention_mask(attention_mask)
-    if key_attention_mask is None:
-        key_attention_mask = attention_mask
+    key_attention_mask = attention_mask if key_attention_mask is None else key_attention_mask
     check_attention_mask(key_attention_mask, "key_attention_mask")
     if len(attention_mask) != len(key_attention_mask):
         raise ValueError(
@@ -61,8 +57,7 @@ def causal_mask(
     tensor([[[[1, 1, 0],
               [1, 1, 1]]]], dtype=torch.int32)
     """
-    if num_keys is None:
-        num_keys = num_queries
+    num_keys = num_queries if num_keys is None else num_keys
     if num_queries < 0 or num_keys < num_queries:
         raise ValueError(
             f"a causal mask needs 0 <= num_queries <= num_keys, got {num_queries} and {num_keys}: "
@@ -89,58 +84,26 @@ def window_mask(
     tensor([[[[0, 1, 1, 0],
               [0, 0, 1, 1]]]], dtype=torch.int32)
     """
-    if type(window) is not int or window < 1:
-        raise ValueError(f"window must be an integer >= 1, the keys a query sees, got {window!r}")
+    check_window(window)
     causal = causal_mask(num_queries, num_keys, device)
     return causal & causal.triu(causal.shape[3] - num_queries - window + 1)
-
-
-def token_positions(attention_mask: Tensor) -> Tensor:
-    """Each token's index among the real tokens of its own document; 0 at padding.
-
-    Left padding, right padding, holes and packed documents then need no second argument.
-
-    Shapes: (batch, length) int or bool -> (batch, length) int64.
-
-    >>> token_positions(torch.tensor([[0, 0, 1, 1, 0, 1], [1, 1, 1, 2, 2, 0]]))
-    tensor([[0, 0, 0, 1, 0, 2],
-            [0, 1, 2, 0, 1, 0]])
-    """
-    order, documents = by_document(attention_mask)  # now each document is one run of columns
-    index = torch.arange(order.shape[1], device=order.device)
-    starts = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
-    first = index.masked_fill(~starts, 0).cummax(dim=1).values  # where each token's run starts
-    positions = torch.zeros_like(order).scatter(1, order, index - first)
-    return positions.masked_fill(attention_mask == 0, 0)
-
-
-def by_document(attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The order that puts the tokens of one document side by side, and the documents so ordered.
-
-    Shapes: (batch, length) int or bool -> two of (batch, length) int64. Padding comes first.
-    """
-    check_attention_mask(attention_mask)
-    documents, order = attention_mask.long().sort(dim=1, stable=True)
-    return order, documents
 
 
 def decoder_mask(attention_mask: Tensor, start: int = 0, window: int | None = None) -> Tensor:
     """Real tokens of the same document, none in the future, and of these the last `window`.
 
-    The window counts tokens, not columns, so padding between them takes nothing from it.
+    The window counts tokens, not columns: padding between them takes nothing from it. The queries
+    are the columns from `start` on; those before them are in a KV cache.
 
-    Shapes: (batch, keys) int or bool -> (batch, 1, keys - start, keys): the queries are the columns
-    from `start` on; those before them are in a KV cache.
+    Shapes: (batch, keys) int or bool -> (batch, 1, keys - start, keys) bool.
     """
+    check_attention_mask(attention_mask)
     keys = attention_mask.shape[1]
     mask = padding_mask(attention_mask[:, start:], attention_mask)
     mask = mask & causal_mask(keys - start, keys, attention_mask.device)
     if window is not None:
-        positions = token_positions(attention_mask)
-        ages = rearrange(positions[:, start:], "b q -> b 1 q 1") - rearrange(
-            positions, "b k -> b 1 1 k"
-        )
-        mask = mask & (ages < window)
+        positions = token_positions(attention_mask)[:, None, None]
+        mask = mask & (positions[..., start:].mT - positions < window)
     return mask
 
 
@@ -150,7 +113,7 @@ def zero_padding(x: Tensor, attention_mask: Tensor) -> Tensor:
 
 
 class PreparedMask(NamedTuple):
-    """A mask with what a kernel has read off it, once for all layers that share it."""
+    """A mask, for the reference, with what a kernel has read off it, once for all layers."""
 
-    mask: Tensor  # (batch or 1, heads or 1, queries, keys) bool: what the reference wants
-    plan: Any  # what the kernel wants
+    mask: Tensor  # (batch or 1, heads or 1, queries, keys) bool
+    plan: Any

@@ -4,38 +4,37 @@ Masks are made here, in `encode` and `decode`, and nowhere below. With a KV `cac
 only what is new: the ids are then the last columns of an attention_mask that covers everything.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import Tensor, nn
 
 from minitransformer.cache import Cache
 from minitransformer.config import Config
-from minitransformer.contract import check_attention_mask, is_traced
-from minitransformer.kernels.linear_cross_entropy import linear_cross_entropy
+from minitransformer.kernels.linear_cross_entropy import head_loss
 from minitransformer.layers import DecoderLayer, Embedding, EncoderLayer, LMHead, Stack
-from minitransformer.loss import IGNORE_INDEX, cross_entropy
 from minitransformer.masks import decoder_mask, padding_mask, zero_padding
 
 
 class Model(nn.Module):
-    """What all share: an embedding in front and a language model head behind.
+    """What all share: an embedding and a language model head. `encode` is each model's own."""
 
-    `forward` and `loss` are those of the models that read one sequence.
-    """
+    encode: Callable[..., Tensor]  # last hidden states (B,T,d_model), 0 at padding
 
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        self.embedding = Embedding(config)
-        self.head = LMHead(config)
-        self.initialize(self)
+        self.embedding = self.initialize(Embedding(config))
+        self.head = self.initialize(LMHead(config))
         self.tie()
-        self.register_load_state_dict_post_hook(Model.tie)  # `assign=True` would untie
+        self.register_load_state_dict_post_hook(Model.tie)  # `assign=True` unties
 
     def tie(self, *_: object) -> None:
         """Weight tying: the output projection is the token embedding, if the config says so."""
         if self.config.tie_embeddings:
             self.head.projection.weight = self.embedding.tokens.weight
 
-    def initialize(self, part: nn.Module) -> None:
+    def initialize(self, part: Any) -> Any:
         """Weights that keep the size of what passes through (Glorot and Bengio 2010)."""
         for module in part.modules():
             if isinstance(module, nn.Linear):
@@ -44,12 +43,10 @@ class Model(nn.Module):
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=self.config.d_model**-0.5)
+        return part
 
-    def encode(
-        self, input_ids: Tensor, attention_mask: Tensor, segment_ids: Tensor | None = None
-    ) -> Tensor:
-        """Last hidden states (B,T,d_model), 0 at padding; each model says who sees whom."""
-        raise NotImplementedError
+    def extra_repr(self) -> str:
+        return f"max_length={self.config.max_length}, window={self.config.window}"
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, segment_ids: Tensor | None = None
@@ -67,23 +64,7 @@ class Model(nn.Module):
     ) -> Tensor:
         """Mean cross-entropy over the labels (B,T) that are not -100; see `cross_entropy`."""
         hidden = self.encode(input_ids, attention_mask, segment_ids)
-        return self.loss_at_labels(hidden, labels, num_labels)
-
-    def loss_at_labels(self, hidden: Tensor, labels: Tensor, num_labels: int | None) -> Tensor:
-        """Cross-entropy with the projection to the vocabulary computed only where it counts."""
-        if labels.shape != hidden.shape[:-1]:
-            raise ValueError(
-                f"labels must be {tuple(hidden.shape[:-1])}, one for each position, "
-                f"got {tuple(labels.shape)}"
-            )
-        if is_traced(hidden, labels):
-            return cross_entropy(self.head(hidden), labels, num_labels=num_labels)
-        # Where the labels are: on the CPU, this makes no GPU wait.
-        chosen = (labels.flatten() != IGNORE_INDEX).nonzero().squeeze(1)
-        labels = labels.flatten()[chosen]
-        hidden = hidden.flatten(0, 1)[chosen.to(hidden.device, non_blocking=True)]
-        projection = self.head.projection.weight, self.head.projection.bias
-        return linear_cross_entropy(self.head.transform(hidden), *projection, labels, num_labels)
+        return head_loss(self.head, hidden, labels, num_labels)
 
 
 class EncoderOnly(Model):
@@ -93,8 +74,7 @@ class EncoderOnly(Model):
         if config.window is not None:
             raise ValueError(f"a window is for decoders: EncoderOnly got window={config.window}")
         super().__init__(config)
-        self.encoder = Stack(config, EncoderLayer, config.num_layers)
-        self.initialize(self.encoder)
+        self.encoder = self.initialize(Stack(config, EncoderLayer, config.num_layers))
 
     def encode(
         self, input_ids: Tensor, attention_mask: Tensor, segment_ids: Tensor | None = None
@@ -113,8 +93,7 @@ class DecoderOnly(Model):
 
     def __init__(self, config: Config):
         super().__init__(config)
-        self.decoder = Stack(config, EncoderLayer, config.num_layers)
-        self.initialize(self.decoder)
+        self.decoder = self.initialize(Stack(config, EncoderLayer, config.num_layers))
 
     def encode(
         self,
@@ -124,22 +103,18 @@ class DecoderOnly(Model):
         cache: Cache | None = None,
     ) -> Tensor:
         """Last hidden states (B,T,d_model), 0 at padding."""
-        start = columns_read(input_ids, attention_mask, cache)
+        start = 0 if cache is None else attention_mask.shape[1] - input_ids.shape[1]
         mask = decoder_mask(attention_mask, start, self.config.window)
         x, rotation = self.embedding(input_ids, attention_mask, segment_ids, start)
         return zero_padding(self.decoder(x, mask, rotation, cache=cache), attention_mask[:, start:])
 
 
 class CrossDecoder(Model):
-    """Writes a target while it looks at a memory, (B,S,d_model), that another model has read.
-
-    As BERT used for decoding; an EncoderDecoder is one with an encoder of its own.
-    """
+    """Writes a target with cross-attention to a memory (B,S,d_model), as BERT used as a decoder."""
 
     def __init__(self, config: Config):
         super().__init__(config)
-        self.decoder = Stack(config, DecoderLayer, config.num_decoder_layers)
-        self.initialize(self.decoder)
+        self.decoder = self.initialize(Stack(config, DecoderLayer, config.num_decoder_layers))
 
     def decode(
         self,
@@ -150,13 +125,13 @@ class CrossDecoder(Model):
         cache: Cache | None = None,
     ) -> Tensor:
         """The target's last hidden states (B,T,d_model), given the encoded source."""
-        start = columns_read(target_ids, target_mask, cache)
-        new = target_mask[:, start:]
+        start = 0 if cache is None else target_mask.shape[1] - target_ids.shape[1]
         mask = decoder_mask(target_mask, start, self.config.window)
-        memory_mask = padding_mask(new, source_mask)
+        memory_mask = padding_mask(target_mask[:, start:], source_mask)
         x, rotation = self.embedding(target_ids, target_mask, start=start)
         memory = zero_padding(memory, source_mask)  # finite: it may be kept in a cache
-        return zero_padding(self.decoder(x, mask, rotation, memory, memory_mask, cache), new)
+        x = self.decoder(x, mask, rotation, memory, memory_mask, cache)
+        return zero_padding(x, target_mask[:, start:])
 
     def forward(
         self, target_ids: Tensor, target_mask: Tensor, memory: Tensor, source_mask: Tensor
@@ -170,9 +145,8 @@ class EncoderDecoder(CrossDecoder):
 
     def __init__(self, config: Config):
         super().__init__(config)
-        self.encoder = Stack(config, EncoderLayer, config.num_layers)
+        self.encoder = self.initialize(Stack(config, EncoderLayer, config.num_layers))
         self.source_embedding = Embedding(config, tokens=self.embedding.tokens)
-        self.initialize(self.encoder)
         self.initialize(self.source_embedding.positions)
 
     def encode(self, source_ids: Tensor, source_mask: Tensor) -> Tensor:
@@ -200,10 +174,4 @@ class EncoderDecoder(CrossDecoder):
         """Mean cross-entropy over the labels (B,T) that are not -100."""
         memory = self.encode(source_ids, source_mask)
         hidden = self.decode(target_ids, target_mask, memory, source_mask)
-        return self.loss_at_labels(hidden, labels, num_labels)
-
-
-def columns_read(input_ids: Tensor, attention_mask: Tensor, cache: Cache | None) -> int:
-    """How many columns of attention_mask (B,K) stand before those of input_ids (B,T): K - T."""
-    check_attention_mask(attention_mask)
-    return 0 if cache is None else attention_mask.shape[-1] - input_ids.shape[-1]
+        return head_loss(self.head, hidden, labels, num_labels)

@@ -30,7 +30,7 @@ from minitransformer import (
     record_attention,
 )
 from minitransformer.inference.answering import answer
-from minitransformer.layers import SinusoidalPositions
+from minitransformer.positions import SinusoidalPositions
 from minitransformer.training.loop import Settings, train
 from minitransformer.training.tasks import DatesTask
 from minitransformer.visualize import attention_figure

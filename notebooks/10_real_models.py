@@ -32,10 +32,9 @@ from torch import nn
 
 import minitransformer.attention
 from minitransformer import load_pretrained, pad, record_attention
-from minitransformer.attention import rotate
 from minitransformer.config import STYLES
 from minitransformer.data.files import InputError
-from minitransformer.layers import position_angles
+from minitransformer.positions import position_angles, rotate
 from minitransformer.pretrained import save_pretrained
 from minitransformer.pretrained.llama import LLAMA
 

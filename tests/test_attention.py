@@ -22,8 +22,7 @@ from minitransformer import (
     record_attention,
     scaled_dot_product_attention,
 )
-from minitransformer.attention import rotate
-from minitransformer.layers import RotaryPositions
+from minitransformer.positions import RotaryPositions, rotate
 
 VALUES = 3  # the width of the values
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]

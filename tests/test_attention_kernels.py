@@ -340,11 +340,11 @@ def test_a_prepared_mask_gives_what_the_bare_one_gives(name):
     inputs = random_inputs(BATCH, HEADS, QUERIES, KEYS)
     mask = some_masks(QUERIES, KEYS)["padding"]
     attention = attention_kernel(name)
-    prepared = attention.prepare(mask, BATCH, HEADS, torch.float64)
+    prepared = attention.prepare(mask, inputs[0], HEADS)
     assert prepared.mask is mask
     assert torch.equal(attention(*inputs, prepared)[0], attention(*inputs, mask)[0])
     with pytest.raises(TypeError, match="mask must be bool"):
-        attention.prepare(mask.long(), BATCH, HEADS, torch.float64)
+        attention.prepare(mask.long(), inputs[0], HEADS)
 
 
 @pytest.mark.parametrize("name", ["reference", *NAMES])

@@ -10,21 +10,26 @@ from torch import nn
 from torch.nn import functional as F
 
 from minitransformer import Config, causal_mask, padding_mask
-from minitransformer.attention import rotate
 from minitransformer.config import STYLES, Style
 from minitransformer.layers import (
-    FEED_FORWARDS,
+    ACTIVATIONS as ACTIVATION_NAMES,
+)
+from minitransformer.layers import (
     DecoderLayer,
     Embedding,
     EncoderLayer,
-    LearnedPositions,
     PostNorm,
     PreNorm,
+    Stack,
+    make_feed_forward,
+    make_norm,
+)
+from minitransformer.positions import (
+    LearnedPositions,
     RotaryPositions,
     SinusoidalPositions,
-    Stack,
-    make_norm,
     position_angles,
+    rotate,
 )
 
 LENGTHS, LENGTH = (2, 6, 4), 6  # torch's layers cannot take a row of padding alone
@@ -227,10 +232,10 @@ def bend(name: str, x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("name", FEED_FORWARDS)
+@pytest.mark.parametrize("name", ACTIVATION_NAMES)
 def test_feed_forward_is_its_formula(name, bias, monkeypatch, device):
     monkeypatch.setitem(STYLES, "test", Style("layer", "post", name, "learned", bias))
-    block = large_init(FEED_FORWARDS[name](config("test")).double().to(device))
+    block = large_init(make_feed_forward(config("test")).double().to(device))
     x = normal(3, 5, 16, device=device)
 
     def affine(linear, x):

@@ -6,7 +6,8 @@ from conftest import BATCH, KEYS, LENGTHS, QUERIES, from_lengths
 from torch import Tensor
 
 from minitransformer import causal_mask, padding_mask, token_positions
-from minitransformer.masks import by_document, zero_padding
+from minitransformer.masks import zero_padding
+from minitransformer.positions import by_document
 
 ATTENTION_MASKS = {
     "right": [1, 1, 1, 0],
@@ -20,8 +21,8 @@ MISUSES = [
     ([[1, 0]], TypeError, "must be a tensor, got list"),
     (torch.ones(2, 3), TypeError, r"must be int or bool .* got torch.float32.* `mask == 0`"),
     (torch.ones(2, 3, dtype=torch.complex64), TypeError, "got torch.complex64"),
-    (torch.ones(3, dtype=torch.bool), ValueError, r"must be \(batch, length\), got \(3,\)"),
-    (torch.ones(2, 1, 1, 3).long(), ValueError, r"got \(2, 1, 1, 3\)"),
+    (torch.ones(3, dtype=torch.bool), ValueError, r"must be \(batch, length\), got shape \(3,\)"),
+    (torch.ones(2, 1, 1, 3).long(), ValueError, r"got shape \(2, 1, 1, 3\)"),
 ]
 
 

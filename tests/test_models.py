@@ -24,7 +24,6 @@ from minitransformer import (
     MultiHeadAttention,
     causal_mask,
     cross_entropy,
-    models,
     next_token_labels,
     pack,
     pack_pairs,
@@ -35,6 +34,7 @@ from minitransformer import (
 )
 from minitransformer.cache import Cache
 from minitransformer.config import STYLES
+from minitransformer.kernels import linear_cross_entropy as head_loss_module
 from minitransformer.kernels.linear_cross_entropy import linear_cross_entropy
 
 VOCAB, WIDTH = 23, 16
@@ -554,7 +554,7 @@ def test_loss_projects_only_the_positions_that_have_a_label(model, monkeypatch):
         projected.append(len(hidden))
         return linear_cross_entropy(hidden, *rest)
 
-    monkeypatch.setattr(models, "linear_cross_entropy", count)
+    monkeypatch.setattr(head_loss_module, "linear_cross_entropy", count)
     model.loss(*inputs, labels)
     assert projected == [(labels != -100).sum().item()]
 

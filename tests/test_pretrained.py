@@ -23,7 +23,7 @@ from minitransformer import (  # noqa: E402
 )
 from minitransformer import pretrained as package  # noqa: E402
 from minitransformer.data.files import InputError  # noqa: E402
-from minitransformer.layers import RotaryPositions  # noqa: E402
+from minitransformer.positions import RotaryPositions  # noqa: E402
 from minitransformer.pretrained import (  # noqa: E402
     FAMILIES,
     from_torch,

@@ -302,7 +302,7 @@ def test_a_map_is_made_once_for_all_layers_and_never_looked_up(monkeypatch):
     made = []
     monkeypatch.setattr(module, "tile_map", lambda *a: made.append(a) or tile_map(*a))
     mask, inputs = causal_mask(5), make_inputs(causal_mask(5))[:3]
-    prepared = triton_attention.prepare(mask, *inputs[0].shape[:2], inputs[0].dtype)
+    prepared = triton_attention.prepare(mask, inputs[0], inputs[0].shape[1])
     outputs = [triton_attention(*inputs, prepared)[0] for _ in range(3)]
     assert len(made) == 1
     mask.numpy()[..., 0] = False  # which leaves no trace at the mask

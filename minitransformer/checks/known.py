@@ -27,7 +27,8 @@ from minitransformer.checks.subject import SUBJECTS, Subject
 from minitransformer.config import Config
 from minitransformer.data import pad
 from minitransformer.loss import cross_entropy as our_cross_entropy
-from minitransformer.masks import causal_mask, token_positions
+from minitransformer.masks import causal_mask
+from minitransformer.positions import token_positions
 
 PACKAGES = {"x_transformers": "x-transformers"}  # installed under another name than imported
 

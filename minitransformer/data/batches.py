@@ -15,7 +15,7 @@ from torch import Tensor
 
 from minitransformer.contract import check_attention_mask
 from minitransformer.loss import IGNORE_INDEX
-from minitransformer.masks import by_document
+from minitransformer.positions import by_document
 
 Rows = Sequence[Sequence[int] | Tensor]  # one sequence of token ids each, of any lengths
 

@@ -23,13 +23,17 @@ class Kernel:
     plan: Callable[[Tensor, int, int, torch.dtype], Any]
     compute: Callable[[Tensor, Tensor, Tensor, Any, bool], Tensor]
 
-    def prepare(self, mask: Tensor, batch: int, heads: int, dtype: torch.dtype) -> PreparedMask:
+    def prepare(self, mask: Tensor, x: Tensor, heads: int) -> PreparedMask:
         """Read the mask, (batch or 1, heads or 1, Q, K) bool, once for all layers that share it.
 
-        What is read is not read again: a mask that is written to afterwards must be prepared anew.
+        `x` is what the queries are made of: (batch, ...), of their dtype but for autocast. What is
+        read is not read again: a mask that is written to afterwards must be prepared anew.
         """
         check_mask(mask)
-        return PreparedMask(mask, self.plan(mask, batch, heads, dtype))
+        dtype, device = x.dtype, x.device.type
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        return PreparedMask(mask, self.plan(mask, len(x), heads, dtype))
 
     def __call__(
         self,
@@ -48,5 +52,5 @@ class Kernel:
         prepared = mask if isinstance(mask, PreparedMask) else None
         check_attention_inputs(query, key, value, prepared.mask if prepared else mask)
         if prepared is None:
-            prepared = self.prepare(mask, *query.shape[:2], query.dtype)
+            prepared = self.prepare(mask, query, query.shape[1])
         return self.compute(query, key, value, prepared.plan, finite), None

@@ -1,13 +1,34 @@
 """The projection to the vocabulary and its cross-entropy, a few rows at a time."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minitransformer.contract import at_least_float32
-from minitransformer.loss import IGNORE_INDEX, check_range, mean_over
+from minitransformer.contract import at_least_float32, check_range, is_traced
+from minitransformer.loss import IGNORE_INDEX, cross_entropy, mean_over
 
 LOGITS = 2**21  # held at a time: so many stay in a processor's cache, enough for its products
+
+
+def head_loss(
+    head: nn.Module, hidden: Tensor, labels: Tensor, num_labels: int | Tensor | None = None
+) -> Tensor:
+    """`cross_entropy(head(hidden), labels)`, with the head computed only where there is a label.
+
+    Shapes: hidden (..., d), labels (...) int64, on the CPU or where hidden is.
+    """
+    if labels.shape != hidden.shape[:-1]:
+        raise ValueError(
+            f"labels must be {tuple(hidden.shape[:-1])}, one for each position, "
+            f"got {tuple(labels.shape)}"
+        )
+    if is_traced(hidden, labels):  # no choice by values
+        return cross_entropy(head(hidden), labels, num_labels=num_labels)
+    labels = labels.flatten()
+    chosen = (labels != IGNORE_INDEX).nonzero().squeeze(1)  # on the CPU, this makes no GPU wait
+    hidden = hidden.flatten(0, -2)[chosen.to(hidden.device, non_blocking=True)]
+    hidden, last = head.transform(hidden), head.projection
+    return linear_cross_entropy(hidden, last.weight, last.bias, labels[chosen], num_labels)
 
 
 def linear_cross_entropy(
@@ -26,7 +47,9 @@ def linear_cross_entropy(
     the device of the others or on the CPU.
     Raises ValueError for labels that are no class.
     """
-    check_range(labels, labels != IGNORE_INDEX, len(weight), IGNORE_INDEX)
+    check_range(
+        "labels", labels, labels != IGNORE_INDEX, len(weight), f"must be {IGNORE_INDEX} (ignore) or"
+    )
     labels = labels.to(hidden.device, non_blocking=True)
     total = _LinearCrossEntropy.apply(hidden, weight, bias, labels)
     return mean_over(total, len(labels) if num_labels is None else num_labels)

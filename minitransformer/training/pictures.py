@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from minitransformer.attention import record_attention
 from minitransformer.data import Batch, PairBatch, pad
 from minitransformer.inference.answering import end_of, padded
 from minitransformer.inference.generation import generate
+from minitransformer.inference.record import record_attention
 from minitransformer.masks import causal_mask, padding_mask
 from minitransformer.models import DecoderOnly, EncoderDecoder
 from minitransformer.training.run import Run

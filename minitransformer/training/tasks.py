@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from minitransformer.attention import record_attention
 from minitransformer.data import (
     Batch,
     PairBatch,
@@ -27,6 +26,7 @@ from minitransformer.data import (
 from minitransformer.data.files import InputError, read_documents, read_pairs, split_documents
 from minitransformer.data.vocabulary import BOS, EOS, MASK, PAD, SPECIAL, Vocabulary
 from minitransformer.inference.answering import ROWS, AnyModel, answer
+from minitransformer.inference.record import record_attention
 from minitransformer.loss import IGNORE_INDEX
 from minitransformer.models import DecoderOnly, EncoderDecoder, EncoderOnly
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minitransformer.checks.museum import piece
-from minitransformer.masks import causal_mask, padding_mask, token_positions, zero_padding
+from minitransformer.masks import causal_mask, padding_mask, zero_padding
+from minitransformer.positions import token_positions
 
 PAIR = "encoder-decoder"
 VOCAB, WIDTH, HEADS, LONGEST = 11, 16, 2, 32
