@@ -1,14 +1,30 @@
 """Generation: a ragged batch gives each row what it gives alone; draws follow the probabilities."""
 
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
+
 import pytest
 import torch
 from conftest import PARTS, large_init
 from torch import nn
+from torch.testing import assert_close
 
-from minitransformer import Config, DecoderOnly, EncoderDecoder, EncoderOnly, generate, pad
+from minitransformer import (
+    Config,
+    DecoderOnly,
+    EncoderDecoder,
+    EncoderOnly,
+    generate,
+    pad,
+    record_attention,
+)
 from minitransformer.inference.generation import ENDED, choose, stream_tokens
 
 VOCAB, STEPS, BOS = 23, 6, 5
+# The plan of a mask asks for its version, which tensors of inference mode do not have.
+INFERENCE_MODE = pytest.param("auto", marks=pytest.mark.xfail(raises=RuntimeError, strict=True))
 PROMPTS = [[7, 3], [4, 9, 2, 11, 8], [6], [1, 0, 22]]
 
 
@@ -397,7 +413,108 @@ def test_choose_takes_every_dtype_and_changes_no_logit(dtype, device):
     assert torch.equal(logits, before)
 
 
-# ---- the model afterwards ----------------------------------------------------------------------
+# ---- the model, during and afterwards ----------------------------------------------------------
+
+
+def large_model(attention="auto") -> DecoderOnly:
+    """Its linear layers are large enough to be prepacked."""
+    numbers = {"d_ff": 512, "num_layers": 1, "num_heads": 2, "style": "gpt2"}
+    config = Config(600, 512, attention=attention, tie_embeddings=False, **numbers)
+    return large_init(DecoderOnly(config))
+
+
+def test_training_between_two_tokens_of_a_stream_is_seen():
+    model, batch = large_model().train(), batch_of([[7, 3]], "left", "cpu")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    written = []
+    for token in stream_tokens(model, *batch, 4, use_cache=False):
+        assert token.item() == greedy(model.eval(), [7, 3, *written], 1)[0]
+        written += token.tolist()
+        labels = torch.tensor([[(written[-1] + 1) % 600, -100]])
+        model.train().loss(*batch, labels).backward()
+        optimizer.step()
+    assert len(set(written)) > 1
+    assert written != greedy(model.eval(), [7, 3], 4)  # training changed what is written
+
+
+def test_two_streams_in_turns_write_what_each_writes_alone():
+    """The model has dropout and is in training mode; the stream that begins first ends first."""
+    config = Config(VOCAB, 16, dropout=0.5, bos_id=BOS)
+    model = large_init(EncoderDecoder(config)).train()
+    batches = [batch_of([prompt], "left", "cpu") for prompt in PROMPTS[:2]]
+    alone = [
+        generate(model, *batch, steps)[0] for batch, steps in zip(batches, (3, 6), strict=True)
+    ]
+    streams = [stream_tokens(model, *batch, n) for batch, n in zip(batches, (3, 6), strict=True)]
+    turns = list(zip_longest(*streams))
+    for stream, expected in zip(zip(*turns, strict=True), alone, strict=True):
+        assert torch.equal(torch.cat([token for token in stream if token is not None]), expected)
+    assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_stream_never_touches_the_mode_of_the_model(training):
+    model = counting_model().train(training)
+    model.decoder.train(not training)  # a part that is frozen stays so
+    modes = [module.training for module in model.modules()]
+
+    def untouched():
+        return [module.training for module in model.modules()] == modes
+
+    stream = stream_tokens(model, *batch_of([[3]], "left", "cpu"), 9)
+    next(stream)
+    assert untouched()
+    stream.close()  # abandoned
+    assert untouched()
+    whole = stream_tokens(model, *batch_of([[3]], "left", "cpu"), 2)
+    assert all(untouched() for _ in whole)
+    assert untouched()
+    model.head.register_forward_hook(lambda *_: 1 / 0)
+    for num_beams in (1, 2):
+        with pytest.raises(ZeroDivisionError):
+            generate(model, *batch_of([[3]], "left", "cpu"), 2, num_beams=num_beams)
+        assert untouched()
+
+
+def test_attention_weights_are_recorded_while_it_writes(model):
+    with record_attention(model) as maps:
+        generate(model, *batch_of([[7, 3, 1]], "left", "cpu"), 4)
+    written = 4 if isinstance(model, EncoderDecoder) else 3 + 4 - 1
+    weights = maps["decoder.layers.0.attention"]
+    assert weights.shape[2:] == (1, written)
+    assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", INFERENCE_MODE])
+def test_inference_mode_writes_the_same(attention):
+    model, batch = large_model(attention), batch_of(PROMPTS, "left", "cpu")
+    expected = as_lists(generate(model, *batch, STEPS))
+    with torch.inference_mode():
+        assert as_lists(generate(model, *batch_of(PROMPTS, "left", "cpu"), STEPS)) == expected
+
+
+def test_eight_threads_write_with_one_model_what_one_writes():
+    model = large_model(attention="sdpa").train()
+    batches = [batch_of([[7, n], [n]], "left", "cpu") for n in range(1, 9)]
+    expected = [as_lists(generate(model, *batch, 20)) for batch in batches]
+    with ThreadPoolExecutor(8) as threads:
+        found = threads.map(lambda batch: as_lists(generate(model, *batch, 20)), batches)
+        assert list(found) == expected
+    assert all(module.training for module in model.modules())
+
+
+def test_a_model_that_has_written_can_be_copied_and_pickled():
+    model, batch = large_model(), batch_of(PROMPTS, "left", "cpu")
+    expected = as_lists(generate(model, *batch, STEPS))
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert as_lists(generate(copied, *batch, STEPS)) == expected
+
+
+def test_under_autocast_the_prompt_and_what_follows_share_a_cache():
+    """Many rows at first and few later: all are computed in the dtype of autocast."""
+    model, batch = large_model(), batch_of([[5] * 99, [7] * 80], "left", "cpu")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert [len(row) for row in generate(model, *batch, 3)] == [3, 3]
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -426,9 +543,13 @@ def test_the_mode_is_restored_after_an_error_too(training):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_new_tokens": -1}, "max_new_tokens must be 0 or more, got -1"),
+        ({"max_new_tokens": -1}, "max_new_tokens must be an integer >= 0, got -1"),
         ({"temperature": -0.1}, "temperature must be 0 .* or more, got -0.1"),
-        ({"top_k": 0}, "top_k must be 1 or more, got 0"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens must be an integer >= 0, got 2.5"),
+        ({"max_new_tokens": None}, "max_new_tokens must be an integer >= 0, got None"),
+        ({"temperature": float("nan")}, "temperature must be 0 .* or more, got nan"),
+        ({"top_k": 2.0}, "top_k must be an integer >= 1, got 2.0"),
+        ({"top_k": 0}, "top_k must be an integer >= 1, got 0"),
         ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
         ({"top_p": 1.1}, r"top_p must be in \(0, 1\], got 1.1"),
     ],
