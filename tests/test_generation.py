@@ -3,11 +3,13 @@
 import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import zip_longest
 
 import pytest
 import torch
 from conftest import PARTS, large_init
+from pretended import pretended_mps
 from torch import nn
 from torch.testing import assert_close
 
@@ -20,7 +22,7 @@ from minitransformer import (
     pad,
     record_attention,
 )
-from minitransformer.inference.generation import ENDED, choose, stream_tokens
+from minitransformer.inference.generation import ENDED, _likeliest, choose, stream_tokens
 
 VOCAB, STEPS, BOS = 23, 6, 5
 # The plan of a mask asks for its version, which tensors of inference mode do not have.
@@ -221,27 +223,30 @@ def test_any_of_several_ends_of_sequence_ends_a_row():
 # ---- beams -------------------------------------------------------------------------------------
 
 
+@cache
+def likely(model, prompt: tuple[int, ...], written: tuple[int, ...]) -> list[float]:
+    """The log-probability of each token after what is written, computed without padding."""
+    device = next(model.parameters()).device
+
+    def arguments(*tokens):
+        ids = torch.tensor([tokens], device=device)
+        return ids, torch.ones_like(ids)
+
+    if isinstance(model, EncoderDecoder):
+        logits = model(*arguments(*prompt), *arguments(BOS, *written))
+    else:
+        logits = model(*arguments(*prompt, *written))
+    return logits[0, -1].log_softmax(-1).tolist()
+
+
 def search(model, prompt, beams, penalty=1.0, eos_id=None, steps=STEPS) -> list[int]:
-    """The definition, for one prompt without padding, every text computed anew."""
-    device = model.head.weight.device
-
-    def likely(written):
-        def arguments(tokens):
-            ids = torch.tensor([tokens], device=device)
-            return ids, torch.ones_like(ids)
-
-        if isinstance(model, EncoderDecoder):
-            logits = model(*arguments(prompt), *arguments([BOS, *written]))
-        else:
-            logits = model(*arguments([*prompt, *written]))
-        return logits[0, -1].log_softmax(-1).tolist()
-
+    """The definition, for one prompt without padding, text by text."""
     going, ended = [(0.0, [])], []
     for length in range(1, steps + 1):
         longer = [
             (score + more, [*written, token])
             for score, written in going
-            for token, more in enumerate(likely(written))
+            for token, more in enumerate(likely(model, tuple(prompt), tuple(written)))
         ]
         longer.sort(key=lambda one: -one[0])
         for score, written in longer[:beams]:
@@ -254,8 +259,7 @@ def search(model, prompt, beams, penalty=1.0, eos_id=None, steps=STEPS) -> list[
     return ended[0][1]
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("beams", [2, 4])
+@pytest.mark.parametrize(("side", "beams"), [("left", 2), ("right", 4)])
 def test_each_row_of_a_beam_search_is_what_the_definition_finds_alone(model, side, beams, device):
     batch = batch_of(PROMPTS, side, device)
     alone = [search(model, prompt, beams) for prompt in PROMPTS]
@@ -305,6 +309,20 @@ def test_numbers_of_beams_that_are_none_are_refused(num_beams):
 def test_beams_that_are_drawn_are_refused(options):
     with pytest.raises(ValueError, match="beams are searched, not drawn"):
         generate(counting_model(), *batch_of([[3]], "left", "cpu"), 2, num_beams=2, **options)
+
+
+@pytest.mark.parametrize("length", [1, 20])
+def test_scores_in_float32_are_off_by_no_more_than_the_bound(length):
+    """Over a larger vocabulary and longer texts than in the other tests; see `_score_dtype`."""
+    exact, rounded = torch.zeros(64, 1, dtype=torch.float64), torch.zeros(64, 1)
+    for step in range(1, length + 1):
+        logits = 5 * torch.randn(64, 5000)
+        exact, _, tokens = _likeliest(exact, logits, 1)
+        rounded, _, same = _likeliest(rounded, logits, 1)
+        assert torch.equal(tokens, same)
+        bound = step * 2**-22 * (logits.abs().max() + exact.abs())
+        assert ((rounded - exact).abs() <= bound).all()
+    assert (rounded != exact).any()
 
 
 # ---- sampling ----------------------------------------------------------------------------------
@@ -535,6 +553,53 @@ def test_the_mode_is_restored_after_an_error_too(training):
     with pytest.raises(ZeroDivisionError):
         generate(model, *batch_of([[3]], "left", "cpu"), 2)
     assert all(module.training == training for module in model.modules())
+
+
+# ---- a device without float64 -------------------------------------------------------------------
+
+
+def pretended(style: str):
+    """Rotary positions are computed in float64 on the device."""
+    rotary = pytest.mark.xfail(raises=TypeError, strict=True)
+    return pytest.param(style, marks=rotary if style == "llama" else ())
+
+
+@pytest.mark.parametrize("kind", [DecoderOnly, EncoderDecoder])
+@pytest.mark.parametrize("style", [pretended("vanilla"), pretended("llama")])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"temperature": 1.0, "top_k": 5, "top_p": 0.9}, {"num_beams": 3, "length_penalty": 0.5}],
+    ids=["greedy", "drawn", "beams"],
+)
+def test_a_device_without_float64_writes_the_same(kind, style, options):
+    model = large_init(kind(Config(VOCAB, 16, style=style, bos_id=BOS)))
+    ids, mask = batch_of(PROMPTS, "left", "cpu")
+    torch.manual_seed(1)
+    expected = as_lists(generate(model, ids, mask, STEPS, eos_id=[3, 8], **options))
+    with pretended_mps():
+        model.to("mps")
+        torch.manual_seed(1)
+        written = generate(model, ids.to("mps"), mask.to("mps"), STEPS, eos_id=[3, 8], **options)
+        assert {row.device.type for row in written} == {"mps"}
+        assert as_lists(written) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "most"), [({}, 2), ({"temperature": 1.0}, 2), ({"num_beams": 3}, 40)]
+)
+def test_how_often_a_device_is_waited_for(options, most):
+    """Greedy and drawn texts look every 16 steps whether all have ended, beams at each step."""
+    model = large_init(DecoderOnly(Config(VOCAB, 16)))
+    with pretended_mps() as read_back:
+        ids, mask = (x.to("mps") for x in batch_of(PROMPTS, "left", "cpu"))
+        model.to("mps")
+
+        def reads(steps):
+            read_back.clear()
+            generate(model, ids, mask, steps, eos_id=VOCAB, **options)  # which none writes
+            return len(read_back)
+
+        assert reads(41) - reads(1) == most
 
 
 # ---- refusals ----------------------------------------------------------------------------------

@@ -180,7 +180,7 @@ def test_attention_is_recorded_in_a_view_that_was_made_before(model):
     fast = prepack(model)
     with record_attention(model) as maps, torch.no_grad():
         fast(torch.tensor([[1, 2, 3]]), torch.ones(1, 3).long())
-    assert [weights.shape for weights in maps.values()] == [(1, 8, 3, 3)] * 2
+    assert [weights.shape for weights in maps.values()] == [(1, 4, 3, 3)] * 2
 
 
 def test_a_view_is_copied_as_a_model_is(large):

@@ -259,7 +259,7 @@ def _sorted(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def _score_dtype(device: torch.device) -> torch.dtype:
     """float64, but float32 on Apple's MPS, which has no other.
 
-    There the score of n tokens is off by at most n · 2⁻²² · (1 + |score|).
+    There the score of n tokens is off by at most n · 2⁻²² · (largest |logit| + |score|).
     """
     return torch.float32 if device.type == "mps" else torch.float64
 
