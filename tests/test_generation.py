@@ -151,6 +151,9 @@ def test_bool_masks_and_int32_ids_give_the_same(model, device):
     ids, mask = batch_of(PROMPTS, "left", device)
     expected = as_lists(generate(model, ids, mask, STEPS))
     assert as_lists(generate(model, ids.int(), mask.bool(), STEPS)) == expected
+    for options in ({"max_new_tokens": 0}, {"max_new_tokens": 2, "num_beams": 2}):
+        expected = as_lists(generate(model, ids, mask, **options))
+        assert as_lists(generate(model, ids.int(), mask.bool(), **options)) == expected
 
 
 def test_inputs_are_left_as_they_are(model, device):
@@ -512,7 +515,7 @@ def test_inference_mode_writes_the_same(attention):
 
 
 def test_eight_threads_write_with_one_model_what_one_writes():
-    model = large_model(attention="sdpa").train()
+    model = large_model().train()
     batches = [batch_of([[7, n], [n]], "left", "cpu") for n in range(1, 9)]
     expected = [as_lists(generate(model, *batch, 20)) for batch in batches]
     with ThreadPoolExecutor(8) as threads:
@@ -659,6 +662,14 @@ def test_targets_up_to_max_length_are_written_and_longer_ones_refused():
 def test_float_masks_are_refused(kind):
     with pytest.raises(TypeError, match="attention_mask must be int or bool"):
         generate(kind(Config(VOCAB, 16)), torch.tensor([[3]]), torch.tensor([[1.0]]), 2)
+
+
+@pytest.mark.parametrize("kind", [DecoderOnly, EncoderDecoder])
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_float_ids_are_refused(kind, num_beams):
+    ids, mask = torch.tensor([[3.0]]), torch.tensor([[1]])
+    with pytest.raises(TypeError, match=r"token ids must be int64 or int32, got torch\.float32"):
+        generate(kind(Config(VOCAB, 16)), ids, mask, 2, num_beams=num_beams)
 
 
 @pytest.mark.parametrize("wrong", [EncoderOnly(Config(VOCAB, 16)), nn.Linear(2, 2)])

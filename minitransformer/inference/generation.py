@@ -50,7 +50,7 @@ def generate(
 
     With `num_beams` above 1 so many texts are kept at a time, and the one of the highest
     log-probability / number of new tokens ** `length_penalty` is returned (Wu et al. 2016,
-    arXiv:1609.08144, section 7): a penalty above 0 favours longer texts. A row stops when
+    arXiv:1609.08144, section 7): a penalty above 0 favors longer texts. A row stops when
     `num_beams` of its texts have ended and none that goes on is better than the worst of them.
 
     `use_cache=False` computes everything anew for each token: the same texts, slower.
@@ -67,9 +67,9 @@ def generate(
         return _beam_search(text, max_new_tokens, ends, num_beams, length_penalty)
     pick = partial(choose, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
     look_every = 1 if text.ids.device.type == "cpu" else LOOK_EVERY
-    written = text.ids.new_empty(len(text.ids), 0)
+    none = text.ids.new_empty(len(text.ids), 0, dtype=torch.int64)
     steps = _write(text, max_new_tokens, ends, pick, look_every)
-    return _as_rows(torch.cat([written, *(token.unsqueeze(1) for token in steps)], dim=1))
+    return _as_rows(torch.cat([none, *(token.unsqueeze(1) for token in steps)], dim=1))
 
 
 @torch.no_grad()
@@ -137,10 +137,10 @@ class _Text:
     ):
         self.model = model
         self.source: tuple[Tensor, Tensor] | None = None  # its hidden states and attention_mask
-        self.ids, self.mask = input_ids.long(), attention_mask.long()
+        self.ids, self.mask = input_ids, attention_mask.long()
         if isinstance(model, EncoderDecoder):
             self.source = model.encode(input_ids, attention_mask), attention_mask
-            self.ids = self.ids.new_full((len(input_ids), 1), model.config.bos_id)
+            self.ids = input_ids.new_full((len(input_ids), 1), model.config.bos_id)
             self.mask = torch.ones_like(self.ids)
         self.start = self.ids.shape[1]  # where the new tokens begin
         self.cache = Cache() if use_cache else None

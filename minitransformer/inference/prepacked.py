@@ -6,6 +6,7 @@ units. They are the same at every step, so they can be laid out once, before the
 """
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 FEWEST_WEIGHTS = 2**18  # below, the plain product is as fast
 MOST_ROWS = 64  # above, what is saved no longer shows
 MOST_BYTES = 2**30  # prepacked weights are a second copy; a model beyond that keeps to one
+M = TypeVar("M", bound=nn.Module)
 
 
-def evaluation_view(model: nn.Module) -> nn.Module:
+def evaluation_view(model: M) -> M:
     """The same model in evaluation mode; the mode of the one given is not touched.
 
     Modules are copied, what they hold is not: the view has the parameters, buffers and hooks of
@@ -36,7 +38,7 @@ def evaluation_view(model: nn.Module) -> nn.Module:
     return view_of(model)
 
 
-def prepack(model: nn.Module) -> nn.Module:
+def prepack(model: M) -> M:
     """An evaluation view whose large linear layers multiply few rows at a time faster.
 
     Their weights are a snapshot: train the model, and it takes another `prepack` to see it. Layers
