@@ -1,12 +1,28 @@
 """Generation: a ragged batch gives each row what it gives alone; draws follow the probabilities."""
 
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import zip_longest
+
 import pytest
 import torch
 from conftest import PARTS, large_init
+from pretended import pretended_mps
 from torch import nn
+from torch.testing import assert_close
 
-from minitransformer import Config, DecoderOnly, EncoderDecoder, EncoderOnly, generate, pad
-from minitransformer.inference.generation import ENDED, choose, stream_tokens
+from minitransformer import (
+    Config,
+    DecoderOnly,
+    EncoderDecoder,
+    EncoderOnly,
+    generate,
+    pad,
+    record_attention,
+)
+from minitransformer.inference.generation import ENDED, _likeliest, choose, stream_tokens
 
 VOCAB, STEPS, BOS = 23, 6, 5
 PROMPTS = [[7, 3], [4, 9, 2, 11, 8], [6], [1, 0, 22]]
@@ -19,6 +35,7 @@ def numbers(request) -> dict:
 
 @pytest.fixture(params=[DecoderOnly, EncoderDecoder])
 def model(request, numbers, device):
+    torch.manual_seed(2)  # weights with which no model writes one text whatever the prompt
     return large_init(request.param(Config(VOCAB, 16, **numbers)).double().to(device))
 
 
@@ -133,6 +150,9 @@ def test_bool_masks_and_int32_ids_give_the_same(model, device):
     ids, mask = batch_of(PROMPTS, "left", device)
     expected = as_lists(generate(model, ids, mask, STEPS))
     assert as_lists(generate(model, ids.int(), mask.bool(), STEPS)) == expected
+    for options in ({"max_new_tokens": 0}, {"max_new_tokens": 2, "num_beams": 2}):
+        expected = as_lists(generate(model, ids, mask, **options))
+        assert as_lists(generate(model, ids.int(), mask.bool(), **options)) == expected
 
 
 def test_inputs_are_left_as_they_are(model, device):
@@ -205,27 +225,30 @@ def test_any_of_several_ends_of_sequence_ends_a_row():
 # ---- beams -------------------------------------------------------------------------------------
 
 
+@cache
+def likely(model, prompt: tuple[int, ...], written: tuple[int, ...]) -> list[float]:
+    """The log-probability of each token after what is written, computed without padding."""
+    device = next(model.parameters()).device
+
+    def arguments(*tokens):
+        ids = torch.tensor([tokens], device=device)
+        return ids, torch.ones_like(ids)
+
+    if isinstance(model, EncoderDecoder):
+        logits = model(*arguments(*prompt), *arguments(BOS, *written))
+    else:
+        logits = model(*arguments(*prompt, *written))
+    return logits[0, -1].log_softmax(-1).tolist()
+
+
 def search(model, prompt, beams, penalty=1.0, eos_id=None, steps=STEPS) -> list[int]:
-    """The definition, for one prompt without padding, every text computed anew."""
-    device = model.head.projection.weight.device
-
-    def likely(written):
-        def arguments(tokens):
-            ids = torch.tensor([tokens], device=device)
-            return ids, torch.ones_like(ids)
-
-        if isinstance(model, EncoderDecoder):
-            logits = model(*arguments(prompt), *arguments([BOS, *written]))
-        else:
-            logits = model(*arguments([*prompt, *written]))
-        return logits[0, -1].log_softmax(-1).tolist()
-
+    """The definition, for one prompt without padding, text by text."""
     going, ended = [(0.0, [])], []
     for length in range(1, steps + 1):
         longer = [
             (score + more, [*written, token])
             for score, written in going
-            for token, more in enumerate(likely(written))
+            for token, more in enumerate(likely(model, tuple(prompt), tuple(written)))
         ]
         longer.sort(key=lambda one: -one[0])
         for score, written in longer[:beams]:
@@ -238,8 +261,7 @@ def search(model, prompt, beams, penalty=1.0, eos_id=None, steps=STEPS) -> list[
     return ended[0][1]
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("beams", [2, 4])
+@pytest.mark.parametrize(("side", "beams"), [("left", 2), ("right", 4)])
 def test_each_row_of_a_beam_search_is_what_the_definition_finds_alone(model, side, beams, device):
     batch = batch_of(PROMPTS, side, device)
     alone = [search(model, prompt, beams) for prompt in PROMPTS]
@@ -289,6 +311,20 @@ def test_numbers_of_beams_that_are_none_are_refused(num_beams):
 def test_beams_that_are_drawn_are_refused(options):
     with pytest.raises(ValueError, match="beams are searched, not drawn"):
         generate(counting_model(), *batch_of([[3]], "left", "cpu"), 2, num_beams=2, **options)
+
+
+@pytest.mark.parametrize("length", [1, 20])
+def test_scores_in_float32_are_off_by_no_more_than_the_bound(length):
+    """Over a larger vocabulary and longer texts than in the other tests; see `_score_dtype`."""
+    exact, rounded = torch.zeros(64, 1, dtype=torch.float64), torch.zeros(64, 1)
+    for step in range(1, length + 1):
+        logits = 5 * torch.randn(64, 5000)
+        exact, _, tokens = _likeliest(exact, logits, 1)
+        rounded, _, same = _likeliest(rounded, logits, 1)
+        assert torch.equal(tokens, same)
+        bound = step * 2**-22 * (logits.abs().max() + exact.abs())
+        assert ((rounded - exact).abs() <= bound).all()
+    assert (rounded != exact).any()
 
 
 # ---- sampling ----------------------------------------------------------------------------------
@@ -397,7 +433,108 @@ def test_choose_takes_every_dtype_and_changes_no_logit(dtype, device):
     assert torch.equal(logits, before)
 
 
-# ---- the model afterwards ----------------------------------------------------------------------
+# ---- the model, during and afterwards ----------------------------------------------------------
+
+
+def large_model(attention="auto") -> DecoderOnly:
+    """Its linear layers are large enough to be prepacked."""
+    numbers = {"d_ff": 512, "num_layers": 1, "num_heads": 2, "style": "gpt2"}
+    config = Config(600, 512, attention=attention, tie_embeddings=False, **numbers)
+    return large_init(DecoderOnly(config))
+
+
+def test_training_between_two_tokens_of_a_stream_is_seen():
+    model, batch = large_model().train(), batch_of([[7, 3]], "left", "cpu")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    written = []
+    for token in stream_tokens(model, *batch, 4, use_cache=False):
+        assert token.item() == greedy(model.eval(), [7, 3, *written], 1)[0]
+        written += token.tolist()
+        labels = torch.tensor([[(written[-1] + 1) % 600, -100]])
+        model.train().loss(*batch, labels).backward()
+        optimizer.step()
+    assert len(set(written)) > 1
+    assert written != greedy(model.eval(), [7, 3], 4)  # training changed what is written
+
+
+def test_two_streams_in_turns_write_what_each_writes_alone():
+    """The model has dropout and is in training mode; the stream that begins first ends first."""
+    config = Config(VOCAB, 16, dropout=0.5, bos_id=BOS)
+    model = large_init(EncoderDecoder(config)).train()
+    batches = [batch_of([prompt], "left", "cpu") for prompt in PROMPTS[:2]]
+    alone = [
+        generate(model, *batch, steps)[0] for batch, steps in zip(batches, (3, 6), strict=True)
+    ]
+    streams = [stream_tokens(model, *batch, n) for batch, n in zip(batches, (3, 6), strict=True)]
+    turns = list(zip_longest(*streams))
+    for stream, expected in zip(zip(*turns, strict=True), alone, strict=True):
+        assert torch.equal(torch.cat([token for token in stream if token is not None]), expected)
+    assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_stream_never_touches_the_mode_of_the_model(training):
+    model = counting_model().train(training)
+    model.decoder.train(not training)  # a part that is frozen stays so
+    modes = [module.training for module in model.modules()]
+
+    def untouched():
+        return [module.training for module in model.modules()] == modes
+
+    stream = stream_tokens(model, *batch_of([[3]], "left", "cpu"), 9)
+    next(stream)
+    assert untouched()
+    stream.close()  # abandoned
+    assert untouched()
+    whole = stream_tokens(model, *batch_of([[3]], "left", "cpu"), 2)
+    assert all(untouched() for _ in whole)
+    assert untouched()
+    model.head.register_forward_hook(lambda *_: 1 / 0)
+    for num_beams in (1, 2):
+        with pytest.raises(ZeroDivisionError):
+            generate(model, *batch_of([[3]], "left", "cpu"), 2, num_beams=num_beams)
+        assert untouched()
+
+
+def test_attention_weights_are_recorded_while_it_writes(model):
+    with record_attention(model) as maps:
+        generate(model, *batch_of([[7, 3, 1]], "left", "cpu"), 4)
+    written = 4 if isinstance(model, EncoderDecoder) else 3 + 4 - 1
+    weights = maps["decoder.layers.0.attention"]
+    assert weights.shape[2:] == (1, written)
+    assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "auto"])
+def test_inference_mode_writes_the_same(attention):
+    model, batch = large_model(attention), batch_of(PROMPTS, "left", "cpu")
+    expected = as_lists(generate(model, *batch, STEPS))
+    with torch.inference_mode():
+        assert as_lists(generate(model, *batch_of(PROMPTS, "left", "cpu"), STEPS)) == expected
+
+
+def test_eight_threads_write_with_one_model_what_one_writes():
+    model = large_model().train()
+    batches = [batch_of([[7, n], [n]], "left", "cpu") for n in range(1, 9)]
+    expected = [as_lists(generate(model, *batch, 20)) for batch in batches]
+    with ThreadPoolExecutor(8) as threads:
+        found = threads.map(lambda batch: as_lists(generate(model, *batch, 20)), batches)
+        assert list(found) == expected
+    assert all(module.training for module in model.modules())
+
+
+def test_a_model_that_has_written_can_be_copied_and_pickled():
+    model, batch = large_model(), batch_of(PROMPTS, "left", "cpu")
+    expected = as_lists(generate(model, *batch, STEPS))
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert as_lists(generate(copied, *batch, STEPS)) == expected
+
+
+def test_under_autocast_the_prompt_and_what_follows_share_a_cache():
+    """Many rows at first and few later: all are computed in the dtype of autocast."""
+    model, batch = large_model(), batch_of([[5] * 99, [7] * 80], "left", "cpu")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert [len(row) for row in generate(model, *batch, 3)] == [3, 3]
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -420,15 +557,60 @@ def test_the_mode_is_restored_after_an_error_too(training):
     assert all(module.training == training for module in model.modules())
 
 
+# ---- a device without float64 -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [DecoderOnly, EncoderDecoder])
+@pytest.mark.parametrize("style", ["vanilla", "llama"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"temperature": 1.0, "top_k": 5, "top_p": 0.9}, {"num_beams": 3, "length_penalty": 0.5}],
+    ids=["greedy", "drawn", "beams"],
+)
+def test_a_device_without_float64_writes_the_same(kind, style, options):
+    model = large_init(kind(Config(VOCAB, 16, style=style, bos_id=BOS)))
+    ids, mask = batch_of(PROMPTS, "left", "cpu")
+    torch.manual_seed(1)
+    expected = as_lists(generate(model, ids, mask, STEPS, eos_id=[3, 8], **options))
+    with pretended_mps():
+        model.to("mps")
+        torch.manual_seed(1)
+        written = generate(model, ids.to("mps"), mask.to("mps"), STEPS, eos_id=[3, 8], **options)
+        assert {row.device.type for row in written} == {"mps"}
+        assert as_lists(written) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "most"), [({}, 2), ({"temperature": 1.0}, 2), ({"num_beams": 3}, 40)]
+)
+def test_how_often_a_device_is_waited_for(options, most):
+    """Greedy and drawn texts look every 16 steps whether all have ended, beams at each step."""
+    model = large_init(DecoderOnly(Config(VOCAB, 16)))
+    with pretended_mps() as read_back:
+        ids, mask = (x.to("mps") for x in batch_of(PROMPTS, "left", "cpu"))
+        model.to("mps")
+
+        def reads(steps):
+            read_back.clear()
+            generate(model, ids, mask, steps, eos_id=VOCAB, **options)  # which none writes
+            return len(read_back)
+
+        assert reads(41) - reads(1) == most
+
+
 # ---- refusals ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_new_tokens": -1}, "max_new_tokens must be 0 or more, got -1"),
+        ({"max_new_tokens": -1}, "max_new_tokens must be an integer >= 0, got -1"),
         ({"temperature": -0.1}, "temperature must be 0 .* or more, got -0.1"),
-        ({"top_k": 0}, "top_k must be 1 or more, got 0"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens must be an integer >= 0, got 2.5"),
+        ({"max_new_tokens": None}, "max_new_tokens must be an integer >= 0, got None"),
+        ({"temperature": float("nan")}, "temperature must be 0 .* or more, got nan"),
+        ({"top_k": 2.0}, "top_k must be an integer >= 1, got 2.0"),
+        ({"top_k": 0}, "top_k must be an integer >= 1, got 0"),
         ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
         ({"top_p": 1.1}, r"top_p must be in \(0, 1\], got 1.1"),
     ],
@@ -473,6 +655,14 @@ def test_targets_up_to_max_length_are_written_and_longer_ones_refused():
 def test_float_masks_are_refused(kind):
     with pytest.raises(TypeError, match="attention_mask must be int or bool"):
         generate(kind(Config(VOCAB, 16)), torch.tensor([[3]]), torch.tensor([[1.0]]), 2)
+
+
+@pytest.mark.parametrize("kind", [DecoderOnly, EncoderDecoder])
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_float_ids_are_refused(kind, num_beams):
+    ids, mask = torch.tensor([[3.0]]), torch.tensor([[1]])
+    with pytest.raises(TypeError, match=r"token ids must be int64 or int32, got torch\.float32"):
+        generate(kind(Config(VOCAB, 16)), ids, mask, 2, num_beams=num_beams)
 
 
 @pytest.mark.parametrize("wrong", [EncoderOnly(Config(VOCAB, 16)), nn.Linear(2, 2)])

@@ -5,16 +5,13 @@ The profiler says which kernel ran, so that none is silently replaced by another
 
 import pytest
 import torch
-from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention as torch_attention
 from torch.testing import assert_close
 
-from minitransformer import Config, DecoderOnly, generate, pad, scaled_dot_product_attention
+from minitransformer import scaled_dot_product_attention
 from minitransformer.checks import AttentionSubject, attention_weights_of
 from minitransformer.checks.probes import backward_weights_of, expected_weights
-from minitransformer.inference import prepacked as packed_linear
-from minitransformer.inference.prepacked import MOST_ROWS, PackedLinear
 
 # Around the edges of blocks of 64 and 128, and S % 128 == 64: pytorch issue 196678.
 LENGTHS = [1, 63, 64, 65, 127, 128, 129, 192]
@@ -120,58 +117,3 @@ def test_another_width_of_value_would_be_another_kernel():
     flash = KERNELS[SDPBackend.FLASH_ATTENTION]["cpu"]
     assert flash in kernels_of(lambda: torch_attention(query, key, value))
     assert flash not in kernels_of(lambda: torch_attention(query, key, eye))
-
-
-# ---- linear layers for a few rows ----------------------------------------------------------------
-
-
-@pytest.fixture
-def large():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(512, 640), nn.Tanh(), nn.Linear(640, 512, bias=False))
-
-
-@pytest.mark.parametrize("shape", [(1, 512), (16, 1, 512), (MOST_ROWS, 512), (2, 3, 4, 512)])
-def test_packed_weights_give_the_same_rows(large, shape):
-    x = torch.randn(shape)
-    fast = PackedLinear(large)
-    assert len(fast.packed) == 2
-    with torch.no_grad():
-        expected = large(x)
-        with fast:
-            found = large(x)
-            assert_close(found, expected, rtol=0, atol=1e-5)
-            assert_close(large(x), found, rtol=0, atol=0)
-        assert torch.equal(large(x), expected)  # and the block leaves nothing behind
-
-
-def test_packed_weights_are_used(large):
-    fast = PackedLinear(large)
-    zero = nn.ModuleList(nn.Linear(512, 640) for _ in fast.packed)
-    nn.utils.vector_to_parameters(torch.zeros(2 * 513 * 640), zero.parameters())
-    zero[1].weight.data = zero[1].weight.data.view(512, 640)
-    fast.packed = dict(zip(fast.packed, PackedLinear(zero).packed.values(), strict=True))
-    with torch.no_grad(), fast:
-        assert (large(torch.ones(4, 512)) == 0).all()
-        assert (large(torch.ones(MOST_ROWS + 1, 512)) != 0).any()  # too many rows to gain
-        assert (large(torch.ones(4, 512, dtype=torch.bfloat16).float()) == 0).all()
-    with fast:  # with gradients, the layers are what they were
-        large(torch.ones(4, 512)).sum().backward()
-    assert all((p.grad != 0).any() for p in large.parameters())
-
-
-def test_small_layers_other_dtypes_and_huge_models_stay_as_they_are(large, monkeypatch):
-    assert not PackedLinear(nn.Linear(64, 64)).packed
-    assert not PackedLinear(nn.Linear(512, 640).double()).packed
-    monkeypatch.setattr(packed_linear, "MOST_BYTES", 2 * 512 * 640 * 4 - 1)
-    assert not PackedLinear(large).packed
-
-
-def test_generation_writes_the_same_with_packed_weights(monkeypatch):
-    torch.manual_seed(0)
-    model = DecoderOnly(Config(vocab_size=1000, d_model=512, d_ff=512, num_layers=2, style="gpt2"))
-    batch = pad([[1, 2, 3], [4], [5, 6]])
-    packed = generate(model, batch.input_ids, batch.attention_mask, 12)
-    monkeypatch.setattr(packed_linear, "MOST_BYTES", 0)
-    plain = generate(model, batch.input_ids, batch.attention_mask, 12)
-    assert [row.tolist() for row in packed] == [row.tolist() for row in plain]

@@ -9,6 +9,7 @@ from minitransformer.data import Batch, pad
 from minitransformer.data.tokenization import Tokenizer
 from minitransformer.data.vocabulary import Vocabulary
 from minitransformer.inference.generation import generate, stream_tokens
+from minitransformer.inference.prepacked import prepack
 from minitransformer.models import DecoderOnly, EncoderDecoder, EncoderOnly
 
 AnyModel = EncoderOnly | DecoderOnly | EncoderDecoder
@@ -57,7 +58,10 @@ def stream_answer(
     max_new_tokens: int,
     **sampling: Any,
 ) -> Iterator[str]:
-    """The answer to one text, piece by piece as it is written: together they are `answer`'s."""
+    """The answer to one text, piece by piece as it is written: together they are `answer`'s.
+
+    The large weights are those of the beginning, also if the model is trained meanwhile.
+    """
     device = next(model.parameters()).device
     batch = padded(model, vocabulary, [text]).to(device)
     if isinstance(model, DecoderOnly):
@@ -66,7 +70,8 @@ def stream_answer(
     shown = ""
     eos_id = end_of(model, vocabulary)
     ids, mask = batch.input_ids, batch.attention_mask
-    for token in stream_tokens(model, ids, mask, max_new_tokens, eos_id=eos_id, **sampling):
+    fast = prepack(model)
+    for token in stream_tokens(fast, ids, mask, max_new_tokens, eos_id=eos_id, **sampling):
         written.append(token.item())
         whole = vocabulary.decode(written)
         if not whole.endswith("\N{REPLACEMENT CHARACTER}"):  # half a character: wait for the rest

@@ -4,17 +4,22 @@
 stands beside it in the batch, wherever the padding is, each row gives what it would give alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from math import inf
+from numbers import Integral
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from minitransformer.cache import Cache
 from minitransformer.contract import check_attention_mask
-from minitransformer.inference.prepacked import PackedLinear
+from minitransformer.inference.prepacked import evaluation_view, prepack
 from minitransformer.models import DecoderOnly, EncoderDecoder
 
 ENDED = -1  # in place of a token, for a row that has ended
+LOOK_EVERY = 16  # steps between two looks whether all rows have ended: each makes a GPU wait
 EosId = int | Sequence[int] | None
 
 
@@ -45,7 +50,7 @@ def generate(
 
     With `num_beams` above 1 so many texts are kept at a time, and the one of the highest
     log-probability / number of new tokens ** `length_penalty` is returned (Wu et al. 2016,
-    arXiv:1609.08144, section 7): a penalty above 0 favours longer texts. A row stops when
+    arXiv:1609.08144, section 7): a penalty above 0 favors longer texts. A row stops when
     `num_beams` of its texts have ended and none that goes on is better than the worst of them.
 
     `use_cache=False` computes everything anew for each token: the same texts, slower.
@@ -53,34 +58,18 @@ def generate(
     Shapes: (B,T) ids and (B,T) attention_mask -> a list of B 1-D int64 tensors: the new tokens of
     each row, up to and including the first that is (one of) `eos_id`, at most `max_new_tokens`.
     """
-    if num_beams == 1:
-        steps = stream_tokens(
-            model,
-            input_ids,
-            attention_mask,
-            max_new_tokens,
-            eos_id=eos_id,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            use_cache=use_cache,
-            generator=generator,
-        )
-        none = input_ids.new_empty(len(input_ids), 0)
-        written = torch.cat([none, *(token.unsqueeze(1) for token in steps)], dim=1)
-        return [row[row != ENDED] for row in written]
-    if not isinstance(num_beams, int) or num_beams < 1:
-        raise ValueError(f"num_beams must be an integer >= 1, got {num_beams!r}")
-    if temperature != 0.0 or top_k is not None or top_p is not None:
-        raise ValueError("beams are searched, not drawn: leave temperature, top_k and top_p out")
-    _check(model, attention_mask, max_new_tokens, temperature, top_k, top_p)
-    training = model.training
-    model.eval()
-    try:
-        text = _Text(model, input_ids, attention_mask, use_cache)
-        return _beam_search(text, max_new_tokens, _as_ids(eos_id), num_beams, length_penalty)
-    finally:
-        model.train(training)
+    _check_options(max_new_tokens, temperature, top_k, top_p, num_beams)
+    _check_prompts(model, attention_mask, max_new_tokens)
+    # Nothing else runs until the last token is written, so the weights cannot change meanwhile.
+    text = _Text(prepack(model), input_ids, attention_mask, use_cache)
+    ends = _as_ids(eos_id, text.ids.device)
+    if num_beams > 1:
+        return _beam_search(text, max_new_tokens, ends, num_beams, length_penalty)
+    pick = partial(choose, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+    look_every = 1 if text.ids.device.type == "cpu" else LOOK_EVERY
+    none = text.ids.new_empty(len(text.ids), 0, dtype=torch.int64)
+    steps = _write(text, max_new_tokens, ends, pick, look_every)
+    return _as_rows(torch.cat([none, *(token.unsqueeze(1) for token in steps)], dim=1))
 
 
 @torch.no_grad()
@@ -97,23 +86,18 @@ def stream_tokens(
     use_cache: bool = True,
     generator: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
-    """The tokens of `generate` as they are written: (B,) int64 each, -1 where a row has ended."""
-    _check(model, attention_mask, max_new_tokens, temperature, top_k, top_p)
-    ends = _as_ids(eos_id).to(input_ids.device)
-    training = model.training
-    model.eval()
-    try:
-        text = _Text(model, input_ids, attention_mask, use_cache)
-        going = torch.ones_like(input_ids[:, 0], dtype=torch.bool)
-        for _ in range(max_new_tokens):
-            token = choose(text.next_logits(), temperature, top_k, top_p, generator)
-            text.append(token, going)
-            yield token.masked_fill(~going, ENDED)
-            going = going & ~torch.isin(token, ends)
-            if len(ends) and not going.any():
-                break
-    finally:
-        model.train(training)
+    """The tokens of `generate` as they are written: (B,) int64 each, -1 where a row has ended.
+
+    Between two tokens the model is the caller's: its mode is never touched, and if it is trained,
+    the next token is written with the new weights (what a cache holds was read with the old ones).
+    Where nothing trains it, `stream_tokens(prepack(model), ...)` is as fast as `generate`.
+    """
+    _check_options(max_new_tokens, temperature, top_k, top_p)
+    _check_prompts(model, attention_mask, max_new_tokens)
+    text = _Text(evaluation_view(model), input_ids, attention_mask, use_cache)
+    ends = _as_ids(eos_id, text.ids.device)
+    pick = partial(choose, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+    yield from _write(text, max_new_tokens, ends, pick)
 
 
 def choose(
@@ -152,7 +136,6 @@ class _Text:
         use_cache: bool,
     ):
         self.model = model
-        self.fast = PackedLinear(model)
         self.source: tuple[Tensor, Tensor] | None = None  # its hidden states and attention_mask
         self.ids, self.mask = input_ids, attention_mask.long()
         if isinstance(model, EncoderDecoder):
@@ -170,12 +153,11 @@ class _Text:
         last = _last_real(self.mask[:, self.read :])
         if self.cache is not None:
             self.read = self.ids.shape[1]
-        with self.fast:
-            if isinstance(self.model, EncoderDecoder):
-                hidden = self.model.decode(new, self.mask, *self.source, cache=self.cache)
-            else:
-                hidden = self.model.encode(new, self.mask, cache=self.cache)
-            return self.model.head(hidden[rows, last])
+        if isinstance(self.model, EncoderDecoder):
+            hidden = self.model.decode(new, self.mask, *self.source, cache=self.cache)
+        else:
+            hidden = self.model.encode(new, self.mask, cache=self.cache)
+        return self.model.head(hidden[rows, last])
 
     def append(self, token: Tensor, real: Tensor) -> None:
         """(B,) tokens, and where they count: a row that has ended gets padding."""
@@ -191,49 +173,101 @@ class _Text:
             self.cache.reorder(rows)
 
 
+def _write(
+    text: _Text,
+    max_new_tokens: int,
+    ends: Tensor,
+    pick: Callable[[Tensor], Tensor],
+    look_every: int = 1,
+) -> Iterator[Tensor]:
+    """Append to every row what `pick` makes of its logits; every so many steps look for the end."""
+    going = torch.ones_like(text.ids[:, 0], dtype=torch.bool)
+    for step in range(1, max_new_tokens + 1):
+        token = pick(text.next_logits())
+        text.append(token, going)
+        yield token.masked_fill(~going, ENDED)
+        going = going & ~torch.isin(token, ends)
+        if len(ends) and step % look_every == 0 and not going.any():
+            break
+
+
 def _beam_search(
     text: _Text, max_new_tokens: int, ends: Tensor, num_beams: int, length_penalty: float
 ) -> list[Tensor]:
     """For each row, the best of the texts that ended; see `generate`. Beams are rows of `text`."""
     batch, device = len(text.ids), text.ids.device
+    first_beam = num_beams * torch.arange(batch, device=device).unsqueeze(1)
     text.reorder(torch.arange(batch, device=device).repeat_interleave(num_beams))
-    scores = text.mask.new_zeros(batch, num_beams, dtype=torch.float64)
-    scores[:, 1:] = float("-inf")  # at first the beams of a row are one text
-    ended: list[list[tuple[float, Tensor]]] = [[] for _ in range(batch)]
-    going = [True] * batch
+    scores = torch.zeros(batch, num_beams, dtype=_score_dtype(device), device=device)
+    scores[:, 1:] = -inf  # at first the beams of a row are one text
+    ended = _EndedTexts(scores)
+    going = torch.ones(batch, 1, dtype=torch.bool, device=device)
     for length in range(1, max_new_tokens + 1):
-        likely = text.next_logits().double().log_softmax(dim=-1)
-        vocabulary = likely.shape[-1]
-        total = (scores.unsqueeze(-1) + likely.view(batch, num_beams, vocabulary)).flatten(1)
-        count = min(num_beams * (1 + len(ends)), total.shape[1])  # enough, should all others end
-        best, index = total.topk(count, dim=1)
-        beams, tokens = index // vocabulary, index % vocabulary
-        ending = torch.isin(tokens, ends.to(device))
-        rows = torch.arange(batch * num_beams, device=device)
-        token = torch.zeros_like(rows)
-        for row in range(batch):
-            if not going[row]:
-                continue
-            here = slice(row * num_beams, (row + 1) * num_beams)
-            for rank in range(min(num_beams, count)):
-                if ending[row, rank] or length == max_new_tokens:
-                    written = text.ids[row * num_beams + beams[row, rank], text.start :]
-                    whole = torch.cat((written, tokens[row, rank : rank + 1]))
-                    ended[row].append((best[row, rank].item() / length**length_penalty, whole))
-            ended[row] = sorted(ended[row], key=lambda one: -one[0])[:num_beams]
-            kept = (~ending[row]).nonzero().squeeze(1)[:num_beams]
-            kept = torch.cat((kept, kept.new_zeros(num_beams - len(kept))))  # none left: a dead one
-            rows[here], token[here] = row * num_beams + beams[row, kept], tokens[row, kept]
-            scores[row] = best[row, kept].masked_fill(ending[row, kept], float("-inf"))
-            hope = scores[row, 0].item() / length**length_penalty
-            going[row] = len(ended[row]) < num_beams or hope > ended[row][-1][0]
-        if not any(going):
+        count = num_beams * (1 + len(ends))  # enough that `num_beams` go on, should all others end
+        best, beams, tokens = _likeliest(scores, text.next_logits(), count)
+        rows = first_beam + beams
+        is_end = torch.isin(tokens, ends)
+
+        stops = going & (is_end | (length == max_new_tokens))
+        texts = torch.cat((text.ids[rows, text.start :], tokens.unsqueeze(-1)), dim=-1)
+        per_length = best.masked_fill(~stops, -inf) / length**length_penalty
+        ended.add(per_length[:, :num_beams], texts[:, :num_beams])
+
+        scores, order = _sorted(best.masked_fill(is_end, -inf), num_beams)
+        hope = scores[:, :1] / length**length_penalty
+        going = going & ~(hope <= ended.scores[:, -1:])
+        if length == max_new_tokens or not going.any():
             break
-        text.reorder(rows)
-        alive = torch.tensor(going, device=device).repeat_interleave(num_beams)
-        text.append(token, alive)
-    nothing = text.ids.new_empty(0)
-    return [one[0][1] if one else nothing for one in ended]
+        text.reorder(rows.gather(1, order).flatten())
+        text.append(tokens.gather(1, order).flatten(), going.expand(-1, num_beams).flatten())
+    return _as_rows(ended.texts[:, 0])
+
+
+class _EndedTexts:
+    """For each row the best texts that have ended, the best first, as many as there are beams."""
+
+    def __init__(self, like: Tensor):
+        self.scores = torch.full_like(like, -inf)  # (B, beams): none yet
+        self.texts = like.new_empty(*like.shape, 0, dtype=torch.int64)  # (B, beams, length)
+
+    def add(self, scores: Tensor, texts: Tensor) -> None:
+        """Texts (B, n, length + 1), one token longer than those before; a score of -inf is none."""
+        texts = torch.cat((F.pad(self.texts, (0, 1), value=ENDED), texts), dim=1)
+        scores = torch.cat((self.scores, scores), dim=1)
+        self.scores, order = _sorted(scores, self.scores.shape[1])
+        self.texts = texts.take_along_dim(order.unsqueeze(-1), dim=1)
+
+
+def _likeliest(scores: Tensor, logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the texts that are one token longer the likeliest: their scores, beams and tokens.
+
+    Shapes: (B, beams) scores and (B * beams, V) logits -> (B, count) each, or all B * V there are.
+    """
+    log_probabilities = logits.to(scores.dtype).log_softmax(dim=-1)
+    total = scores.unsqueeze(-1) + log_probabilities.unflatten(0, scores.shape)
+    vocabulary = total.shape[-1]
+    best, index = total.flatten(1).topk(min(count, total[0].numel()), dim=1)
+    return best, index // vocabulary, index % vocabulary
+
+
+def _sorted(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The highest scores of each row and where they stood; of equal ones the first comes first."""
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    return scores[:, :count], order[:, :count]
+
+
+def _score_dtype(device: torch.device) -> torch.dtype:
+    """float64, but float32 on Apple's MPS, which has no other.
+
+    There the score of n tokens is off by at most n · 2⁻²² · (largest |logit| + |score|).
+    """
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _as_rows(written: Tensor) -> list[Tensor]:
+    """(B, length) tokens, each row followed by ENDED -> the rows, each of its own length."""
+    lengths = (written != ENDED).sum(dim=1).tolist()
+    return [row[:length] for row, length in zip(written, lengths, strict=True)]
 
 
 def _last_real(mask: Tensor) -> Tensor:
@@ -242,27 +276,35 @@ def _last_real(mask: Tensor) -> Tensor:
     return (index * (mask != 0)).argmax(dim=1)
 
 
-def _as_ids(eos_id: EosId) -> Tensor:
+def _as_ids(eos_id: EosId, device: torch.device) -> Tensor:
     ids = [] if eos_id is None else [eos_id] if isinstance(eos_id, int) else list(eos_id)
-    return torch.tensor(ids, dtype=torch.int64)
+    return torch.tensor(ids, dtype=torch.int64, device=device)
 
 
-def _check(
-    model: DecoderOnly | EncoderDecoder,
-    attention_mask: Tensor,
+def _check_options(
     max_new_tokens: int,
     temperature: float,
     top_k: int | None,
     top_p: float | None,
+    num_beams: int = 1,
 ) -> None:
-    if max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens must be 0 or more, got {max_new_tokens}")
-    if not 0.0 <= temperature < float("inf"):
+    least = {"max_new_tokens": (max_new_tokens, 0), "num_beams": (num_beams, 1)}
+    if top_k is not None:
+        least["top_k"] = (top_k, 1)
+    for name, (value, smallest) in least.items():
+        if not isinstance(value, Integral) or value < smallest:
+            raise ValueError(f"{name} must be an integer >= {smallest}, got {value!r}")
+    if not 0.0 <= temperature < inf:
         raise ValueError(f"temperature must be 0 (the likeliest token) or more, got {temperature}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be 1 or more, got {top_k}")
     if top_p is not None and not 0.0 < top_p <= 1.0:
         raise ValueError(f"top_p must be in (0, 1], got {top_p}")
+    if num_beams > 1 and (temperature != 0.0 or top_k is not None or top_p is not None):
+        raise ValueError("beams are searched, not drawn: leave temperature, top_k and top_p out")
+
+
+def _check_prompts(
+    model: DecoderOnly | EncoderDecoder, attention_mask: Tensor, max_new_tokens: int
+) -> None:
     if not isinstance(model, DecoderOnly | EncoderDecoder):
         raise TypeError(
             f"generate needs a DecoderOnly or EncoderDecoder, got {type(model).__name__}"
