@@ -121,7 +121,7 @@ def randomised(model: nn.Module) -> nn.Module:
                 continue
             tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.3)
         for part in model.modules():
-            if "Norm" in type(part).__name__:
+            if "Norm" in type(part).__name__ and part.weight is not None:
                 part.weight += 1.0
     return model.eval()
 
@@ -843,12 +843,116 @@ def test_torchs_transformer_has_the_same_numbers_in_our_parts(activation, norm_f
     assert torch.equal(alone(x, padding_mask(source_mask), None), memory)
 
 
+def changed_layers() -> dict:
+    """What a stack can have that its first layer does not show -> the change."""
+
+    def last(module, **parts):
+        for name, part in parts.items():
+            setattr(module.layers[-1], name, part)
+
+    def final(norm):
+        return lambda module: setattr(module, "norm", norm)
+
+    return {
+        "no final norm": final(None),
+        "final eps": final(nn.LayerNorm(WIDTH, eps=0.1)),
+        "final norm without gain": final(nn.LayerNorm(WIDTH, elementwise_affine=False)),
+        "final RMSNorm": final(nn.RMSNorm(WIDTH)),
+        "any final module": final(nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH))),
+        "eps of one norm": lambda m: last(m, norm2=nn.LayerNorm(WIDTH, eps=0.1)),
+        "class of one norm": lambda m: last(m, norm1=nn.RMSNorm(WIDTH, eps=0.1)),
+        "norm without bias": lambda m: last(m, norm1=nn.LayerNorm(WIDTH, bias=False)),
+        "activation": lambda m: last(m, activation=torch.tanh),
+        "activation module": lambda m: last(m, activation=nn.GELU("tanh")),
+        "norm_first": lambda m: last(m, norm_first=True),
+        "heads": lambda m: last(
+            m, self_attn=nn.MultiheadAttention(WIDTH, HEADS // 2, batch_first=True)
+        ),
+        "width": lambda m: last(m, linear1=nn.Linear(WIDTH, 5), linear2=nn.Linear(5, WIDTH)),
+        "one layer without bias": lambda m: m.layers.append(
+            nn.TransformerEncoderLayer(WIDTH, HEADS, FF, 0.0, bias=False, batch_first=True)
+        ),
+    }
+
+
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+@pytest.mark.parametrize("change", changed_layers())
+@torch.no_grad()
+def test_every_layer_of_torchs_stack_is_followed_as_it_is(change):
+    module = torch_transformer().encoder
+    changed_layers()[change](module)
+    randomised(module.double()).train()  # no fast path
+    _, mask = batch("right")
+    x = torch.randn(*mask.shape, WIDTH, dtype=torch.float64)
+    expected = module(x, src_key_padding_mask=mask == 0)
+    stack = from_torch(module)
+    assert stack.training
+    found = stack(x, padding_mask(mask), None)
+    assert largest_difference(found[mask != 0], expected[mask != 0]) <= 1e-12
+    assert {id(p) for p in stack.parameters()}.isdisjoint({id(p) for p in module.parameters()})
+
+
+def test_dropout_of_each_residual_is_kept():
+    module = torch_transformer().decoder
+    module.layers[1].dropout2.p = 0.25
+    stack = from_torch(module)
+    assert stack.layers[1].cross_attention_residual.dropout.p == 0.25
+    assert stack.layers[0].cross_attention_residual.dropout.p == 0.0
+
+
+class OwnLayer(nn.TransformerEncoderLayer):
+    """Somebody's own: what it computes cannot be known."""
+
+
+def zero_attention(layer, **options):
+    layer.self_attn = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True, **options)
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda m: m.layers.append(OwnLayer(WIDTH, HEADS)),
+            r"layers\[2\] is a OwnLayer; only Trans",
+        ),
+        (lambda m: setattr(m, "layers", nn.ModuleList()), "the module has no layers"),
+        (
+            lambda m: zero_attention(m.layers[1], add_zero_attn=True),
+            r"layers\[1\].self_attn has add_zero_attn",
+        ),
+        (
+            lambda m: zero_attention(m.layers[1], add_bias_kv=True),
+            r"layers\[1\].self_attn has add_bias_kv",
+        ),
+        (
+            lambda m: setattr(m.layers[1].self_attn, "batch_first", False),
+            r"layers\[1\].self_attn.batch_first differs",
+        ),
+        (
+            lambda m: setattr(m.layers[0], "norm2", nn.Identity()),
+            r"layers\[0\].norm2 is a Identity; only LayerNorm or RMSNorm is known",
+        ),
+        (
+            lambda m: setattr(m.layers[0], "linear2", nn.Linear(FF, WIDTH, bias=False)),
+            "lacks layers.0.linear2.bias",
+        ),
+        (
+            lambda m: setattr(m.layers[1], "activation", nn.PReLU()),
+            "what no part of the model takes: layers.1.activation.weight",
+        ),
+    ],
+)
+def test_what_our_layers_cannot_compute_is_refused_by_name(change, message):
+    module = torch_transformer().encoder
+    change(module)
+    with pytest.raises(ValueError, match=message):
+        from_torch(module)
+
+
 def test_what_torch_modules_cannot_be_converted_is_said():
     with pytest.raises(TypeError, match=r"expected nn.Transformer, .* got Linear"):
         from_torch(nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="activation must be relu or gelu"):
-        from_torch(torch_transformer(activation=torch.tanh))
 
 
 # ---- a real size -------------------------------------------------------------------------------
