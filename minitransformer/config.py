@@ -59,6 +59,8 @@ class Config:
     num_segments: int = 0  # kinds of segments that `segment_ids` may name, as in BERT; 0 = none
     bos_id: int = 1  # the token that starts every target of an EncoderDecoder
     eos_id: int | tuple[int, ...] | None = None  # what ends a text, for those who generate
+    first_id: int | None = None  # what every generated text begins with, as in some BARTs
+    forbidden_ids: tuple[int, ...] = ()  # tokens that are never generated, as Marian's padding
     norm_eps: float = 1e-5
     rope_theta: float = 10_000.0  # base of the rotary wavelengths
     attention: str = "auto"  # how it is computed, from ATTENTIONS: faster, the same up to rounding
@@ -66,8 +68,9 @@ class Config:
     def __post_init__(self):
         if isinstance(self.style, Mapping):  # as JSON has it
             object.__setattr__(self, "style", Style(**self.style))
-        if isinstance(self.eos_id, list):
-            object.__setattr__(self, "eos_id", tuple(self.eos_id))
+        for name in ("eos_id", "forbidden_ids"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.num_decoder_layers is None:
             object.__setattr__(self, "num_decoder_layers", self.num_layers)
         if self.num_kv_heads is None:
@@ -89,6 +92,12 @@ class Config:
             number = getattr(self, name)
             if not isinstance(number, int) or isinstance(number, bool) or number < least:
                 raise ValueError(f"{name} must be an integer >= {least}, got {number!r}")
+        for name in ("eos_id", "first_id", "forbidden_ids"):
+            value = getattr(self, name)
+            ids = value if isinstance(value, tuple) else () if value is None else (value,)
+            end = float("inf") if name == "eos_id" else self.vocab_size  # some never end
+            if not all(type(i) is int and i < end for i in ids):
+                raise ValueError(f"{name} must be ids of tokens, below {end}, got {value!r}")
         if not isinstance(self.style, Style) and self.style not in STYLES:
             raise ValueError(f"style must be one of {', '.join(STYLES)}, got {self.style!r}")
         if self.attention not in ATTENTIONS:

@@ -50,6 +50,9 @@ def generate(
 
     `use_cache=False` computes everything anew for each token: the same texts, slower.
 
+    The model's config may name tokens that are never written (`forbidden_ids`) and the token that
+    every text begins with (`first_id`).
+
     Shapes: (B,T) ids and (B,T) attention_mask -> a list of B 1-D int64 tensors: the new tokens of
     each row, up to and including the first that is (one of) `eos_id`, at most `max_new_tokens`.
     """
@@ -106,7 +109,8 @@ def stream_tokens(
         text = _Text(model, input_ids, attention_mask, use_cache)
         going = torch.ones_like(input_ids[:, 0], dtype=torch.bool)
         for _ in range(max_new_tokens):
-            token = choose(text.next_logits(), temperature, top_k, top_p, generator)
+            logits = text.allowed(text.next_logits())
+            token = choose(logits, temperature, top_k, top_p, generator)
             text.append(token, going)
             yield token.masked_fill(~going, ENDED)
             going = going & ~torch.isin(token, ends)
@@ -177,6 +181,17 @@ class _Text:
                 hidden = self.model.encode(new, self.mask, cache=self.cache)
             return self.model.head(hidden[rows, last])
 
+    def allowed(self, scores: Tensor) -> Tensor:
+        """Scores (B,V) with -inf for every token that the model's config says is not written here."""
+        config = self.model.config
+
+        def at(token_ids: Sequence[int]) -> Tensor:
+            return torch.tensor(token_ids, dtype=torch.int64, device=scores.device)
+
+        if config.first_id is not None and self.ids.shape[1] == self.start:
+            return torch.full_like(scores, float("-inf")).index_fill(1, at([config.first_id]), 0.0)
+        return scores.index_fill(1, at(config.forbidden_ids), float("-inf"))
+
     def append(self, token: Tensor, real: Tensor) -> None:
         """(B,) tokens, and where they count: a row that has ended gets padding."""
         self.ids = torch.cat((self.ids, token.unsqueeze(1)), dim=1)
@@ -202,7 +217,7 @@ def _beam_search(
     ended: list[list[tuple[float, Tensor]]] = [[] for _ in range(batch)]
     going = [True] * batch
     for length in range(1, max_new_tokens + 1):
-        likely = text.next_logits().double().log_softmax(dim=-1)
+        likely = text.allowed(text.next_logits().double().log_softmax(dim=-1))
         vocabulary = likely.shape[-1]
         total = (scores.unsqueeze(-1) + likely.view(batch, num_beams, vocabulary)).flatten(1)
         count = min(num_beams * (1 + len(ends)), total.shape[1])  # enough, should all others end
