@@ -624,12 +624,18 @@ def test_a_tied_tensor_may_stand_under_any_of_its_names(name, copy):
         {"rope_parameters": {"rope_type": "default", "rope_theta": 300.0}},
         {"rope_theta": 300.0, "rope_scaling": None},
         {"rope_theta": 300, "rope_scaling": {"type": "default"}},
+        {"rope_scaling": {"rope_type": "default", "rope_theta": 300.0}},
+        {"rope_theta": 5.0, "rope_scaling": {"rope_theta": 300.0}},
+        {"rope_theta": 300.0, "rope_parameters": {"rope_type": "default"}},
+        {"rope_parameters": {"rope_theta": 5.0}, "rope_scaling": {"rope_theta": 300.0}},
+        {"rope_theta": 300.0, "partial_rotary_factor": 1.0},
     ],
 )
 def test_old_and_new_spellings_of_theta_are_read(said, copy):
     folder, tensors = copy("llama")
     write(folder, tensors, **{"rope_parameters": None} | said)
     assert load_pretrained(folder).config.rope_theta == 300.0
+    assert tf.LlamaConfig.from_pretrained(folder).rope_parameters["rope_theta"] == 300.0
 
 
 def test_without_a_theta_it_is_the_papers(copy):
@@ -653,10 +659,110 @@ def test_half_precision_becomes_float32_unless_told_otherwise(copy):
     assert load_pretrained(folder, dtype=torch.bfloat16).head.weight.dtype == torch.bfloat16
 
 
-def test_several_ends_of_sequence_are_kept(copy):
+def generation(folder, **said):
+    (folder / "generation_config.json").write_text(json.dumps(said))
+
+
+@pytest.mark.parametrize(
+    ("config", "said", "ends"),
+    [
+        ([2, 5], {}, (2, 5)),  # a file that says nothing about it
+        (2, {"eos_token_id": [2, 5]}, (2, 5)),
+        ([2, 5], {"eos_token_id": 7}, 7),
+        (2, {"eos_token_id": None, "num_beams": 4, "temperature": 0.6, "vocab_size": 3}, 2),
+    ],
+)
+def test_what_ends_a_text_is_said_by_generation_config_before_config(config, said, ends, copy):
     folder, tensors = copy("llama")
-    write(folder, tensors, eos_token_id=[2, 5])
-    assert load_pretrained(folder).config.eos_id == (2, 5)
+    write(folder, tensors, eos_token_id=config)
+    generation(folder, **said)
+    assert load_pretrained(folder).config.eos_id == ends
+    (folder / "generation_config.json").unlink()
+    expected = tuple(config) if isinstance(config, list) else config
+    assert load_pretrained(folder).config.eos_id == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "forbidden"),
+    [
+        ({"bad_words_ids": [[40], [0]]}, (40, 0)),
+        ({"bad_words_ids": [[40], [2]], "eos_token_id": 2}, (40,)),  # an end is never forbidden
+        ({"suppress_tokens": [7, 40], "bad_words_ids": [[40]]}, (40, 7)),
+        ({"bad_words_ids": None, "suppress_tokens": []}, ()),
+    ],
+)
+def test_tokens_that_are_never_written(said, forbidden, copy, tmp_path):
+    folder, tensors = copy("marian")
+    generation(folder, **said)
+    model = load_pretrained(folder)
+    assert model.config.forbidden_ids == forbidden
+    save_pretrained(model, tmp_path / "back")
+    assert load_pretrained(tmp_path / "back").config == model.config
+    (folder / "generation_config.json").unlink()
+    write(folder, tensors, **said)
+    assert load_pretrained(folder).config.forbidden_ids == forbidden
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("said", [{}, {"forced_bos_token_id": 11}])
+def test_with_forbidden_and_forced_tokens_is_written_what_the_library_writes(
+    said, num_beams, copy, tmp_path
+):
+    """And in a folder where padding, forbidden, would always win."""
+    from minitransformer import generate
+
+    folder, tensors = copy("marian")
+    tensors["final_logits_bias"][0, 0] = 20.0
+    write(folder, tensors)
+    said = said | {"bad_words_ids": [[0]], "decoder_start_token_id": 0, "eos_token_id": 2}
+    generation(folder, pad_token_id=0, **said)
+    ours = load_pretrained(folder)
+    save_pretrained(ours, tmp_path / "back")
+    ids, mask = batch("right", (3, 5, 1), extra=0)
+    for path in (folder, tmp_path / "back"):
+        theirs = tf.MarianMTModel.from_pretrained(path)
+        found = generate(ours, ids, mask, 8, eos_id=2, num_beams=num_beams)
+        assert all(0 not in row for row in found)
+        for row in range(3):
+            alone = ids[row][mask[row] != 0][None]
+            written = theirs.generate(
+                alone, attention_mask=torch.ones_like(alone), max_new_tokens=8, pad_token_id=0,
+                num_beams=num_beams, do_sample=False, early_stopping=False,
+            )[0]  # fmt: skip
+            assert found[row].tolist() == written[1 : len(found[row]) + 1].tolist()
+
+
+def test_an_old_name_of_the_forced_first_token_is_read(copy):
+    folder, tensors = copy("bart")
+    write(folder, tensors, force_bos_token_to_be_generated=True, bos_token_id=3)
+    assert load_pretrained(folder).config.first_id == 3
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ([], r"generation_config.json: must be a JSON object"),
+        (
+            {"bad_words_ids": [[5, 6]]},
+            r"generation_config.json: bad_words_ids holds \[5, 6\]; only",
+        ),
+        ({"bad_words_ids": [5]}, "bad_words_ids must be a list of lists of token ids"),
+        ({"bad_words_ids": [[[5]]]}, "bad_words_ids must be a list of lists of token ids"),
+        ({"suppress_tokens": "5"}, "suppress_tokens must be a list of token ids"),
+        ({"suppress_tokens": [41]}, r"bad_words_ids must be ids of tokens, below 41, got \(41,\)"),
+        ({"eos_token_id": "</s>"}, "eos_token_id must be ids of tokens, below inf, got '</s>'"),
+        (
+            {"stop_strings": ["."]},
+            "generation_config.json: stop_strings cannot be followed: remove",
+        ),
+        ({"sequence_bias": [[[5], 1.0]]}, "sequence_bias cannot be followed"),
+    ],
+)
+def test_a_generation_config_that_cannot_be_followed_is_refused_by_its_key(said, message, copy):
+    folder, _ = copy("marian")
+    (folder / "generation_config.json").write_text(json.dumps(said))
+    with pytest.raises(InputError, match=message):
+        load_pretrained(folder)
 
 
 # ---- and back ----------------------------------------------------------------------------------
@@ -705,7 +811,7 @@ def test_a_model_without_a_counterpart_is_refused(model, tmp_path):
         ("gpt2", {"activation_function": "quick_gelu"}, "_function is 'quick_gelu'; known"),
         ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights is False; only True can be"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "by_inverse_layer_idx is True"),
-        ("gpt2", {"n_head": 5}, "config.json: d_model must be a multiple of num_heads"),
+        ("gpt2", {"n_head": 5}, "config.json: n_embd must be a multiple of n_head, got 32 and 5"),
         ("gpt2", {"n_layer": 3}, r"lacks transformer\.h\.2\.attn\.c_attn\.bias, .* and \d+ more"),
         ("gpt2", {"n_layer": 1}, r"no part of the model takes: transformer\.h\.1\.attn"),
         ("gpt2", {"n_positions": 23}, r"transformer\.wpe\.weight has shape \(24, 32\).*\(23, 32\)"),
@@ -714,9 +820,21 @@ def test_a_model_without_a_counterpart_is_refused(model, tmp_path):
         ("llama", {"head_dim": 16}, r"head_dim is 16; only hidden_size / num_attention_heads = 8"),
         ("llama", {"rope_parameters": {"rope_type": "llama3"}}, "of the type 'llama3'"),
         ("llama", {"rope_parameters": None, "rope_scaling": {"type": "yarn"}}, "type 'yarn'"),
+        ("llama", {"rope_scaling": {"factor": 2.0}}, "rope_scaling has factor, which the type "),
+        ("llama", {"rope_parameters": {"full_attention": {}}}, "parameters has full_attention"),
+        ("llama", {"rope_scaling": "linear"}, "rope_scaling is 'linear'; expected an object"),
+        ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5; only 1.0"),
+        ("llama", {"num_attention_heads": 0}, "config.json: .*zero"),
+        ("llama", {"rms_norm_eps": None}, "rms_norm_eps must be a number above 0, got None"),
+        ("llama", {"is_causal": False}, "is_causal is False; only True can be read"),
+        ("llama", {"per_layer_config": {"0": {}}}, "per_layer_config is .*; only None can be read"),
+        ("llama", {"quantization_config": {"bits": 4}}, "quantization_config is {'bits': 4}; only"),
+        ("bert", {"pruned_heads": {"0": [1]}}, "pruned_heads is .*; only {} can be read"),
         ("llama", {"tie_word_embeddings": True}, "are one tensor, but they differ"),
         ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type is 'relat"),
         ("bert", {"hidden_act": 7}, "hidden_act is 7; known are relu, gelu"),
+        ("bert", {"hidden_act": ["gelu"]}, "hidden_act is .'gelu'.; known are relu, gelu"),
+        ("bert", {"hidden_size": "32"}, "hidden_size must be an integer >= 1, got '32'"),
         ("bart", {"decoder_ffn_dim": 12}, "encoder_ffn_dim and decoder_ffn_dim differ: 48 and 12"),
         ("bart", {"tie_word_embeddings": False}, "tie_word_embeddings is False; only True"),
         ("marian", {"share_encoder_decoder_embeddings": False}, "share_encoder_decoder_embeddings"),
@@ -728,6 +846,133 @@ def test_what_cannot_be_followed_is_refused_by_its_key(name, config, message, co
     write(folder, tensors, **config)
     with pytest.raises(InputError, match=message):
         load_pretrained(folder)
+
+
+HEADS_OF_THEIRS = {
+    "bert": "BertForSequenceClassification",
+    "gpt2": "GPT2DoubleHeadsModel",
+    "llama": "LlamaForSequenceClassification",
+    "bart": "BartForSequenceClassification",
+    "marian": "MarianForCausalLM",
+}
+
+
+@pytest.mark.parametrize("name", HEADS_OF_THEIRS)
+def test_a_model_with_another_head_is_refused_by_its_name(name, copy):
+    folder, tensors = copy(name)
+    architecture = HEADS_OF_THEIRS[name]
+    write(folder, tensors, architectures=[architecture])
+    message = rf"architectures names {architecture}, whose head .* known are .*Model. .*base_model"
+    with pytest.raises(InputError, match=message):
+        load_pretrained(folder)
+
+
+@pytest.mark.parametrize("said", [None, [], "LLaMAForCausalLM", ["LlamaForCausalLM", "Other"]])
+def test_a_name_may_be_left_out_or_written_otherwise(said, copy):
+    folder, tensors = copy("llama")
+    expected = load_pretrained(folder)
+    write(folder, tensors, architectures=said)
+    assert_same_model(load_pretrained(folder), expected)
+
+
+BARE = {
+    "gpt2": tf.GPT2Model,
+    "llama": tf.LlamaModel,
+    "bert": tf.BertModel,
+    "bert-decoder": tf.BertModel,
+}
+
+
+@pytest.mark.parametrize("name", BARE)
+@torch.no_grad()
+def test_a_model_without_a_head_has_the_hidden_states(name, tmp_path):
+    theirs = randomised(BARE[name](THEIRS[name][0]))
+    theirs.save_pretrained(tmp_path)
+    ours = load_pretrained(tmp_path)
+    ids, mask = batch("right")
+    expected = theirs(input_ids=ids, attention_mask=mask).last_hidden_state
+    assert largest_difference(ours.encode(ids, mask)[mask != 0], expected[mask != 0]) <= ROUNDING
+    assert ours.head.weight is ours.embedding.tokens.weight
+    save_pretrained(ours, tmp_path / "back")
+    assert_same_model(load_pretrained(tmp_path / "back"), ours)
+
+
+def test_pretraining_heads_are_read_as_a_masked_language_model(copy):
+    folder, tensors = copy("bert")
+    expected = load_pretrained(folder)
+    more = {"cls.seq_relationship.weight": torch.ones(2, WIDTH)}
+    write(folder, tensors | more, architectures=["BertForPreTraining"])
+    assert_same_model(load_pretrained(folder), expected)
+
+
+UNREAD = {
+    "of other heads": "classifier_dropout id2label label2id problem_type summary_activation "
+    "summary_first_dropout summary_proj_to_labels summary_type summary_use_proj",
+    "of training from scratch": "init_std initializer_range",
+    "dropout that our layers do not have": "activation_dropout attention_dropout attn_pdrop "
+    "attention_probs_dropout_prob decoder_layerdrop embd_pdrop encoder_layerdrop",
+    "without an effect on numbers": "_name_or_path bos_token_id chunk_size_feed_forward dtype "
+    "is_encoder_decoder num_hidden_layers output_attentions output_hidden_states pad_token_id "
+    "pretraining_tp reorder_and_upcast_attn return_dict transformers_version use_cache",
+    "a text that is cut at the longest has no end": "forced_eos_token_id",
+}
+BY_HAND = (  # in a family's own functions
+    "add_cross_attention architectures decoder_attention_heads decoder_ffn_dim decoder_vocab_size "
+    "head_dim is_decoder model_type rope_parameters scale_embedding tie_word_embeddings"
+)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_key_of_the_librarys_configs_is_passed_over(name):
+    """A key that is new in the library is read, refused, or put on one of the lists."""
+    family = FAMILIES[name]
+    keys = set(tf.AutoConfig.for_model(name).to_dict())
+    known = {key for key, _ in family.numbers.values()} | {family.activation[0]} | set(family.fixed)
+    assert keys - known - set(" ".join([*UNREAD.values(), BY_HAND]).split()) == set()
+
+
+def test_a_head_that_is_not_there_may_be_the_embedding(copy):
+    folder, tensors = copy("llama")
+    del tensors["lm_head.weight"]
+    write(folder, tensors)
+    with pytest.raises(
+        InputError, match=r'lacks lm_head.weight, the head; .*"tie_word_embeddings"'
+    ):
+        load_pretrained(folder)
+
+
+def test_what_is_lacking_and_what_is_too_much_are_both_named(copy):
+    folder, tensors = copy("llama")
+    tensors["norm"] = tensors.pop("model.norm.weight")
+    write(folder, tensors)
+    message = "lacks model.norm.weight; and holds what no part of the model takes: norm"
+    with pytest.raises(InputError, match=message):
+        load_pretrained(folder)
+
+
+def test_weights_that_are_integers_are_refused(copy):
+    folder, tensors = copy("llama")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].to(torch.int8)
+    write(folder, tensors)
+    with pytest.raises(InputError, match=r"model.norm.weight is int8; only floating-point weights"):
+        load_pretrained(folder)
+
+
+def test_a_file_without_tensors_is_refused(copy):
+    folder, _ = copy("bart")
+    write(folder, {})
+    with pytest.raises(InputError, match=r"lacks lm_head.weight, model.dec"):
+        load_pretrained(folder)
+
+
+def test_a_tensor_that_the_index_does_not_list_is_not_passed_over(tmp_path):
+    theirs_of("llama").save_pretrained(tmp_path, max_shard_size="20KB")
+    file = sorted(tmp_path.glob("model-*.safetensors"))[0]
+    from safetensors.torch import load_file, save_file
+
+    save_file(load_file(file) | {"model.layers.0.extra": torch.ones(1)}, file)
+    with pytest.raises(InputError, match=r"no part of the model takes: model.layers.0.extra"):
+        load_pretrained(tmp_path)
 
 
 def test_a_missing_number_is_named(copy):

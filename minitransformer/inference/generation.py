@@ -182,7 +182,7 @@ class _Text:
             return self.model.head(hidden[rows, last])
 
     def allowed(self, scores: Tensor) -> Tensor:
-        """Scores (B,V) with -inf for every token that the model's config says is not written here."""
+        """Scores (B,V) with -inf for what the model's config says is not written here."""
         config = self.model.config
 
         def at(token_ids: Sequence[int]) -> Tensor:

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from minitransformer.data.files import InputError, read_json, write_atomically, write_json
-from minitransformer.models import Model
+from minitransformer.models import EncoderDecoder, Model
 from minitransformer.pretrained.bart import BART, MARIAN
 from minitransformer.pretrained.bert import BERT
 from minitransformer.pretrained.family import Family
+from minitransformer.pretrained.generation_config import NAME, read_generation, write_generation
 from minitransformer.pretrained.gpt2 import GPT2
 from minitransformer.pretrained.llama import LLAMA
 from minitransformer.pretrained.names import convert, convert_back, parts_of
@@ -33,7 +34,11 @@ def load_pretrained(folder: str | Path, dtype: torch.dtype | None = torch.float3
     The folder holds config.json and model.safetensors, or several files and their
     model.safetensors.index.json; its `model_type` is bert, gpt2, llama, bart or marian. BERT
     becomes an EncoderOnly, or with `is_decoder` a DecoderOnly, or with `add_cross_attention` too a
-    CrossDecoder; GPT-2 and Llama a DecoderOnly; BART and Marian an EncoderDecoder.
+    CrossDecoder; GPT-2 and Llama a DecoderOnly; BART and Marian an EncoderDecoder. A model without
+    a head (BertModel, LlamaModel, ...) takes its token embedding as one.
+
+    generation_config.json, where there is one, says what ends a text, what a target begins with
+    and what is never written; the model's config then holds these.
 
     `dtype` is that of the parameters, None to leave them as they are in the files. They are read
     when they are needed and are not copied where they have that dtype already.
@@ -45,12 +50,18 @@ def load_pretrained(folder: str | Path, dtype: torch.dtype | None = torch.float3
     folder = Path(folder)
     family, theirs = _read_family(folder)
     try:
-        config = family.read_config(theirs, str(folder / "config.json"))
+        said = read_generation(folder, theirs)
+        config = family.read_config(said, str(folder / "config.json"))
         with torch.device("meta"):  # numbers come from the files, not from chance
-            model = family.architectures[family.architecture(theirs)](config)
+            model = family.model_class(theirs)(config)
         tensors = {name: _as(t, dtype) for name, t in _read_tensors(folder).items()}
         tensors = _with_todays_names(tensors, family, model)
         ties = family.ties if config.tie_embeddings else ()
+        if not ties and (head := family.ties[0][-1]) not in tensors:
+            raise InputError(
+                f"{folder}: lacks {head}, the head; if that is the token embedding, say "
+                '"tie_word_embeddings": true in config.json'
+            )
         state = convert(model, tensors, family.names, ties, str(folder))
     except (ValueError, RuntimeError) as error:
         raise InputError(" ".join(str(error).split())) from None
@@ -60,7 +71,8 @@ def load_pretrained(folder: str | Path, dtype: torch.dtype | None = torch.float3
 
 
 def save_pretrained(model: Model, folder: str | Path) -> None:
-    """A folder that transformers loads: config.json and model.safetensors, each written whole.
+    """A folder that transformers loads: config.json, generation_config.json and model.safetensors,
+    each written whole.
 
     Raises ValueError for a model that no family holds, such as a vanilla one.
     """
@@ -85,6 +97,8 @@ def save_pretrained(model: Model, folder: str | Path) -> None:
         lambda path: save_file(tensors, str(path), metadata={"format": "pt"}),
     )
     write_atomically(folder / "config.json", lambda path: write_json(path, theirs))
+    generation = write_generation(model.config, isinstance(model, EncoderDecoder))
+    write_atomically(folder / NAME, lambda path: write_json(path, generation))
 
 
 def is_pretrained(folder: str | Path) -> bool:
@@ -132,7 +146,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         for key in (key for key, file in places.items() if file == name):
             if key not in held:
                 raise InputError(f"{folder / name}: lacks {key}, which {index.name} says is there")
-            tensors[key] = held[key]
+        tensors |= {key: t for key, t in held.items() if places.get(key, name) == name}
     return tensors
 
 
@@ -174,5 +188,6 @@ def _with_todays_names(
     for name in family.zeros:
         if name in wanted and name not in named:
             size = model.config.vocab_size
-            named[name] = torch.zeros(1, size, dtype=next(iter(named.values())).dtype)
+            dtype = next((tensor.dtype for tensor in named.values()), None)
+            named[name] = torch.zeros(1, size, dtype=dtype)
     return named
