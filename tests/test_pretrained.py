@@ -834,6 +834,9 @@ def test_a_model_without_a_counterpart_is_refused(model, tmp_path):
         ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type is 'relat"),
         ("bert", {"hidden_act": 7}, "hidden_act is 7; known are relu, gelu"),
         ("bert", {"hidden_act": ["gelu"]}, "hidden_act is .'gelu'.; known are relu, gelu"),
+        ("bert", {"tie_word_embeddings": "false"}, "tie_word_embeddings must be true or fal"),
+        ("bert", {"model_type": ["bert"]}, r"model_type is \['bert'\]; known are"),
+        ("gpt2", {"n_layer": 10**9}, r"holds \d+ tensors for 1000000000 layers"),
         ("bert", {"hidden_size": "32"}, "hidden_size must be an integer >= 1, got '32'"),
         ("bart", {"decoder_ffn_dim": 12}, "encoder_ffn_dim and decoder_ffn_dim differ: 48 and 12"),
         ("bart", {"tie_word_embeddings": False}, "tie_word_embeddings is False; only True"),
@@ -950,6 +953,22 @@ def test_what_is_lacking_and_what_is_too_much_are_both_named(copy):
         load_pretrained(folder)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "base_model.model."])
+def test_names_with_a_strange_prefix_are_shown(prefix, copy):
+    folder, tensors = copy("llama")
+    write(folder, {prefix + key: t for key, t in tensors.items()})
+    with pytest.raises(InputError, match=rf"lacks lm_head.*; and holds what .* takes: {prefix}l"):
+        load_pretrained(folder)
+
+
+def test_a_byte_order_mark_before_the_config_is_read(copy):
+    folder, _ = copy("llama")
+    file = folder / "config.json"
+    file.write_text("\ufeff" + file.read_text(), encoding="utf-8")
+    assert package.is_pretrained(folder)
+    assert load_pretrained(folder).config.vocab_size == VOCAB
+
+
 def test_weights_that_are_integers_are_refused(copy):
     folder, tensors = copy("llama")
     tensors["model.norm.weight"] = tensors["model.norm.weight"].to(torch.int8)
@@ -961,7 +980,7 @@ def test_weights_that_are_integers_are_refused(copy):
 def test_a_file_without_tensors_is_refused(copy):
     folder, _ = copy("bart")
     write(folder, {})
-    with pytest.raises(InputError, match=r"lacks lm_head.weight, model.dec"):
+    with pytest.raises(InputError, match="holds 0 tensors for 3 layers"):
         load_pretrained(folder)
 
 
@@ -995,6 +1014,12 @@ def damaged(folder, how):
         weights.unlink()
     elif how == "pickle":
         weights.rename(folder / "pytorch_model.bin")
+    elif how == "another name":
+        weights.rename(folder / "model.fp16.safetensors")
+    elif how == "not downloaded":
+        weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    elif how == "adapter":
+        (folder / "adapter_config.json").write_text("{}")
     elif how == "no config":
         config.unlink()
     elif how == "not JSON":
@@ -1020,6 +1045,12 @@ def damaged(folder, how):
         ("no safetensors", "model.safetensors: is damaged"),
         ("no weights", "holds no model.safetensors"),
         ("pickle", "pytorch_model.bin is a pickle, which may run code: save it as safetensors"),
+        ("another name", "holds no model.safetensors; is it model.fp16.safetensors. then rename"),
+        (
+            "not downloaded",
+            "model.safetensors: is a pointer of Git LFS, not the file: run `git lfs",
+        ),
+        ("adapter", r"holds an adapter \(adapter_config.json\); merge it into its model"),
         ("no config", "holds no config.json"),
         ("not JSON", "config.json: is not JSON"),
         ("a list", "config.json: model_type is None"),

@@ -12,7 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minitransformer.data.files import InputError, read_json, write_atomically, write_json
+from minitransformer.data.files import (
+    InputError,
+    check_pointer,
+    read_json,
+    write_atomically,
+    write_json,
+)
 from minitransformer.models import EncoderDecoder, Model
 from minitransformer.pretrained.bart import BART, MARIAN
 from minitransformer.pretrained.bert import BERT
@@ -25,6 +31,7 @@ from minitransformer.pretrained.torch_modules import from_torch
 
 __all__ = ["FAMILIES", "from_torch", "load_pretrained", "save_pretrained"]
 
+ADAPTER = "adapter_config.json"
 FAMILIES = {family.model_type: family for family in (BERT, GPT2, LLAMA, BART, MARIAN)}
 
 
@@ -52,13 +59,17 @@ def load_pretrained(folder: str | Path, dtype: torch.dtype | None = torch.float3
     try:
         said = read_generation(folder, theirs)
         config = family.read_config(said, str(folder / "config.json"))
+        tensors = {name: _as(t, dtype) for name, t in _read_tensors(folder).items()}
+        layers = max(config.num_layers, config.num_decoder_layers)
+        if layers > len(tensors):  # not even one each
+            raise ValueError(f"{folder}: holds {len(tensors)} tensors for {layers} layers")
         with torch.device("meta"):  # numbers come from the files, not from chance
             model = family.model_class(theirs)(config)
-        tensors = {name: _as(t, dtype) for name, t in _read_tensors(folder).items()}
         tensors = _with_todays_names(tensors, family, model)
         ties = family.ties if config.tie_embeddings else ()
-        if not ties and (head := family.ties[0][-1]) not in tensors:
-            raise InputError(
+        head = family.ties[0][-1]
+        if not ties and _names(family, model) - tensors.keys() == {head}:
+            raise ValueError(
                 f"{folder}: lacks {head}, the head; if that is the token embedding, say "
                 '"tie_word_embeddings": true in config.json'
             )
@@ -103,20 +114,27 @@ def save_pretrained(model: Model, folder: str | Path) -> None:
 
 def is_pretrained(folder: str | Path) -> bool:
     """Does the folder hold a model of the transformers library (and not one of `train`)?"""
+    if (Path(folder) / ADAPTER).is_file():
+        return True  # to say what it is
     try:
-        return "model_type" in json.loads((Path(folder) / "config.json").read_text("utf-8"))
+        return "model_type" in json.loads((Path(folder) / "config.json").read_text("utf-8-sig"))
     except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 
 def _read_family(folder: Path) -> tuple[Family, Mapping[str, Any]]:
     file = folder / "config.json"
+    if (folder / ADAPTER).is_file():
+        raise InputError(
+            f"{folder}: holds an adapter ({ADAPTER}); merge it into its model and save that: "
+            "model.merge_and_unload().save_pretrained(another_folder)"
+        )
     if not file.is_file():
         what = "holds no config.json" if folder.is_dir() else "no such folder"
         raise InputError(f"{folder}: {what}; expected a folder that save_pretrained wrote")
     theirs = read_json(file)
     model_type = theirs.get("model_type") if isinstance(theirs, dict) else None
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise InputError(f"{file}: model_type is {model_type!r}; known are {', '.join(FAMILIES)}")
     return FAMILIES[model_type], theirs
 
@@ -127,12 +145,13 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     if single.is_file():
         return _read_file(single)
     if not index.is_file():
-        others = sorted(path.name for path in folder.glob("*.bin"))
-        hint = (
-            f"; {others[0]} is a pickle, which may run code: save it as safetensors"
-            if others
-            else ""
-        )
+        pickles = sorted(path.name for path in folder.glob("*.bin"))
+        others = sorted(path.name for path in folder.glob("*.safetensors"))
+        hint = ""
+        if others:
+            hint = f"; is it {others[0]}? then rename that"
+        elif pickles:
+            hint = f"; {pickles[0]} is a pickle, which may run code: save it as safetensors"
         raise InputError(f"{folder}: holds no model.safetensors{hint}")
     places = read_json(index)
     places = places.get("weight_map") if isinstance(places, dict) else None
@@ -155,6 +174,7 @@ def _read_file(file: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
+        check_pointer(file)
         return load_file(file)
     except FileNotFoundError:
         raise InputError(f"{file}: no such file") from None
@@ -166,11 +186,16 @@ def _as(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)
 
 
+def _names(family: Family, model: Model) -> set[str]:
+    """The tensors that the model is made of."""
+    return {part.name for part in parts_of(model, family.names).values()}
+
+
 def _with_todays_names(
     tensors: Mapping[str, Tensor], family: Family, model: Model
 ) -> dict[str, Tensor]:
     """What older versions of the library called them, and without what nobody needs."""
-    wanted = {part.name for part in parts_of(model, family.names).values()}
+    wanted = _names(family, model)
     wanted |= {name for group in family.ties for name in group}
     named = {}
     for name, tensor in tensors.items():

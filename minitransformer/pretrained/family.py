@@ -91,7 +91,10 @@ class Family:
         try:
             style = self.adjust(theirs, style)
             named = self.style if style == STYLES[self.style] else style
-            tied = architecture == self.bare or bool(theirs.get("tie_word_embeddings", self.tied))
+            tied = theirs.get("tie_word_embeddings", self.tied)
+            if not (tied is None or isinstance(tied, bool)):
+                raise ValueError(f"tie_word_embeddings must be true or false, got {tied!r}")
+            tied = architecture == self.bare or bool(tied)
             numbers |= {"style": named, "tie_embeddings": tied}
             numbers["forbidden_ids"] = theirs.get("suppress_tokens", ())
             return Config(**numbers | self.extra(theirs))
