@@ -34,9 +34,8 @@ def scaled_dot_product_attention(
     Grouped-query attention: each of G key/value heads serves H/G neighboring query heads. Half
     precision is computed in float32 up to the weights. `dropout_p` drops weights on their way to
     the output; those returned are whole. `finite` promises that masked keys and values are finite,
-    as in a KV cache, and need not be zeroed in a copy.
-
-    Raises TypeError or ValueError for anything that would otherwise broadcast or cast silently.
+    as in a KV cache, and need not be zeroed in a copy. Raises TypeError or ValueError for anything
+    that would otherwise broadcast or cast silently.
     """
     check_attention_inputs(query, key, value, mask)
     group = query.shape[1] // max(key.shape[1], 1)
@@ -61,9 +60,8 @@ class MultiHeadAttention(nn.Module):
 
     With fewer key/value heads than query heads it is grouped-query attention (GQA; Ainslie et al.
     2023, arXiv:2305.13245). `kernel` is a faster attention that gives no weights (see `kernels`);
-    the reference is used where there is none, or where weights are looked at or dropped.
-
-    Raises ValueError where d_model, num_heads and num_kv_heads do not divide.
+    the reference is used where there is none, or where weights are looked at or dropped. Raises
+    ValueError where d_model, num_heads and num_kv_heads do not divide.
     """
 
     def __init__(

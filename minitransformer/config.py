@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from minitransformer.contract import check_heads, check_window
+from minitransformer.contract import check_heads, check_integer
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ class Config:
     num_segments: int = 0  # kinds of segments that `segment_ids` may name, as in BERT; 0 = none
     bos_id: int = 1  # the token that starts every target of an EncoderDecoder
     eos_id: int | tuple[int, ...] | None = None  # what ends a text, for those who generate
+    first_id: int | None = None  # what every generated text begins with, as in some BARTs
+    forbidden_ids: tuple[int, ...] = ()  # tokens that are never generated, as Marian's padding
     norm_eps: float = 1e-5
     rope_theta: float = 10_000.0  # base of the rotary wavelengths
     attention: str = "auto"  # how it is computed, from ATTENTIONS: faster, the same up to rounding
@@ -72,6 +74,7 @@ class Config:
         self._complete()
         self._check_numbers()
         self._check_parts()
+        self._check_ids()
 
     def _complete(self) -> None:
         """Fill in what follows from other numbers, and read what JSON has no type for."""
@@ -80,16 +83,15 @@ class Config:
         values = {name: value for name, value in follows.items() if getattr(self, name) is None}
         if isinstance(self.style, Mapping):
             values["style"] = Style(**self.style)
-        if isinstance(self.eos_id, list):
-            values["eos_id"] = tuple(self.eos_id)
+        for name in ("eos_id", "forbidden_ids"):
+            if isinstance(getattr(self, name), list):
+                values[name] = tuple(getattr(self, name))
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
     def _check_numbers(self) -> None:
         for name, least in LEAST.items():
-            number = getattr(self, name)
-            if type(number) is not int or number < least:
-                raise ValueError(f"{name} must be an integer >= {least}, got {number!r}")
+            check_integer(name, getattr(self, name), least)
         for name in ("norm_eps", "rope_theta"):
             number = getattr(self, name)
             if not isinstance(number, int | float) or not number > 0:
@@ -103,13 +105,19 @@ class Config:
             if not isinstance(value, Style) and value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
         if self.window is not None:
-            check_window(self.window)
+            check_integer("window", self.window, 1)
         check_heads(self.d_model, self.num_heads, self.num_kv_heads)
-        if self.parts.positions == "rotary" and self.d_model // self.num_heads % 2:
-            raise ValueError(
-                "rotary positions turn pairs: d_model / num_heads must be even, "
-                f"got {self.d_model} / {self.num_heads}"
-            )
+        width = self.d_model // self.num_heads
+        if self.parts.positions == "rotary" and width % 2:
+            raise ValueError(f"rotary positions need an even d_model / num_heads, got {width}")
+
+    def _check_ids(self) -> None:
+        for name in ("eos_id", "first_id", "forbidden_ids"):
+            value = getattr(self, name)
+            ids = value if isinstance(value, tuple) else () if value is None else (value,)
+            end = float("inf") if name == "eos_id" else self.vocab_size  # some never end
+            if not all(type(i) is int and i < end for i in ids):
+                raise ValueError(f"{name} must be ids of tokens, below {end}, got {value!r}")
 
     @property
     def parts(self) -> Style:

@@ -30,9 +30,9 @@ def check_heads(d_model: int, num_heads: int, num_kv_heads: int) -> None:
             raise ValueError(f"{name} must be a multiple of {part}, got {number} and {size}")
 
 
-def check_window(window: int) -> None:
-    if type(window) is not int or window < 1:
-        raise ValueError(f"window must be an integer >= 1, the keys a query sees, got {window!r}")
+def check_integer(name: str, number: int, least: int) -> None:
+    if type(number) is not int or number < least:
+        raise ValueError(f"{name} must be an integer >= {least}, got {number!r}")
 
 
 def check_tensor(name: str, x: Tensor, axes: str = "", hint: str = "") -> None:

@@ -83,10 +83,6 @@ def make_norm(config: Config) -> nn.Module:
     return NORMS[config.parts.norm](config.d_model, eps=config.norm_eps)
 
 
-def make_feed_forward(config: Config) -> FeedForward:
-    return (GatedFeedForward if config.parts.feed_forward == "swiglu" else FeedForward)(config)
-
-
 def make_attention(config: Config, kernel: Kernel | None) -> MultiHeadAttention:
     return MultiHeadAttention(
         config.d_model, config.num_heads, config.num_kv_heads, bias=config.parts.bias, kernel=kernel
@@ -167,7 +163,8 @@ class EncoderLayer(nn.Module):
         residual = RESIDUALS[config.parts.residual]
         self.attention = make_attention(config, kernel)
         self.attention_residual = residual(config)
-        self.feed_forward = make_feed_forward(config)
+        gated = config.parts.feed_forward == "swiglu"
+        self.feed_forward = (GatedFeedForward if gated else FeedForward)(config)
         self.feed_forward_residual = residual(config)
 
     def forward(

@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from minitransformer.contract import check_attention_mask, check_window
+from minitransformer.contract import check_attention_mask, check_integer
 from minitransformer.positions import token_positions
 
 
@@ -84,7 +84,7 @@ def window_mask(
     tensor([[[[0, 1, 1, 0],
               [0, 0, 1, 1]]]], dtype=torch.int32)
     """
-    check_window(window)
+    check_integer("window", window, 1)
     causal = causal_mask(num_queries, num_keys, device)
     return causal & causal.triu(causal.shape[3] - num_queries - window + 1)
 

@@ -8,7 +8,7 @@ import torch
 from conftest import PARTS, large_init
 from torch.utils.data import DataLoader
 
-from minitransformer import Config, DecoderOnly, generate, next_token_labels, pad
+from minitransformer import Config, DecoderOnly, EncoderOnly, generate, next_token_labels, pad
 from minitransformer.checks import check_collator
 from minitransformer.data.collate import (
     chat_example,
@@ -196,6 +196,84 @@ def test_pairs_are_teacher_forced_with_one_end():
     assert batch.target_mask.tolist() == [[1, 1, 1], [1, 1, 0]]
 
 
+# ---- examples that a tokenizer has padded, sentence pairs ----------------------------------------
+
+
+def padded_before(row: list[int], length: int, side: str, filler: int = PAD) -> dict:
+    """The example as `tokenizer(text, padding="max_length")` gives it, labels included."""
+    zeros = [0] * (length - len(row))
+
+    def filled(tokens, filler):
+        rest = [filler] * len(zeros)
+        return rest + tokens if side == "left" else tokens + rest
+
+    return {
+        "input_ids": filled(row, filler),
+        "attention_mask": filled([1] * len(row), 0),
+        "labels": filled(row, -100),
+    }
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("filler", [PAD, EOS])
+def test_padding_that_the_examples_bring_along_stays_padding(side, filler):
+    for seed in range(20):
+        rows = ragged(seed)
+        padded = [padded_before(row, 12, side, filler) for row in rows]
+        plain = [{"input_ids": row, "labels": row} for row in rows]
+        for fn in (collate, collate_lm, partial(collate_packed, length=12)):
+            for name, tensor in fn(plain).items():
+                found = fn(padded)[name]
+                assert found is tensor or torch.equal(found, tensor), (fn, name)
+
+
+def test_padding_between_and_behind_the_tokens_of_pairs_is_cut_off():
+    examples = [
+        {"input_ids": [0, 5, 6, 0], "attention_mask": [0, 1, 1, 0], "labels": [7, EOS, -100, -100]},
+        {
+            "input_ids": [9],
+            "labels": [10, EOS, PAD],
+            "decoder_attention_mask": [1, 1, 0],
+            "token_type_ids": None,
+        },
+    ]
+    plain = [{"input_ids": [5, 6], "labels": [7]}, {"input_ids": [9], "labels": [10]}]
+    expected = collate_pairs(plain, BOS, EOS)
+    for name, tensor in collate_pairs(examples, BOS, EOS).items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+PAIRS = [
+    {"input_ids": [1, 7, 8, 2, 9, 5, 2], "token_type_ids": [0, 0, 0, 0, 1, 1, 1]},
+    {"input_ids": [1, 7, 2, 6, 2, 0], "token_type_ids": [0, 0, 0, 1, 1, 0]}
+    | {"attention_mask": [1, 1, 1, 1, 1, 0]},
+]
+
+
+def test_segments_go_where_their_tokens_go():
+    right = [[0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 0, 0]]
+    assert collate(PAIRS).segment_ids.tolist() == right
+    left = [[0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1]]
+    assert collate_lm(PAIRS, side="left").segment_ids.tolist() == left
+    cut = collate(PAIRS, max_length=4, truncate=True)
+    assert cut.segment_ids.tolist() == [[0, 0, 0, 0], [0, 0, 0, 1]]
+    assert collate_packed(PAIRS, 12).segment_ids.tolist() == [[0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 1, 1]]
+    with_one_sentence = collate([*PAIRS, [5, 6]]).segment_ids
+    assert with_one_sentence.tolist() == [*right, [0] * 7]
+    assert collate([{"input_ids": [5], "token_type_ids": [0]}]).segment_ids is None
+
+
+def test_the_loss_of_a_batch_uses_its_segments():
+    config = Config(12, 16, num_heads=2, style="bert", num_segments=2)
+    model = large_init(EncoderOnly(config).double())
+    hide = partial(collate_mlm, mask_id=4, vocab_size=12, special_ids=[0, 1, 2], probability=1.0)
+    batch = hide(PAIRS, generator=torch.Generator().manual_seed(0))
+    segments = torch.tensor([[0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 0, 0]])
+    tensors = batch.input_ids, batch.attention_mask, batch.labels
+    assert model.loss(**batch) == model.loss(*tensors, segment_ids=segments)
+    assert model.loss(**batch) != model.loss(*tensors)
+
+
 # ---- conversations -------------------------------------------------------------------------------
 
 
@@ -240,7 +318,31 @@ def test_a_turn_without_a_role_is_refused():
         (lambda: collate([[5]], truncate=True), "truncate=True needs a max_length"),
         (lambda: collate([{"ids": [5]}]), r"examples\[0\] has no input_ids; it has ids"),
         (lambda: collate([{"input_ids": [5], "labels": [5]}, [6]]), r"examples\[1\] has no labels"),
-        (lambda: collate([{"input_ids": [5], "labels": [5, 6]}]), r"lengths of rows, \[1\], got"),
+        (
+            lambda: collate([{"input_ids": [5], "labels": [5, 6]}]),
+            r"examples\[0\]: labels must have an entry for each of the 1 input_ids, got 2",
+        ),
+        (lambda: collate([{"input_ids": [5], "labels": 1}]), r"of the 1 input_ids, got 1"),
+        (lambda: collate([{"input_ids": None}]), r"examples\[0\] has no input_ids"),
+        (lambda: collate([{"input_ids": [5], "attention_mask": [2]}]), "must be 0 .padding. and 1"),
+        (
+            lambda: collate([{"input_ids": [5], "token_type_ids": []}]),
+            "token_type_ids must have an",
+        ),
+        (
+            lambda: collate_pairs([{"input_ids": [5], "labels": [7, EOS, PAD, PAD]}], BOS, EOS),
+            r"examples\[0\]: labels go on with pad_id = 0 after eos_id = 2; give -100",
+        ),
+        (
+            lambda: collate_pairs([{"input_ids": [5], "labels": [7, -100, EOS]}], BOS, EOS),
+            "labels have -100 between tokens",
+        ),
+        (
+            lambda: collate_pairs(
+                [{"input_ids": [5], "labels": [7], "token_type_ids": [1]}], BOS, EOS
+            ),
+            "has token_type_ids other than 0",
+        ),
         (lambda: collate([[5]], multiple_of=0), "multiple_of must be an integer >= 1, got 0"),
         (lambda: collate_pairs([[5]], BOS, EOS), r"examples\[0\] must be a mapping with input_ids"),
         (lambda: collate_pairs([{"input_ids": [5]}], BOS, EOS), r"examples\[0\] has no labels"),

@@ -125,7 +125,7 @@ def test_pad_fills_with_zero_by_default():
 
 @pytest.mark.parametrize(("rows", "shape"), [([], (0, 0)), ([[], []], (2, 0))])
 def test_pad_of_nothing(rows, shape):
-    batch = pad(rows, labels=rows)
+    batch = pad(rows, labels=rows, segment_ids=rows)
     assert all(batch[name].shape == shape for name in batch)
     assert all(batch[name].dtype == torch.int64 for name in batch)
     assert pad(rows, max_length=3).input_ids.shape == (len(rows), 3)
@@ -134,8 +134,9 @@ def test_pad_of_nothing(rows, shape):
 @pytest.mark.parametrize("build", [pad, lambda rows, **more: pack(rows, 7, **more)])
 def test_tensors_are_rows_too(build):
     rows = [[5, 6], [7, 8, 4]]
-    batch = build([torch.tensor(row) for row in rows], labels=[torch.tensor(row) for row in rows])
-    expected = build(rows, labels=rows)
+    tensors = [torch.tensor(row) for row in rows]
+    batch = build(tensors, labels=tensors, segment_ids=tensors)
+    expected = build(rows, labels=rows, segment_ids=rows)
     for name in batch:
         assert torch.equal(batch[name], expected[name])
 
@@ -327,8 +328,8 @@ def test_misuse_is_refused(call, error, message):
 def test_a_batch_is_read_by_attribute_by_name_and_as_keywords():
     batch = pad(ROWS)
     assert batch["input_ids"] is batch.input_ids
-    assert list(batch) == ["input_ids", "attention_mask", "labels"]
-    assert len(batch) == 3
+    assert list(batch) == ["input_ids", "attention_mask", "labels", "segment_ids"]
+    assert len(batch) == 4
     assert dict(**batch) == {name: getattr(batch, name) for name in batch}
     with pytest.raises(AttributeError, match="cannot assign"):
         batch.labels = batch.input_ids

@@ -3,6 +3,7 @@
 import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 from itertools import zip_longest
 
@@ -168,6 +169,37 @@ def test_nothing_is_kept_for_a_backward_pass(model, device):
     needs = []
     generate(model, *batch_of(PROMPTS, "left", device), 2)
     assert needs == [False, False]
+
+
+# ---- what the config forbids, and what it begins with --------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"temperature": 1.5}])
+@pytest.mark.parametrize("kind", [DecoderOnly, EncoderDecoder])
+def test_a_forbidden_token_is_never_written(kind, options):
+    model = large_init(kind(Config(VOCAB, 16, style="bart", max_length=11, bos_id=BOS)).double())
+    batch = batch_of(PROMPTS, "left", "cpu")
+    forbidden = {token for row in as_lists(generate(model, *batch, STEPS)) for token in row}
+    model.config = replace(model.config, forbidden_ids=tuple(forbidden))
+    written = as_lists(generate(model, *batch, STEPS, **options))
+    assert [len(row) for row in written] == [STEPS] * len(PROMPTS)
+    assert forbidden.isdisjoint(token for row in written for token in row)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"temperature": 1.5}])
+def test_every_text_begins_with_the_token_that_the_config_names(options):
+    model = large_init(EncoderDecoder(Config(VOCAB, 16, first_id=9, forbidden_ids=(3,))).double())
+    written = as_lists(generate(model, *batch_of(PROMPTS, "left", "cpu"), STEPS, **options))
+    assert {row[0] for row in written} == {9}
+    assert {token for row in written for token in row[1:]} != {9}
+
+
+@pytest.mark.parametrize(
+    "ids", [{"forbidden_ids": (VOCAB,)}, {"first_id": "a"}, {"eos_id": (2, None)}, {"eos_id": 1.5}]
+)
+def test_ids_that_are_none_are_refused(ids):
+    with pytest.raises(ValueError, match=f"{next(iter(ids))} must be ids of tokens, below"):
+        Config(VOCAB, 16, **ids)
 
 
 # ---- the cache ---------------------------------------------------------------------------------

@@ -21,7 +21,6 @@ from minitransformer.layers import (
     PostNorm,
     PreNorm,
     Stack,
-    make_feed_forward,
     make_norm,
 )
 from minitransformer.positions import (
@@ -235,7 +234,7 @@ def bend(name: str, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("name", ACTIVATION_NAMES)
 def test_feed_forward_is_its_formula(name, bias, monkeypatch, device):
     monkeypatch.setitem(STYLES, "test", Style("layer", "post", name, "learned", bias))
-    block = large_init(make_feed_forward(config("test")).double().to(device))
+    block = large_init(EncoderLayer(config("test")).feed_forward.double().to(device))
     x = normal(3, 5, 16, device=device)
 
     def affine(linear, x):

@@ -892,7 +892,7 @@ def test_config_takes_the_least_and_refuses_one_less(least, name):
         ({"d_model": 30}, "d_model must be a multiple of num_heads, got 30 and 4"),
         ({"num_kv_heads": 3}, "num_heads must be a multiple of num_kv_heads, got 4 and 3"),
         ({"num_kv_heads": 8}, "num_heads must be a multiple of num_kv_heads, got 4 and 8"),
-        ({"style": "llama", "d_model": 12}, "d_model / num_heads must be even, got 12 / 4"),
+        ({"style": "llama", "d_model": 12}, "even d_model / num_heads, got 3"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
         ({"dropout": -0.1}, r"dropout must be in \[0, 1\), got -0.1"),
         ({"norm_eps": 0.0}, "norm_eps must be a number above 0, got 0.0"),

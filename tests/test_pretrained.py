@@ -121,7 +121,7 @@ def randomised(model: nn.Module) -> nn.Module:
                 continue
             tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.3)
         for part in model.modules():
-            if "Norm" in type(part).__name__:
+            if "Norm" in type(part).__name__ and part.weight is not None:
                 part.weight += 1.0
     return model.eval()
 
@@ -626,12 +626,18 @@ def test_a_tied_tensor_may_stand_under_any_of_its_names(name, copy):
         {"rope_parameters": {"rope_type": "default", "rope_theta": 300.0}},
         {"rope_theta": 300.0, "rope_scaling": None},
         {"rope_theta": 300, "rope_scaling": {"type": "default"}},
+        {"rope_scaling": {"rope_type": "default", "rope_theta": 300.0}},
+        {"rope_theta": 5.0, "rope_scaling": {"rope_theta": 300.0}},
+        {"rope_theta": 300.0, "rope_parameters": {"rope_type": "default"}},
+        {"rope_parameters": {"rope_theta": 5.0}, "rope_scaling": {"rope_theta": 300.0}},
+        {"rope_theta": 300.0, "partial_rotary_factor": 1.0},
     ],
 )
 def test_old_and_new_spellings_of_theta_are_read(said, copy):
     folder, tensors = copy("llama")
     write(folder, tensors, **{"rope_parameters": None} | said)
     assert load_pretrained(folder).config.rope_theta == 300.0
+    assert tf.LlamaConfig.from_pretrained(folder).rope_parameters["rope_theta"] == 300.0
 
 
 def test_without_a_theta_it_is_the_papers(copy):
@@ -657,10 +663,110 @@ def test_half_precision_becomes_float32_unless_told_otherwise(copy):
     )
 
 
-def test_several_ends_of_sequence_are_kept(copy):
+def generation(folder, **said):
+    (folder / "generation_config.json").write_text(json.dumps(said))
+
+
+@pytest.mark.parametrize(
+    ("config", "said", "ends"),
+    [
+        ([2, 5], {}, (2, 5)),  # a file that says nothing about it
+        (2, {"eos_token_id": [2, 5]}, (2, 5)),
+        ([2, 5], {"eos_token_id": 7}, 7),
+        (2, {"eos_token_id": None, "num_beams": 4, "temperature": 0.6, "vocab_size": 3}, 2),
+    ],
+)
+def test_what_ends_a_text_is_said_by_generation_config_before_config(config, said, ends, copy):
     folder, tensors = copy("llama")
-    write(folder, tensors, eos_token_id=[2, 5])
-    assert load_pretrained(folder).config.eos_id == (2, 5)
+    write(folder, tensors, eos_token_id=config)
+    generation(folder, **said)
+    assert load_pretrained(folder).config.eos_id == ends
+    (folder / "generation_config.json").unlink()
+    expected = tuple(config) if isinstance(config, list) else config
+    assert load_pretrained(folder).config.eos_id == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "forbidden"),
+    [
+        ({"bad_words_ids": [[40], [0]]}, (40, 0)),
+        ({"bad_words_ids": [[40], [2]], "eos_token_id": 2}, (40,)),  # an end is never forbidden
+        ({"suppress_tokens": [7, 40], "bad_words_ids": [[40]]}, (40, 7)),
+        ({"bad_words_ids": None, "suppress_tokens": []}, ()),
+    ],
+)
+def test_tokens_that_are_never_written(said, forbidden, copy, tmp_path):
+    folder, tensors = copy("marian")
+    generation(folder, **said)
+    model = load_pretrained(folder)
+    assert model.config.forbidden_ids == forbidden
+    save_pretrained(model, tmp_path / "back")
+    assert load_pretrained(tmp_path / "back").config == model.config
+    (folder / "generation_config.json").unlink()
+    write(folder, tensors, **said)
+    assert load_pretrained(folder).config.forbidden_ids == forbidden
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("said", [{}, {"forced_bos_token_id": 11}])
+def test_with_forbidden_and_forced_tokens_is_written_what_the_library_writes(
+    said, num_beams, copy, tmp_path
+):
+    """And in a folder where padding, forbidden, would always win."""
+    from minitransformer import generate
+
+    folder, tensors = copy("marian")
+    tensors["final_logits_bias"][0, 0] = 20.0
+    write(folder, tensors)
+    said = said | {"bad_words_ids": [[0]], "decoder_start_token_id": 0, "eos_token_id": 2}
+    generation(folder, pad_token_id=0, **said)
+    ours = load_pretrained(folder)
+    save_pretrained(ours, tmp_path / "back")
+    ids, mask = batch("right", (3, 5, 1), extra=0)
+    for path in (folder, tmp_path / "back"):
+        theirs = tf.MarianMTModel.from_pretrained(path)
+        found = generate(ours, ids, mask, 8, eos_id=2, num_beams=num_beams)
+        assert all(0 not in row for row in found)
+        for row in range(3):
+            alone = ids[row][mask[row] != 0][None]
+            written = theirs.generate(
+                alone, attention_mask=torch.ones_like(alone), max_new_tokens=8, pad_token_id=0,
+                num_beams=num_beams, do_sample=False, early_stopping=False,
+            )[0]  # fmt: skip
+            assert found[row].tolist() == written[1 : len(found[row]) + 1].tolist()
+
+
+def test_an_old_name_of_the_forced_first_token_is_read(copy):
+    folder, tensors = copy("bart")
+    write(folder, tensors, force_bos_token_to_be_generated=True, bos_token_id=3)
+    assert load_pretrained(folder).config.first_id == 3
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ([], r"generation_config.json: must be a JSON object"),
+        (
+            {"bad_words_ids": [[5, 6]]},
+            r"generation_config.json: bad_words_ids holds \[5, 6\]; only",
+        ),
+        ({"bad_words_ids": [5]}, "bad_words_ids must be a list of lists of token ids"),
+        ({"bad_words_ids": [[[5]]]}, "bad_words_ids must be a list of lists of token ids"),
+        ({"suppress_tokens": "5"}, "suppress_tokens must be a list of token ids"),
+        ({"suppress_tokens": [41]}, r"bad_words_ids must be ids of tokens, below 41, got \(41,\)"),
+        ({"eos_token_id": "</s>"}, "eos_token_id must be ids of tokens, below inf, got '</s>'"),
+        (
+            {"stop_strings": ["."]},
+            "generation_config.json: stop_strings cannot be followed: remove",
+        ),
+        ({"sequence_bias": [[[5], 1.0]]}, "sequence_bias cannot be followed"),
+    ],
+)
+def test_a_generation_config_that_cannot_be_followed_is_refused_by_its_key(said, message, copy):
+    folder, _ = copy("marian")
+    (folder / "generation_config.json").write_text(json.dumps(said))
+    with pytest.raises(InputError, match=message):
+        load_pretrained(folder)
 
 
 # ---- and back ----------------------------------------------------------------------------------
@@ -709,7 +815,7 @@ def test_a_model_without_a_counterpart_is_refused(model, tmp_path):
         ("gpt2", {"activation_function": "quick_gelu"}, "_function is 'quick_gelu'; known"),
         ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights is False; only True can be"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "by_inverse_layer_idx is True"),
-        ("gpt2", {"n_head": 5}, "config.json: d_model must be a multiple of num_heads"),
+        ("gpt2", {"n_head": 5}, "config.json: n_embd must be a multiple of n_head, got 32 and 5"),
         ("gpt2", {"n_layer": 3}, r"lacks transformer\.h\.2\.attn\.c_attn\.bias, .* and \d+ more"),
         ("gpt2", {"n_layer": 1}, r"no part of the model takes: transformer\.h\.1\.attn"),
         ("gpt2", {"n_positions": 23}, r"transformer\.wpe\.weight has shape \(24, 32\).*\(23, 32\)"),
@@ -718,9 +824,24 @@ def test_a_model_without_a_counterpart_is_refused(model, tmp_path):
         ("llama", {"head_dim": 16}, r"head_dim is 16; only hidden_size / num_attention_heads = 8"),
         ("llama", {"rope_parameters": {"rope_type": "llama3"}}, "of the type 'llama3'"),
         ("llama", {"rope_parameters": None, "rope_scaling": {"type": "yarn"}}, "type 'yarn'"),
+        ("llama", {"rope_scaling": {"factor": 2.0}}, "rope_scaling has factor, which the type "),
+        ("llama", {"rope_parameters": {"full_attention": {}}}, "parameters has full_attention"),
+        ("llama", {"rope_scaling": "linear"}, "rope_scaling is 'linear'; expected an object"),
+        ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5; only 1.0"),
+        ("llama", {"num_attention_heads": 0}, "config.json: .*zero"),
+        ("llama", {"rms_norm_eps": None}, "rms_norm_eps must be a number above 0, got None"),
+        ("llama", {"is_causal": False}, "is_causal is False; only True can be read"),
+        ("llama", {"per_layer_config": {"0": {}}}, "per_layer_config is .*; only None can be read"),
+        ("llama", {"quantization_config": {"bits": 4}}, "quantization_config is {'bits': 4}; only"),
+        ("bert", {"pruned_heads": {"0": [1]}}, "pruned_heads is .*; only {} can be read"),
         ("llama", {"tie_word_embeddings": True}, "are one tensor, but they differ"),
         ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type is 'relat"),
         ("bert", {"hidden_act": 7}, "hidden_act is 7; known are relu, gelu"),
+        ("bert", {"hidden_act": ["gelu"]}, "hidden_act is .'gelu'.; known are relu, gelu"),
+        ("bert", {"tie_word_embeddings": "false"}, "tie_word_embeddings must be true or fal"),
+        ("bert", {"model_type": ["bert"]}, r"model_type is \['bert'\]; known are"),
+        ("gpt2", {"n_layer": 10**9}, r"holds \d+ tensors for 1000000000 layers"),
+        ("bert", {"hidden_size": "32"}, "hidden_size must be an integer >= 1, got '32'"),
         ("bart", {"decoder_ffn_dim": 12}, "encoder_ffn_dim and decoder_ffn_dim differ: 48 and 12"),
         ("bart", {"tie_word_embeddings": False}, "tie_word_embeddings is False; only True"),
         ("marian", {"share_encoder_decoder_embeddings": False}, "share_encoder_decoder_embeddings"),
@@ -732,6 +853,149 @@ def test_what_cannot_be_followed_is_refused_by_its_key(name, config, message, co
     write(folder, tensors, **config)
     with pytest.raises(InputError, match=message):
         load_pretrained(folder)
+
+
+HEADS_OF_THEIRS = {
+    "bert": "BertForSequenceClassification",
+    "gpt2": "GPT2DoubleHeadsModel",
+    "llama": "LlamaForSequenceClassification",
+    "bart": "BartForSequenceClassification",
+    "marian": "MarianForCausalLM",
+}
+
+
+@pytest.mark.parametrize("name", HEADS_OF_THEIRS)
+def test_a_model_with_another_head_is_refused_by_its_name(name, copy):
+    folder, tensors = copy(name)
+    architecture = HEADS_OF_THEIRS[name]
+    write(folder, tensors, architectures=[architecture])
+    message = rf"architectures names {architecture}, whose head .* known are .*Model. .*base_model"
+    with pytest.raises(InputError, match=message):
+        load_pretrained(folder)
+
+
+@pytest.mark.parametrize("said", [None, [], "LLaMAForCausalLM", ["LlamaForCausalLM", "Other"]])
+def test_a_name_may_be_left_out_or_written_otherwise(said, copy):
+    folder, tensors = copy("llama")
+    expected = load_pretrained(folder)
+    write(folder, tensors, architectures=said)
+    assert_same_model(load_pretrained(folder), expected)
+
+
+BARE = {
+    "gpt2": tf.GPT2Model,
+    "llama": tf.LlamaModel,
+    "bert": tf.BertModel,
+    "bert-decoder": tf.BertModel,
+}
+
+
+@pytest.mark.parametrize("name", BARE)
+@torch.no_grad()
+def test_a_model_without_a_head_has_the_hidden_states(name, tmp_path):
+    theirs = randomised(BARE[name](THEIRS[name][0]))
+    theirs.save_pretrained(tmp_path)
+    ours = load_pretrained(tmp_path)
+    ids, mask = batch("right")
+    expected = theirs(input_ids=ids, attention_mask=mask).last_hidden_state
+    assert largest_difference(ours.encode(ids, mask)[mask != 0], expected[mask != 0]) <= ROUNDING
+    assert ours.head.weight is ours.embedding.tokens.weight
+    save_pretrained(ours, tmp_path / "back")
+    assert_same_model(load_pretrained(tmp_path / "back"), ours)
+
+
+def test_pretraining_heads_are_read_as_a_masked_language_model(copy):
+    folder, tensors = copy("bert")
+    expected = load_pretrained(folder)
+    more = {"cls.seq_relationship.weight": torch.ones(2, WIDTH)}
+    write(folder, tensors | more, architectures=["BertForPreTraining"])
+    assert_same_model(load_pretrained(folder), expected)
+
+
+UNREAD = {
+    "of other heads": "classifier_dropout id2label label2id problem_type summary_activation "
+    "summary_first_dropout summary_proj_to_labels summary_type summary_use_proj",
+    "of training from scratch": "init_std initializer_range",
+    "dropout that our layers do not have": "activation_dropout attention_dropout attn_pdrop "
+    "attention_probs_dropout_prob decoder_layerdrop embd_pdrop encoder_layerdrop",
+    "without an effect on numbers": "_name_or_path bos_token_id chunk_size_feed_forward dtype "
+    "is_encoder_decoder num_hidden_layers output_attentions output_hidden_states pad_token_id "
+    "pretraining_tp reorder_and_upcast_attn return_dict transformers_version use_cache",
+    "a text that is cut at the longest has no end": "forced_eos_token_id",
+}
+BY_HAND = (  # in a family's own functions
+    "add_cross_attention architectures decoder_attention_heads decoder_ffn_dim decoder_vocab_size "
+    "head_dim is_decoder model_type rope_parameters scale_embedding tie_word_embeddings"
+)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_key_of_the_librarys_configs_is_passed_over(name):
+    """A key that is new in the library is read, refused, or put on one of the lists."""
+    family = FAMILIES[name]
+    keys = set(tf.AutoConfig.for_model(name).to_dict())
+    known = {key for key, _ in family.numbers.values()} | {family.activation[0]} | set(family.fixed)
+    assert keys - known - set(" ".join([*UNREAD.values(), BY_HAND]).split()) == set()
+
+
+def test_a_head_that_is_not_there_may_be_the_embedding(copy):
+    folder, tensors = copy("llama")
+    del tensors["lm_head.weight"]
+    write(folder, tensors)
+    with pytest.raises(
+        InputError, match=r'lacks lm_head.weight, the head; .*"tie_word_embeddings"'
+    ):
+        load_pretrained(folder)
+
+
+def test_what_is_lacking_and_what_is_too_much_are_both_named(copy):
+    folder, tensors = copy("llama")
+    tensors["norm"] = tensors.pop("model.norm.weight")
+    write(folder, tensors)
+    message = "lacks model.norm.weight; and holds what no part of the model takes: norm"
+    with pytest.raises(InputError, match=message):
+        load_pretrained(folder)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "base_model.model."])
+def test_names_with_a_strange_prefix_are_shown(prefix, copy):
+    folder, tensors = copy("llama")
+    write(folder, {prefix + key: t for key, t in tensors.items()})
+    with pytest.raises(InputError, match=rf"lacks lm_head.*; and holds what .* takes: {prefix}l"):
+        load_pretrained(folder)
+
+
+def test_a_byte_order_mark_before_the_config_is_read(copy):
+    folder, _ = copy("llama")
+    file = folder / "config.json"
+    file.write_text("\ufeff" + file.read_text(), encoding="utf-8")
+    assert package.is_pretrained(folder)
+    assert load_pretrained(folder).config.vocab_size == VOCAB
+
+
+def test_weights_that_are_integers_are_refused(copy):
+    folder, tensors = copy("llama")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].to(torch.int8)
+    write(folder, tensors)
+    with pytest.raises(InputError, match=r"model.norm.weight is int8; only floating-point weights"):
+        load_pretrained(folder)
+
+
+def test_a_file_without_tensors_is_refused(copy):
+    folder, _ = copy("bart")
+    write(folder, {})
+    with pytest.raises(InputError, match="holds 0 tensors for 3 layers"):
+        load_pretrained(folder)
+
+
+def test_a_tensor_that_the_index_does_not_list_is_not_passed_over(tmp_path):
+    theirs_of("llama").save_pretrained(tmp_path, max_shard_size="20KB")
+    file = sorted(tmp_path.glob("model-*.safetensors"))[0]
+    from safetensors.torch import load_file, save_file
+
+    save_file(load_file(file) | {"model.layers.0.extra": torch.ones(1)}, file)
+    with pytest.raises(InputError, match=r"no part of the model takes: model.layers.0.extra"):
+        load_pretrained(tmp_path)
 
 
 def test_a_missing_number_is_named(copy):
@@ -754,6 +1018,12 @@ def damaged(folder, how):
         weights.unlink()
     elif how == "pickle":
         weights.rename(folder / "pytorch_model.bin")
+    elif how == "another name":
+        weights.rename(folder / "model.fp16.safetensors")
+    elif how == "not downloaded":
+        weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    elif how == "adapter":
+        (folder / "adapter_config.json").write_text("{}")
     elif how == "no config":
         config.unlink()
     elif how == "not JSON":
@@ -779,6 +1049,12 @@ def damaged(folder, how):
         ("no safetensors", "model.safetensors: is damaged"),
         ("no weights", "holds no model.safetensors"),
         ("pickle", "pytorch_model.bin is a pickle, which may run code: save it as safetensors"),
+        ("another name", "holds no model.safetensors; is it model.fp16.safetensors. then rename"),
+        (
+            "not downloaded",
+            "model.safetensors: is a pointer of Git LFS, not the file: run `git lfs",
+        ),
+        ("adapter", r"holds an adapter \(adapter_config.json\); merge it into its model"),
         ("no config", "holds no config.json"),
         ("not JSON", "config.json: is not JSON"),
         ("a list", "config.json: model_type is None"),
@@ -847,12 +1123,116 @@ def test_torchs_transformer_has_the_same_numbers_in_our_parts(activation, norm_f
     assert torch.equal(alone(x, padding_mask(source_mask), None), memory)
 
 
+def changed_layers() -> dict:
+    """What a stack can have that its first layer does not show -> the change."""
+
+    def last(module, **parts):
+        for name, part in parts.items():
+            setattr(module.layers[-1], name, part)
+
+    def final(norm):
+        return lambda module: setattr(module, "norm", norm)
+
+    return {
+        "no final norm": final(None),
+        "final eps": final(nn.LayerNorm(WIDTH, eps=0.1)),
+        "final norm without gain": final(nn.LayerNorm(WIDTH, elementwise_affine=False)),
+        "final RMSNorm": final(nn.RMSNorm(WIDTH)),
+        "any final module": final(nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH))),
+        "eps of one norm": lambda m: last(m, norm2=nn.LayerNorm(WIDTH, eps=0.1)),
+        "class of one norm": lambda m: last(m, norm1=nn.RMSNorm(WIDTH, eps=0.1)),
+        "norm without bias": lambda m: last(m, norm1=nn.LayerNorm(WIDTH, bias=False)),
+        "activation": lambda m: last(m, activation=torch.tanh),
+        "activation module": lambda m: last(m, activation=nn.GELU("tanh")),
+        "norm_first": lambda m: last(m, norm_first=True),
+        "heads": lambda m: last(
+            m, self_attn=nn.MultiheadAttention(WIDTH, HEADS // 2, batch_first=True)
+        ),
+        "width": lambda m: last(m, linear1=nn.Linear(WIDTH, 5), linear2=nn.Linear(5, WIDTH)),
+        "one layer without bias": lambda m: m.layers.append(
+            nn.TransformerEncoderLayer(WIDTH, HEADS, FF, 0.0, bias=False, batch_first=True)
+        ),
+    }
+
+
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+@pytest.mark.parametrize("change", changed_layers())
+@torch.no_grad()
+def test_every_layer_of_torchs_stack_is_followed_as_it_is(change):
+    module = torch_transformer().encoder
+    changed_layers()[change](module)
+    randomised(module.double()).train()  # no fast path
+    _, mask = batch("right")
+    x = torch.randn(*mask.shape, WIDTH, dtype=torch.float64)
+    expected = module(x, src_key_padding_mask=mask == 0)
+    stack = from_torch(module)
+    assert stack.training
+    found = stack(x, padding_mask(mask), None)
+    assert largest_difference(found[mask != 0], expected[mask != 0]) <= 1e-12
+    assert {id(p) for p in stack.parameters()}.isdisjoint({id(p) for p in module.parameters()})
+
+
+def test_dropout_of_each_residual_is_kept():
+    module = torch_transformer().decoder
+    module.layers[1].dropout2.p = 0.25
+    stack = from_torch(module)
+    assert stack.layers[1].cross_attention_residual.dropout.p == 0.25
+    assert stack.layers[0].cross_attention_residual.dropout.p == 0.0
+
+
+class OwnLayer(nn.TransformerEncoderLayer):
+    """Somebody's own: what it computes cannot be known."""
+
+
+def zero_attention(layer, **options):
+    layer.self_attn = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True, **options)
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda m: m.layers.append(OwnLayer(WIDTH, HEADS)),
+            r"layers\[2\] is a OwnLayer; only Trans",
+        ),
+        (lambda m: setattr(m, "layers", nn.ModuleList()), "the module has no layers"),
+        (
+            lambda m: zero_attention(m.layers[1], add_zero_attn=True),
+            r"layers\[1\].self_attn has add_zero_attn",
+        ),
+        (
+            lambda m: zero_attention(m.layers[1], add_bias_kv=True),
+            r"layers\[1\].self_attn has add_bias_kv",
+        ),
+        (
+            lambda m: setattr(m.layers[1].self_attn, "batch_first", False),
+            r"layers\[1\].self_attn.batch_first differs",
+        ),
+        (
+            lambda m: setattr(m.layers[0], "norm2", nn.Identity()),
+            r"layers\[0\].norm2 is a Identity; only LayerNorm or RMSNorm is known",
+        ),
+        (
+            lambda m: setattr(m.layers[0], "linear2", nn.Linear(FF, WIDTH, bias=False)),
+            "lacks layers.0.linear2.bias",
+        ),
+        (
+            lambda m: setattr(m.layers[1], "activation", nn.PReLU()),
+            "what no part of the model takes: layers.1.activation.weight",
+        ),
+    ],
+)
+def test_what_our_layers_cannot_compute_is_refused_by_name(change, message):
+    module = torch_transformer().encoder
+    change(module)
+    with pytest.raises(ValueError, match=message):
+        from_torch(module)
+
+
 def test_what_torch_modules_cannot_be_converted_is_said():
     with pytest.raises(TypeError, match=r"expected nn.Transformer, .* got Linear"):
         from_torch(nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="activation must be relu or gelu"):
-        from_torch(torch_transformer(activation=torch.tanh))
 
 
 # ---- a real size -------------------------------------------------------------------------------

@@ -96,7 +96,10 @@ def test_what_cannot_be_is_refused(call, error, message):
 
 
 def test_files_that_are_none_are_refused_by_name(tmp_path):
-    with pytest.raises(InputError, match=r"tokenizer.json: no such file"):
+    with pytest.raises(InputError, match=r"tokenizer.json: no such file; .* AutoTokenizer"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(InputError, match=r"tokenizer.json: is a pointer of Git LFS"):
         Tokenizer.load(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(InputError, match=r"tokenizer.json: is no tokenizer.json"):

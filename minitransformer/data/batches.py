@@ -49,6 +49,7 @@ class Batch(_Tensors):
     input_ids: Tensor  # int64
     attention_mask: Tensor  # int64: 0 = padding, n = a token of the row's n-th document
     labels: Tensor | None = None  # int64, -100 where there is nothing to predict
+    segment_ids: Tensor | None = None  # int64, 0 at padding; None where all are segment 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,28 +73,37 @@ def pad(
     max_length: int | None = None,
     labels: Rows | None = None,
     multiple_of: int = 1,
+    segment_ids: Rows | None = None,
 ) -> Batch:
     """One sequence a row, filled up to `max_length`, or else to the longest rounded up to a
     multiple of `multiple_of`.
 
-    `labels` has a row for each of `rows`, as long as it: the class to predict at each token.
+    `labels` has a row for each of `rows`, as long as it: the class to predict at each token; so has
+    `segment_ids`: the segment of each token, as in BERT.
     Raises ValueError for a row longer than `max_length` and for labels of other lengths.
 
     >>> pad([[5, 6, 7], [8]]).attention_mask
     tensor([[1, 1, 1],
             [1, 0, 0]])
     """
-    rows, labels = _as_lists(rows, "rows"), _as_label_lists(labels, rows)
+    rows, labels, segment_ids = _aligned(rows, labels, segment_ids)
     lengths = [len(row) for row in rows]
     if not isinstance(multiple_of, int) or multiple_of < 1:
         raise ValueError(f"multiple_of must be an integer >= 1, got {multiple_of!r}")
     longest = ceil(max(lengths, default=0) / multiple_of) * multiple_of
     length = longest if max_length is None else max_length
     _check_fit(lengths, length, "rows", "max_length", "truncate it, or raise max_length")
-    return _lay_out(rows, labels, [[i] for i in range(len(rows))], length, pad_id, side)
+    bins = [[i] for i in range(len(rows))]
+    return _lay_out(rows, labels, bins, length, pad_id, side, segment_ids)
 
 
-def pack(rows: Rows, length: int, pad_id: int = 0, labels: Rows | None = None) -> Batch:
+def pack(
+    rows: Rows,
+    length: int,
+    pad_id: int = 0,
+    labels: Rows | None = None,
+    segment_ids: Rows | None = None,
+) -> Batch:
     """Several sequences a row, in as few rows of `length` as a greedy search finds.
 
     attention_mask numbers the documents of each row from 1, so `padding_mask` keeps them apart
@@ -104,11 +114,11 @@ def pack(rows: Rows, length: int, pad_id: int = 0, labels: Rows | None = None) -
     tensor([[1, 1, 1, 2],
             [1, 1, 0, 0]])
     """
-    rows, labels = _as_lists(rows, "rows"), _as_label_lists(labels, rows)
+    rows, labels, segment_ids = _aligned(rows, labels, segment_ids)
     lengths = [len(row) for row in rows]
     _check_fit(lengths, length, "rows", "length", "split it, or raise length")
     bins = _fill_bins([(n, 0) for n in lengths], (length, 1))
-    return _lay_out(rows, labels, bins, length, pad_id)
+    return _lay_out(rows, labels, bins, length, pad_id, segment_ids=segment_ids)
 
 
 def pad_pairs(
@@ -179,23 +189,26 @@ def _lay_out(
     length: int,
     pad_id: int,
     side: str = "right",
+    segment_ids: list[list[int]] | None = None,
 ) -> Batch:
     """Put the rows of each bin end to end and fill up to `length`."""
     if side not in ("left", "right"):
         raise ValueError(f"side must be 'left' or 'right', got {side!r}")
 
-    def tensor(parts: list[list[list[int]]], filler: int) -> Tensor:
+    def tensor(columns: list[list[int]], filler: int) -> Tensor:
         filled = []
-        for bin in parts:
-            tokens = [token for part in bin for token in part]
+        for bin in bins:
+            tokens = [token for i in bin for token in columns[i]]
             filler_tokens = [filler] * (length - len(tokens))
             filled.append(filler_tokens + tokens if side == "left" else tokens + filler_tokens)
         return torch.tensor(filled, dtype=torch.int64).reshape(len(bins), length)
 
+    number = {i: n for bin in bins for n, i in enumerate(bin, 1)}  # of each document in its row
     return Batch(
-        tensor([[rows[i] for i in bin] for bin in bins], pad_id),
-        tensor([[[n] * len(rows[i]) for n, i in enumerate(bin, 1)] for bin in bins], 0),
-        labels if labels is None else tensor([[labels[i] for i in bin] for bin in bins], -100),
+        tensor(rows, pad_id),
+        tensor([[number.get(i, 0)] * len(row) for i, row in enumerate(rows)], 0),
+        None if labels is None else tensor(labels, IGNORE_INDEX),
+        None if segment_ids is None else tensor(segment_ids, 0),
     )
 
 
@@ -341,14 +354,23 @@ def _check_ids(input_ids: Tensor, attention_mask: Tensor) -> None:
         )
 
 
-def _as_label_lists(labels: Rows | None, rows: list[list[int]]) -> list[list[int]] | None:
-    if labels is None:
-        return None
-    lists = _as_lists(labels, "labels")
-    got, wanted = [len(row) for row in lists], [len(row) for row in rows]
-    if got != wanted:
-        raise ValueError(f"labels must have the lengths of rows, {wanted}, got {got}")
-    return lists
+def _aligned(
+    rows: Rows, labels: Rows | None, segment_ids: Rows | None
+) -> tuple[list[list[int]], list[list[int]] | None, list[list[int]] | None]:
+    """The rows as lists, and what has an entry for each of their tokens."""
+    rows = _as_lists(rows, "rows")
+    wanted = [len(row) for row in rows]
+
+    def like_rows(column: Rows | None, name: str) -> list[list[int]] | None:
+        if column is None:
+            return None
+        lists = _as_lists(column, name)
+        got = [len(row) for row in lists]
+        if got != wanted:
+            raise ValueError(f"{name} must have the lengths of rows, {wanted}, got {got}")
+        return lists
+
+    return rows, like_rows(labels, "labels"), like_rows(segment_ids, "segment_ids")
 
 
 def _check_fit(lengths: Sequence[int], limit: int, name: str, option: str, remedy: str) -> None:

@@ -3,12 +3,16 @@
     DataLoader(examples, batch_size=16, collate_fn=partial(collate_lm, pad_id=0))
 
 An example is a list of token ids, or a mapping with `input_ids` and perhaps `labels`, as the rows
-of Hugging Face datasets are; its other entries, an attention_mask among them, are not needed: the
-mask comes from lengths. Labels that are given stand at the token that is to be predicted, -100
-where none is, as in that library; `collate_lm` moves them to where our models predict it.
+of Hugging Face datasets are. The batch's attention_mask comes from lengths; where an example has an
+`attention_mask` of its own, its zeros are padding, which is cut off first. `token_type_ids` become
+the batch's `segment_ids`. Other entries are not read. Labels that are given stand at the token that
+is to be predicted, -100 where none is, as in that library; `collate_lm` moves them to where our
+models predict it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import compress
 from typing import Any
 
 import torch
@@ -41,13 +45,10 @@ def collate(
     exactly. Raises ValueError for an example that is longer, by its number, unless `truncate` cuts
     it; and where some examples have labels and some have none.
     """
-    rows, labels = _ids_and_labels(examples)
-    if truncate:
-        if max_length is None:
-            raise ValueError("truncate=True needs a max_length to cut at")
-        rows = [row[:max_length] for row in rows]
-        labels = None if labels is None else [row[:max_length] for row in labels]
-    return pad(rows, pad_id, side, max_length, labels, multiple_of)
+    if truncate and max_length is None:
+        raise ValueError("truncate=True needs a max_length to cut at")
+    columns = _columns(examples, max_length if truncate else None)
+    return pad(pad_id=pad_id, side=side, max_length=max_length, multiple_of=multiple_of, **columns)
 
 
 def collate_lm(examples: Sequence[Example], **options: Any) -> Batch:
@@ -56,11 +57,7 @@ def collate_lm(examples: Sequence[Example], **options: Any) -> Batch:
     Labels that are given choose the tokens that are learned; by default all are. The end of
     sequence is learned even where padding has the same id.
     """
-    batch = collate(examples, **options)
-    aligned = batch.input_ids if batch.labels is None else batch.labels
-    return Batch(
-        batch.input_ids, batch.attention_mask, next_token_labels(aligned, batch.attention_mask)
-    )
+    return _predict_next(collate(examples, **options))
 
 
 def collate_mlm(
@@ -83,7 +80,7 @@ def collate_mlm(
         probability,
         generator,
     )
-    return Batch(hidden, batch.attention_mask, labels)
+    return replace(batch, input_ids=hidden, labels=labels)
 
 
 def collate_pairs(
@@ -94,12 +91,20 @@ def collate_pairs(
     side: str = "right",
 ) -> PairBatch:
     """For an encoder-decoder: `input_ids` is the source, `labels` the target, with or without
-    `eos_id` at its end."""
+    `eos_id` at its end.
+
+    Padding that an example brings along is cut off: zeros of its `attention_mask` in the source, of
+    its `decoder_attention_mask` in the target, and -100 at either end of the labels. Raises
+    ValueError for labels that are padded in another way, and for segments, which no source has.
+    """
     sources, targets = [], []
     for i, example in enumerate(examples):
-        source, target = _entry(example, "input_ids", i), _entry(example, "labels", i)
-        sources.append(source)
-        targets.append(target[:-1] if target and target[-1] == eos_id else target)
+        source = _unpadded(example, i, "input_ids", "attention_mask", "token_type_ids")
+        if any(source.get("token_type_ids", [])):
+            raise ValueError(f"examples[{i}] has token_type_ids other than 0; a source has none")
+        target = _unpadded(example, i, "labels", "decoder_attention_mask")["labels"]
+        sources.append(source["input_ids"])
+        targets.append(_target(target, i, eos_id, pad_id))
     return pad_pairs(sources, targets, bos_id, eos_id, pad_id, side)
 
 
@@ -108,12 +113,7 @@ def collate_packed(examples: Sequence[Example], length: int, pad_id: int = 0) ->
 
     attention_mask numbers them (see `pack`). Labels that are given count as in `collate_lm`.
     """
-    rows, labels = _ids_and_labels(examples)
-    batch = pack(rows, length, pad_id, labels)
-    aligned = batch.input_ids if batch.labels is None else batch.labels
-    return Batch(
-        batch.input_ids, batch.attention_mask, next_token_labels(aligned, batch.attention_mask)
-    )
+    return _predict_next(pack(length=length, pad_id=pad_id, **_columns(examples)))
 
 
 def chat_example(
@@ -150,23 +150,71 @@ def chat_example(
     return {"input_ids": ids, "labels": labels}
 
 
-def _ids_and_labels(
-    examples: Sequence[Example],
-) -> tuple[list[list[int]], list[list[int]] | None]:
-    rows = [_entry(example, "input_ids", i) for i, example in enumerate(examples)]
-    labelled = [isinstance(example, Mapping) and "labels" in example for example in examples]
-    if not any(labelled):
-        return rows, None
-    if not all(labelled):
-        raise ValueError(f"examples[{labelled.index(False)}] has no labels, but others have")
-    return rows, [_entry(example, "labels", i) for i, example in enumerate(examples)]
+def _predict_next(batch: Batch) -> Batch:
+    """With each label moved from its own token to the one before, which predicts it."""
+    aligned = batch.input_ids if batch.labels is None else batch.labels
+    return replace(batch, labels=next_token_labels(aligned, batch.attention_mask))
 
 
-def _entry(example: Example, name: str, number: int) -> list[int]:
-    if isinstance(example, Mapping):
-        if name not in example:
-            raise ValueError(f"examples[{number}] has no {name}; it has {', '.join(example)}")
-        example = example[name]
-    elif name != "input_ids":
-        raise ValueError(f"examples[{number}] must be a mapping with input_ids and {name}")
-    return example.tolist() if isinstance(example, torch.Tensor) else list(example)
+def _columns(examples: Sequence[Example], max_length: int | None = None) -> dict[str, Any]:
+    """The rows, labels and segment_ids of the examples, as `pad` and `pack` take them."""
+    parts = ("input_ids", "attention_mask", "labels", "token_type_ids")
+    read = [_unpadded(example, i, *parts) for i, example in enumerate(examples)]
+    rows = [columns["input_ids"] for columns in read]
+    labels = [columns.get("labels") for columns in read]
+    if any(row is not None for row in labels) and None in labels:
+        raise ValueError(f"examples[{labels.index(None)}] has no labels, but others have")
+    segments = [columns.get("token_type_ids", [0] * len(columns["input_ids"])) for columns in read]
+    given: dict[str, Any] = {"rows": rows}
+    if any(row is not None for row in labels):
+        given["labels"] = labels
+    if any(map(any, segments)):  # a model without segments takes a batch in which all are 0
+        given["segment_ids"] = segments
+    return {name: [row[:max_length] for row in column] for name, column in given.items()}
+
+
+def _unpadded(
+    example: Example, number: int, ids: str, mask: str, *others: str
+) -> dict[str, list[int]]:
+    """The example's `ids`, and the `others` that it has, where its `mask` (if any) is not 0."""
+    if not isinstance(example, Mapping):
+        if ids != "input_ids":
+            raise ValueError(f"examples[{number}] must be a mapping with input_ids and {ids}")
+        example = {ids: example}
+    if example.get(ids) is None:
+        raise ValueError(f"examples[{number}] has no {ids}; it has {', '.join(example)}")
+    columns = {n: _as_list(example[n]) for n in (ids, mask, *others) if example.get(n) is not None}
+    for name, column in columns.items():
+        if not isinstance(column, list) or len(column) != len(columns[ids]):
+            got = len(column) if isinstance(column, list) else repr(column)
+            raise ValueError(
+                f"examples[{number}]: {name} must have an entry for each of the "
+                f"{len(columns[ids])} {ids}, got {got}"
+            )
+    real = columns.pop(mask, [1] * len(columns[ids]))
+    if not set(real) <= {0, 1}:
+        raise ValueError(f"examples[{number}]: {mask} must be 0 (padding) and 1 only")
+    return {name: list(compress(column, real)) for name, column in columns.items()}
+
+
+def _target(labels: list[int], number: int, eos_id: int, pad_id: int) -> list[int]:
+    """The target without padding, and without its end, which `pad_pairs` adds."""
+    real = [i for i, label in enumerate(labels) if label != IGNORE_INDEX]
+    labels = labels[real[0] : real[-1] + 1] if real else []
+    if IGNORE_INDEX in labels:
+        raise ValueError(
+            f"examples[{number}]: labels have {IGNORE_INDEX} between tokens; a target is read as a "
+            "whole, so give all of its tokens"
+        )
+    after_end = labels[labels.index(eos_id) + 1 :] if eos_id in labels else []
+    if after_end and set(after_end) == {pad_id}:
+        raise ValueError(
+            f"examples[{number}]: labels go on with pad_id = {pad_id} after eos_id = {eos_id}; "
+            f"give {IGNORE_INDEX} in place of padding, or a decoder_attention_mask"
+        )
+    return labels[:-1] if labels[-1:] == [eos_id] else labels
+
+
+def _as_list(values: Any) -> Any:
+    values = values.tolist() if hasattr(values, "tolist") else values  # of torch, or of NumPy
+    return list(values) if isinstance(values, Sequence) else values

@@ -91,9 +91,16 @@ def check_length(what: str, text: str, max_length: int) -> None:
         )
 
 
+def check_pointer(path: Path) -> None:
+    """Refuse what Git leaves in place of a large file that was not downloaded."""
+    with open(path, "rb") as file:
+        if file.read(32).startswith(b"version https://git-lfs"):
+            raise InputError(f"{path}: is a pointer of Git LFS, not the file: run `git lfs pull`")
+
+
 def read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from minitransformer.data.files import InputError, read_json, write_atomically
+from minitransformer.data.files import InputError, check_pointer, read_json, write_atomically
 
 # What a special token is for -> the names it goes by, in the order in which they are tried.
 ROLES = {
@@ -105,7 +105,11 @@ class Tokenizer:
         file = Path(path)
         file = file / "tokenizer.json" if file.is_dir() else file
         if not file.is_file():
-            raise InputError(f"{file}: no such file")
+            raise InputError(
+                f"{file}: no such file; for a tokenizer of another format, have transformers write "
+                "one: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+            )
+        check_pointer(file)
         try:
             tokenizer = _library().Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises nothing narrower

@@ -1,6 +1,7 @@
 """Text in, text out: what a trained model makes of a ragged list of texts."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -44,10 +45,9 @@ def answer(
             continue
         eos_id = end_of(model, vocabulary)
         rows = generate(model, ids, mask, max_new_tokens, eos_id=eos_id, **sampling)
-        written = [vocabulary.decode(row.tolist()) for row in rows]
-        if isinstance(model, DecoderOnly):
-            written = [text + new for text, new in zip(chunk, written, strict=True)]
-        answers += written
+        for i, row in enumerate(rows):
+            start, prompt = _start(model, chunk[i], ids[i][mask[i] != 0])
+            answers.append(start + _continuation(vocabulary, prompt, row.tolist()))
     return answers
 
 
@@ -64,20 +64,49 @@ def stream_answer(
     """
     device = next(model.parameters()).device
     batch = padded(model, vocabulary, [text]).to(device)
-    if isinstance(model, DecoderOnly):
-        yield text
-    written: list[int] = []
-    shown = ""
-    eos_id = end_of(model, vocabulary)
     ids, mask = batch.input_ids, batch.attention_mask
+    start, prompt = _start(model, text, ids[0])
+    yield start
+    eos_id = end_of(model, vocabulary)
     fast = prepack(model)
-    for token in stream_tokens(fast, ids, mask, max_new_tokens, eos_id=eos_id, **sampling):
-        written.append(token.item())
-        whole = vocabulary.decode(written)
-        if not whole.endswith("\N{REPLACEMENT CHARACTER}"):  # half a character: wait for the rest
-            yield whole[len(shown) :]
-            shown = whole
-    yield vocabulary.decode(written)[len(shown) :]
+    steps = stream_tokens(fast, ids, mask, max_new_tokens, eos_id=eos_id, **sampling)
+    yield from stream_text(vocabulary, prompt, (token.item() for token in steps))
+
+
+def stream_text(
+    vocabulary: AnyVocabulary, prompt: list[int], tokens: Iterable[int]
+) -> Iterator[str]:
+    """What the tokens add to the text of the prompt, each piece as soon as it is certain.
+
+    Only what follows the last certain token is decoded anew, together with the piece before it: a
+    tokenizer may drop the space in front of the first token that it decodes.
+    """
+    known, new, last = prompt, [], ""
+    for token in tokens:
+        new.append(token)
+        piece = _continuation(vocabulary, known, new)
+        half = piece.endswith("\N{REPLACEMENT CHARACTER}") or _is_byte(vocabulary, token)
+        if piece == last or half:  # a special token adds nothing; half a character waits
+            last = piece
+            continue
+        yield piece
+        known, new, last = new, [], ""
+    yield _continuation(vocabulary, known, new)
+
+
+def _start(model: AnyModel, text: str, ids: torch.Tensor) -> tuple[str, list[int]]:
+    """What the answer begins with, as text and as tokens: a decoder goes on from its prompt."""
+    return (text, ids.tolist()) if isinstance(model, DecoderOnly) else ("", [])
+
+
+def _continuation(vocabulary: AnyVocabulary, before: list[int], new: list[int]) -> str:
+    """What `new` adds to the text of `before`. Decoded alone it would lose the space in front."""
+    return vocabulary.decode([*before, *new])[len(vocabulary.decode(before)) :]
+
+
+def _is_byte(vocabulary: AnyVocabulary, token: int) -> bool:
+    """Is it one of the bytes that SentencePiece falls back to? A run of them is decoded as one."""
+    return re.fullmatch(r"<0x[0-9A-F]{2}>", vocabulary.names([token])[0]) is not None
 
 
 def end_of(model: AnyModel, vocabulary: AnyVocabulary) -> int | tuple[int, ...] | None:

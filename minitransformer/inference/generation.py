@@ -55,6 +55,9 @@ def generate(
 
     `use_cache=False` computes everything anew for each token: the same texts, slower.
 
+    The model's config may name tokens that are never written (`forbidden_ids`) and the token that
+    every text begins with (`first_id`).
+
     Shapes: (B,T) ids and (B,T) attention_mask -> a list of B 1-D int64 tensors: the new tokens of
     each row, up to and including the first that is (one of) `eos_id`, at most `max_new_tokens`.
     """
@@ -159,6 +162,17 @@ class _Text:
             hidden = self.model.encode(new, self.mask, cache=self.cache)
         return self.model.head(hidden[rows, last])
 
+    def allowed(self, scores: Tensor) -> Tensor:
+        """Scores (B,V) with -inf for what the model's config says is not written here."""
+        config = self.model.config
+
+        def at(token_ids: Sequence[int]) -> Tensor:
+            return torch.tensor(token_ids, dtype=torch.int64, device=scores.device)
+
+        if config.first_id is not None and self.ids.shape[1] == self.start:
+            return torch.full_like(scores, float("-inf")).index_fill(1, at([config.first_id]), 0.0)
+        return scores.index_fill(1, at(config.forbidden_ids), float("-inf"))
+
     def append(self, token: Tensor, real: Tensor) -> None:
         """(B,) tokens, and where they count: a row that has ended gets padding."""
         self.ids = torch.cat((self.ids, token.unsqueeze(1)), dim=1)
@@ -183,7 +197,7 @@ def _write(
     """Append to every row what `pick` makes of its logits; every so many steps look for the end."""
     going = torch.ones_like(text.ids[:, 0], dtype=torch.bool)
     for step in range(1, max_new_tokens + 1):
-        token = pick(text.next_logits())
+        token = pick(text.allowed(text.next_logits()))
         text.append(token, going)
         yield token.masked_fill(~going, ENDED)
         going = going & ~torch.isin(token, ends)
@@ -204,7 +218,8 @@ def _beam_search(
     going = torch.ones(batch, 1, dtype=torch.bool, device=device)
     for length in range(1, max_new_tokens + 1):
         count = num_beams * (1 + len(ends))  # enough that `num_beams` go on, should all others end
-        best, beams, tokens = _likeliest(scores, text.next_logits(), count)
+        log_probabilities = text.next_logits().to(scores.dtype).log_softmax(dim=-1)
+        best, beams, tokens = _likeliest(scores, text.allowed(log_probabilities), count)
         rows = first_beam + beams
         is_end = torch.isin(tokens, ends)
 
@@ -238,12 +253,13 @@ class _EndedTexts:
         self.texts = texts.take_along_dim(order.unsqueeze(-1), dim=1)
 
 
-def _likeliest(scores: Tensor, logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def _likeliest(
+    scores: Tensor, log_probabilities: Tensor, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Of the texts that are one token longer the likeliest: their scores, beams and tokens.
 
-    Shapes: (B, beams) scores and (B * beams, V) logits -> (B, count) each, or all B * V there are.
+    Shapes: (B, beams) scores, (B * beams, V) log-probabilities -> (B, count) each, at most V.
     """
-    log_probabilities = logits.to(scores.dtype).log_softmax(dim=-1)
     total = scores.unsqueeze(-1) + log_probabilities.unflatten(0, scores.shape)
     vocabulary = total.shape[-1]
     best, index = total.flatten(1).topk(min(count, total[0].numel()), dim=1)

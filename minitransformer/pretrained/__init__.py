@@ -12,11 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minitransformer.data.files import InputError, read_json, write_atomically, write_json
-from minitransformer.models import Model
+from minitransformer.data.files import (
+    InputError,
+    check_pointer,
+    read_json,
+    write_atomically,
+    write_json,
+)
+from minitransformer.models import EncoderDecoder, Model
 from minitransformer.pretrained.bart import BART, MARIAN
 from minitransformer.pretrained.bert import BERT
 from minitransformer.pretrained.family import Family
+from minitransformer.pretrained.generation_config import NAME, read_generation, write_generation
 from minitransformer.pretrained.gpt2 import GPT2
 from minitransformer.pretrained.llama import LLAMA
 from minitransformer.pretrained.names import convert, convert_back, parts_of
@@ -24,6 +31,7 @@ from minitransformer.pretrained.torch_modules import from_torch
 
 __all__ = ["FAMILIES", "from_torch", "load_pretrained", "save_pretrained"]
 
+ADAPTER = "adapter_config.json"
 FAMILIES = {family.model_type: family for family in (BERT, GPT2, LLAMA, BART, MARIAN)}
 
 
@@ -33,7 +41,11 @@ def load_pretrained(folder: str | Path, dtype: torch.dtype | None = torch.float3
     The folder holds config.json and model.safetensors, or several files and their
     model.safetensors.index.json; its `model_type` is bert, gpt2, llama, bart or marian. BERT
     becomes an EncoderOnly, or with `is_decoder` a DecoderOnly, or with `add_cross_attention` too a
-    CrossDecoder; GPT-2 and Llama a DecoderOnly; BART and Marian an EncoderDecoder.
+    CrossDecoder; GPT-2 and Llama a DecoderOnly; BART and Marian an EncoderDecoder. A model without
+    a head (BertModel, LlamaModel, ...) takes its token embedding as one.
+
+    generation_config.json, where there is one, says what ends a text, what a target begins with
+    and what is never written; the model's config then holds these.
 
     `dtype` is that of the parameters, None to leave them as they are in the files. They are read
     when they are needed and are not copied where they have that dtype already.
@@ -45,12 +57,22 @@ def load_pretrained(folder: str | Path, dtype: torch.dtype | None = torch.float3
     folder = Path(folder)
     family, theirs = _read_family(folder)
     try:
-        config = family.read_config(theirs, str(folder / "config.json"))
-        with torch.device("meta"):  # numbers come from the files, not from chance
-            model = family.architectures[family.architecture(theirs)](config)
+        said = read_generation(folder, theirs)
+        config = family.read_config(said, str(folder / "config.json"))
         tensors = {name: _as(t, dtype) for name, t in _read_tensors(folder).items()}
+        layers = max(config.num_layers, config.num_decoder_layers)
+        if layers > len(tensors):  # not even one each
+            raise ValueError(f"{folder}: holds {len(tensors)} tensors for {layers} layers")
+        with torch.device("meta"):  # numbers come from the files, not from chance
+            model = family.model_class(theirs)(config)
         tensors = _with_todays_names(tensors, family, model)
         ties = family.ties if config.tie_embeddings else ()
+        head = family.ties[0][-1]
+        if not ties and _names(family, model) - tensors.keys() == {head}:
+            raise ValueError(
+                f"{folder}: lacks {head}, the head; if that is the token embedding, say "
+                '"tie_word_embeddings": true in config.json'
+            )
         state = convert(model, tensors, family.names, ties, str(folder))
     except (ValueError, RuntimeError) as error:
         raise InputError(" ".join(str(error).split())) from None
@@ -60,7 +82,8 @@ def load_pretrained(folder: str | Path, dtype: torch.dtype | None = torch.float3
 
 
 def save_pretrained(model: Model, folder: str | Path) -> None:
-    """A folder that transformers loads: config.json and model.safetensors, each written whole.
+    """A folder that transformers loads: config.json, generation_config.json and model.safetensors,
+    each written whole.
 
     Raises ValueError for a model that no family holds, such as a vanilla one.
     """
@@ -85,24 +108,33 @@ def save_pretrained(model: Model, folder: str | Path) -> None:
         lambda path: save_file(tensors, str(path), metadata={"format": "pt"}),
     )
     write_atomically(folder / "config.json", lambda path: write_json(path, theirs))
+    generation = write_generation(model.config, isinstance(model, EncoderDecoder))
+    write_atomically(folder / NAME, lambda path: write_json(path, generation))
 
 
 def is_pretrained(folder: str | Path) -> bool:
     """Does the folder hold a model of the transformers library (and not one of `train`)?"""
+    if (Path(folder) / ADAPTER).is_file():
+        return True  # to say what it is
     try:
-        return "model_type" in json.loads((Path(folder) / "config.json").read_text("utf-8"))
+        return "model_type" in json.loads((Path(folder) / "config.json").read_text("utf-8-sig"))
     except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 
 def _read_family(folder: Path) -> tuple[Family, Mapping[str, Any]]:
     file = folder / "config.json"
+    if (folder / ADAPTER).is_file():
+        raise InputError(
+            f"{folder}: holds an adapter ({ADAPTER}); merge it into its model and save that: "
+            "model.merge_and_unload().save_pretrained(another_folder)"
+        )
     if not file.is_file():
         what = "holds no config.json" if folder.is_dir() else "no such folder"
         raise InputError(f"{folder}: {what}; expected a folder that save_pretrained wrote")
     theirs = read_json(file)
     model_type = theirs.get("model_type") if isinstance(theirs, dict) else None
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise InputError(f"{file}: model_type is {model_type!r}; known are {', '.join(FAMILIES)}")
     return FAMILIES[model_type], theirs
 
@@ -113,12 +145,13 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     if single.is_file():
         return _read_file(single)
     if not index.is_file():
-        others = sorted(path.name for path in folder.glob("*.bin"))
-        hint = (
-            f"; {others[0]} is a pickle, which may run code: save it as safetensors"
-            if others
-            else ""
-        )
+        pickles = sorted(path.name for path in folder.glob("*.bin"))
+        others = sorted(path.name for path in folder.glob("*.safetensors"))
+        hint = ""
+        if others:
+            hint = f"; is it {others[0]}? then rename that"
+        elif pickles:
+            hint = f"; {pickles[0]} is a pickle, which may run code: save it as safetensors"
         raise InputError(f"{folder}: holds no model.safetensors{hint}")
     places = read_json(index)
     places = places.get("weight_map") if isinstance(places, dict) else None
@@ -132,7 +165,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         for key in (key for key, file in places.items() if file == name):
             if key not in held:
                 raise InputError(f"{folder / name}: lacks {key}, which {index.name} says is there")
-            tensors[key] = held[key]
+        tensors |= {key: t for key, t in held.items() if places.get(key, name) == name}
     return tensors
 
 
@@ -141,6 +174,7 @@ def _read_file(file: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
+        check_pointer(file)
         return load_file(file)
     except FileNotFoundError:
         raise InputError(f"{file}: no such file") from None
@@ -152,11 +186,16 @@ def _as(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)
 
 
+def _names(family: Family, model: Model) -> set[str]:
+    """The tensors that the model is made of."""
+    return {part.name for part in parts_of(model, family.names).values()}
+
+
 def _with_todays_names(
     tensors: Mapping[str, Tensor], family: Family, model: Model
 ) -> dict[str, Tensor]:
     """What older versions of the library called them, and without what nobody needs."""
-    wanted = {part.name for part in parts_of(model, family.names).values()}
+    wanted = _names(family, model)
     wanted |= {name for group in family.ties for name in group}
     named = {}
     for name, tensor in tensors.items():
@@ -174,5 +213,6 @@ def _with_todays_names(
     for name in family.zeros:
         if name in wanted and name not in named:
             size = model.config.vocab_size
-            named[name] = torch.zeros(1, size, dtype=next(iter(named.values())).dtype)
+            dtype = next((tensor.dtype for tensor in named.values()), None)
+            named[name] = torch.zeros(1, size, dtype=dtype)
     return named

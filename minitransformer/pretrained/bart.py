@@ -40,6 +40,14 @@ def adjust(theirs: Mapping[str, Any], style: Style) -> Style:
     return replace(style, scale_embedding=bool(theirs.get("scale_embedding", False)))
 
 
+def extra(theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """An old name of `forced_bos_token_id`."""
+    old = theirs.get("force_bos_token_to_be_generated")
+    if old and theirs.get("forced_bos_token_id") is None:
+        return {"first_id": theirs.get("bos_token_id", 0)}
+    return {}
+
+
 def describe(model: Model) -> dict[str, Any]:
     config = model.config
     return {
@@ -54,7 +62,8 @@ def describe(model: Model) -> dict[str, Any]:
 BART = Family(
     model_type="bart",
     style="bart",
-    architectures={"BartForConditionalGeneration": EncoderDecoder},
+    models={EncoderDecoder: "BartForConditionalGeneration"},
+    bare="BartModel",
     activation=("activation_function", "gelu"),
     numbers={
         "vocab_size": ("vocab_size", REQUIRED),
@@ -67,6 +76,7 @@ BART = Family(
         "dropout": ("dropout", 0.1),
         "bos_id": ("decoder_start_token_id", 2),
         "eos_id": ("eos_token_id", 2),
+        "first_id": ("forced_bos_token_id", None),
     },
     fixed={
         "tie_word_embeddings": True,
@@ -97,6 +107,7 @@ BART = Family(
     prefix="model.",
     zeros=("final_logits_bias",),
     adjust=adjust,
+    extra=extra,
     describe=describe,
 )
 
@@ -104,7 +115,8 @@ MARIAN = replace(
     BART,
     model_type="marian",
     style="marian",
-    architectures={"MarianMTModel": EncoderDecoder},
+    models={EncoderDecoder: "MarianMTModel"},
+    bare="MarianModel",
     numbers={**BART.numbers, "bos_id": ("decoder_start_token_id", REQUIRED)},
     fixed={
         **BART.fixed,

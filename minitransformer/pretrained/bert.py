@@ -10,7 +10,7 @@ from typing import Any
 
 from minitransformer.config import Style
 from minitransformer.models import CrossDecoder, DecoderOnly, EncoderOnly, Model
-from minitransformer.pretrained.family import REQUIRED, Family
+from minitransformer.pretrained.family import REQUIRED, Family, architecture_of
 
 THEIRS = "bert.encoder.layer.{i}"
 
@@ -33,39 +33,34 @@ def layer(ours: str) -> dict[str, str]:
     }
 
 
-def choose(theirs: Mapping[str, Any]) -> str:
-    if theirs.get("is_decoder"):
-        crosses = theirs.get("add_cross_attention")
-        return "BertLMHeadModel with cross-attention" if crosses else "BertLMHeadModel"
-    bare = (theirs.get("architectures") or [""])[0] == "BertModel"
-    return "BertModel" if bare else "BertForMaskedLM"
+def choose(theirs: Mapping[str, Any]) -> type[Model]:
+    if not theirs.get("is_decoder"):
+        return EncoderOnly
+    return CrossDecoder if theirs.get("add_cross_attention") else DecoderOnly
 
 
 def adjust(theirs: Mapping[str, Any], style: Style) -> Style:
-    bare = choose(theirs) == "BertModel"
-    return replace(style, head_transform=not bare, head_bias=not bare)
-
-
-def extra(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    return {"tie_embeddings": True} if choose(theirs) == "BertModel" else {}
+    headed = architecture_of(theirs) != "BertModel"
+    return replace(style, head_transform=headed, head_bias=headed)
 
 
 def describe(model: Model) -> dict[str, Any]:
     decodes, crosses = not isinstance(model, EncoderOnly), isinstance(model, CrossDecoder)
     bare = not model.config.parts.head_transform
-    name = "BertLMHeadModel" if decodes else "BertModel" if bare else "BertForMaskedLM"
+    name = "BertModel" if bare else "BertLMHeadModel" if decodes else "BertForMaskedLM"
     return {"architectures": [name], "is_decoder": decodes, "add_cross_attention": crosses}
 
 
 BERT = Family(
     model_type="bert",
     style="bert",
-    architectures={
-        "BertForMaskedLM": EncoderOnly,
-        "BertModel": EncoderOnly,
-        "BertLMHeadModel": DecoderOnly,
-        "BertLMHeadModel with cross-attention": CrossDecoder,
+    models={
+        EncoderOnly: "BertForMaskedLM",
+        DecoderOnly: "BertLMHeadModel",
+        CrossDecoder: "BertLMHeadModel",
     },
+    bare="BertModel",
+    aliases=("BertForPreTraining",),
     choose=choose,
     activation=("hidden_act", "gelu"),
     numbers={
@@ -100,6 +95,5 @@ BERT = Family(
     prefix="bert.",
     dropped=r"^bert\.pooler\.|^cls\.seq_relationship\.|\.position_ids$|\.token_type_ids$",
     adjust=adjust,
-    extra=extra,
     describe=describe,
 )

@@ -1,5 +1,6 @@
 """What a family of models is made of: a map of its config and a map of its names."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +18,12 @@ ACTIVATIONS = {  # their names -> ours; the first of several is the one that is 
     "silu": "silu",
 }
 REQUIRED = object()  # a key without a default
+COMMON = {  # what the library reads for every family, and the value that changes nothing
+    "is_causal": True,
+    "per_layer_config": None,
+    "pruned_heads": {},
+    "quantization_config": None,
+}
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,8 @@ class Family:
 
     `numbers`: our field of Config -> (their key, the value where the key is absent).
     `fixed`: switches that must stand as they are here, or be absent: we have no other part.
+    `models`: our class -> the name of their model, whose head is read; the first is the default.
+    `bare`: their model without a head: the token embedding becomes its head.
     """
 
     model_type: str
@@ -33,7 +42,9 @@ class Family:
     names: Names
     ties: Ties  # the token embedding and the head first; untied, the last of a pair is the used one
     prefix: str  # of most names; older files leave it out
-    architectures: Mapping[str, type[Model]]
+    models: Mapping[type[Model], str]
+    bare: str
+    aliases: tuple[str, ...] = ()  # of their models that hold the same, and more that is dropped
     activation: tuple[str, str] | None = None  # their key, and its default
     gates: Mapping[str, str] = field(
         default_factory=dict
@@ -44,17 +55,26 @@ class Family:
     zeros: tuple[str, ...] = ()  # tensors that older files leave out: zeros
     adjust: Callable[[Mapping[str, Any], Style], Style] = lambda config, style: style
     describe: Callable[[Model], dict[str, Any]] = lambda model: {}  # the inverse of `adjust`
-    choose: Callable[[Mapping[str, Any]], str] | None = None  # the architecture, where it varies
+    choose: Callable[[Mapping[str, Any]], type[Model]] | None = None  # where there are several
     extra: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda config: {}  # odd spellings
 
-    def architecture(self, theirs: Mapping[str, Any]) -> str:
-        return self.choose(theirs) if self.choose else next(iter(self.architectures))
+    def model_class(self, theirs: Mapping[str, Any]) -> type[Model]:
+        return self.choose(theirs) if self.choose else next(iter(self.models))
 
     def read_config(self, theirs: Mapping[str, Any], where: str) -> Config:
         """Their config.json as our Config. Raises ValueError with the key that we cannot follow."""
-        for key, wanted in self.fixed.items():
-            if theirs.get(key, wanted) != wanted:
-                raise ValueError(f"{where}: {key} is {theirs[key]!r}; only {wanted!r} can be read")
+        architecture = architecture_of(theirs)
+        readable = list(dict.fromkeys([*self.models.values(), *self.aliases, self.bare]))
+        if architecture and architecture.lower() not in map(str.lower, readable):
+            raise ValueError(
+                f"{where}: architectures names {architecture}, whose head has no part here; known "
+                f"are {', '.join(readable)}. To read its layers, save them alone: "
+                f"{architecture}.from_pretrained(folder).base_model.save_pretrained(another_folder)"
+            )
+        for key, wanted in (COMMON | self.fixed).items():
+            said = theirs.get(key, wanted)
+            if said != wanted and not (key in COMMON and said is None):
+                raise ValueError(f"{where}: {key} is {said!r}; only {wanted!r} can be read")
         numbers = {}
         for name, (key, default) in self.numbers.items():
             numbers[name] = theirs.get(key, default)
@@ -65,19 +85,24 @@ class Family:
             key, default = self.activation
             known = self.gates or ACTIVATIONS
             said = theirs.get(key, default)
-            if said not in known:
+            if not isinstance(said, str) or said not in known:
                 raise ValueError(f"{where}: {key} is {said!r}; known are {', '.join(known)}")
             style = replace(style, feed_forward=known[said])
         try:
             style = self.adjust(theirs, style)
             named = self.style if style == STYLES[self.style] else style
             tied = theirs.get("tie_word_embeddings", self.tied)
-            numbers = {"style": named, "tie_embeddings": tied} | numbers | self.extra(theirs)
-            eos = numbers.get("eos_id")
-            numbers["eos_id"] = tuple(eos) if isinstance(eos, list) else eos
-            return Config(**numbers)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{where}: {error}") from None
+            if not (tied is None or isinstance(tied, bool)):
+                raise ValueError(f"tie_word_embeddings must be true or false, got {tied!r}")
+            tied = architecture == self.bare or bool(tied)
+            numbers |= {"style": named, "tie_embeddings": tied}
+            numbers["forbidden_ids"] = theirs.get("suppress_tokens", ())
+            return Config(**numbers | self.extra(theirs))
+        except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
+            keys = {ours: key for ours, (key, _) in self.numbers.items()}
+            keys["forbidden_ids"] = "suppress_tokens and bad_words_ids"
+            said = re.sub(r"\w+", lambda word: keys.get(word[0], word[0]), str(error))
+            raise ValueError(f"{where}: {said}") from None
 
     def write_config(self, model: Model) -> dict[str, Any]:
         """The config.json of a folder that holds this model."""
@@ -87,10 +112,9 @@ class Family:
             known = self.gates or ACTIVATIONS
             ours = config.parts.feed_forward
             said[self.activation[0]] = next(k for k, v in known.items() if v == ours)
-        architecture = next(n for n, cls in self.architectures.items() if type(model) is cls)
         return {
             "model_type": self.model_type,
-            "architectures": [architecture],
+            "architectures": [self.models[type(model)]],
             "tie_word_embeddings": config.tie_embeddings,
             **self.fixed,
             **said,
@@ -107,6 +131,13 @@ class Family:
         )
         known = set((self.gates or ACTIVATIONS).values())
         return (
-            ours == base and type(model) in self.architectures.values()
+            ours == base and type(model) in self.models
             and config.parts.feed_forward in known
         )  # fmt: skip
+
+
+def architecture_of(theirs: Mapping[str, Any]) -> str | None:
+    """The name of their model class, if the config says one."""
+    names = theirs.get("architectures")
+    names = names if isinstance(names, list) else [names]
+    return str(names[0]) if names and names[0] is not None else None

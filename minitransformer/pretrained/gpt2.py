@@ -9,7 +9,8 @@ LAYER, THEIRS = "decoder.layers.{i}", "transformer.h.{i}"
 GPT2 = Family(
     model_type="gpt2",
     style="gpt2",
-    architectures={"GPT2LMHeadModel": DecoderOnly},
+    models={DecoderOnly: "GPT2LMHeadModel"},
+    bare="GPT2Model",
     activation=("activation_function", "gelu_new"),
     numbers={
         "vocab_size": ("vocab_size", REQUIRED),

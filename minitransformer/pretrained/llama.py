@@ -10,20 +10,30 @@ LAYER, THEIRS = "decoder.layers.{i}", "model.layers.{i}"
 
 
 def rope(theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """`rope_parameters` as new files have it, or `rope_theta` and `rope_scaling` as old ones."""
-    said = theirs.get("rope_parameters") or {}
-    scaling = said or theirs.get("rope_scaling") or {}
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    """The base of the rotary positions, wherever a file of any age says it.
+
+    `rope_parameters` is of new files, `rope_scaling` of older ones; both may hold the base, which
+    the oldest say beside it. Their order is the library's.
+    """
+    key = "rope_scaling" if theirs.get("rope_scaling") else "rope_parameters"
+    said = theirs.get(key) or {}
+    if not isinstance(said, Mapping):
+        raise ValueError(f"{key} is {said!r}; expected an object or null")
+    kind = said.get("rope_type") or said.get("type") or "default"
     if kind != "default":
         raise ValueError(f"rotary positions of the type {kind!r}; only 'default' can be read")
+    if others := sorted(said.keys() - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}):
+        raise ValueError(f"{key} has {', '.join(others)}, which the type 'default' does not take")
+    share = said.get("partial_rotary_factor") or theirs.get("partial_rotary_factor") or 1.0
+    if share != 1.0:
+        raise ValueError(f"partial_rotary_factor is {share!r}; only 1.0 can be read")
     width, heads = theirs["hidden_size"], theirs["num_attention_heads"]
     if theirs.get("head_dim") not in (None, width // heads):
         raise ValueError(
             f"head_dim is {theirs['head_dim']}; only hidden_size / num_attention_heads = "
             f"{width // heads} can be read"
         )
-    theta = said.get("rope_theta", theirs.get("rope_theta", 10_000.0))
-    return {"rope_theta": float(theta)}
+    return {"rope_theta": said.get("rope_theta") or theirs.get("rope_theta") or 10_000.0}
 
 
 def describe(model: Model) -> dict[str, Any]:
@@ -38,7 +48,8 @@ def describe(model: Model) -> dict[str, Any]:
 LLAMA = Family(
     model_type="llama",
     style="llama",
-    architectures={"LlamaForCausalLM": DecoderOnly},
+    models={DecoderOnly: "LlamaForCausalLM"},
+    bare="LlamaModel",
     activation=("hidden_act", "silu"),
     gates={"silu": "swiglu", "swish": "swiglu"},
     numbers={

@@ -85,10 +85,11 @@ def convert(
         found |= {name: found[there[0]] for name in group if there}
     aliases = {name for group in ties for name in group}
     used = {part.name for part in parts.values()}
-    if missing := sorted(used - found.keys()):
-        raise ValueError(f"{where}: lacks {_some(missing)}")
-    if left := sorted(tensors.keys() - used - aliases):
-        raise ValueError(f"{where}: holds what no part of the model takes: {_some(left)}")
+    missing, left = sorted(used - found.keys()), sorted(tensors.keys() - used - aliases)
+    wrong = [f"lacks {_some(missing)}"] if missing else []
+    wrong += [f"holds what no part of the model takes: {_some(left)}"] if left else []
+    if wrong:
+        raise ValueError(f"{where}: {'; and '.join(wrong)}")
     state = {}
     for key, ours in model.state_dict().items():
         part = parts[key]
@@ -97,6 +98,11 @@ def convert(
             raise ValueError(
                 f"{where}: {part.name} has shape {tuple(found[part.name].shape)}; for {key}, "
                 f"{tuple(ours.shape)} by the config, that does not do"
+            )
+        if not state[key].is_floating_point():
+            dtype = str(state[key].dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{where}: {part.name} is {dtype}; only floating-point weights are read"
             )
     return state
 
