@@ -19,9 +19,11 @@ import torch
 from minitransformer.cli import main
 from minitransformer.data.files import InputError
 from minitransformer.exercises import EXERCISES
+from minitransformer.exercises.cells import load_cells
 from minitransformer.exercises.exercise import Exercise
-from minitransformer.grading import grading, worker
-from minitransformer.grading.grading import (
+from minitransformer.grading import grade as grading_module
+from minitransformer.grading import pipe
+from minitransformer.grading.grade import (
     Grader,
     Submission,
     borrowed_by,
@@ -69,16 +71,16 @@ def test_values_come_back_as_they_went():
         [torch.arange(3), (torch.tensor(float("nan")),)],
         torch.int64,
     )
-    packed = json.loads(json.dumps(worker.pack(value, tensors)))
-    back = worker.unpack(packed, tensors)
+    packed = json.loads(json.dumps(pipe.pack(value, tensors)))
+    back = pipe.unpack(packed, tensors)
     assert back[:5] == value[:5]
     assert torch.equal(back[5][0], torch.arange(3))
     assert back[5][1][0].isnan()
     assert back[6] is torch.int64
     with pytest.raises(TypeError, match="a set cannot be handed on"):
-        worker.pack({1, 2}, [])
+        pipe.pack({1, 2}, [])
     with pytest.raises(ValueError, match="not a value"):
-        worker.unpack({"callable": 0}, [])
+        pipe.unpack({"callable": 0}, [])
 
 
 def test_only_what_is_wanted_of_a_submission_is_run():
@@ -88,7 +90,7 @@ def test_only_what_is_wanted_of_a_submission_is_run():
         ("c", "def helper(x):\n    return x * SCALE\ndef wanted(x):\n    return helper(x)"),
         ("d", "def broken(:"),
     ]
-    space, errors = worker.load_cells(cells, ["wanted"])
+    space, errors = load_cells(cells, ["wanted"])
     assert space["wanted"](3) == 6.0
     assert "JUNK" not in space
     assert len(errors) == 1
@@ -285,7 +287,7 @@ def softmax(scores):
 @sandboxed
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_an_attack_earns_nothing_and_does_no_harm(attack, tmp_path, monkeypatch):
-    monkeypatch.setattr(grading, "SECONDS", 1.0)
+    monkeypatch.setattr(grading_module, "SECONDS", 1.0)
     before = set(os.listdir("/tmp"))
     # The honest exercises beside the attacked one keep their points.
     source = SOLVED.replace(EXERCISES["softmax"].source, "") + "\n\n" + ATTACKS[attack]
@@ -478,7 +480,7 @@ def test_a_file_that_became_a_link_is_not_read(tmp_path):
 
 
 def test_a_submission_may_have_so_much_and_no_more(tmp_path, monkeypatch):
-    monkeypatch.setattr(grading, "LARGEST", 2**20)
+    monkeypatch.setattr(grading_module, "LARGEST", 2**20)
     for name in "abc":
         (tmp_path / f"{name}.py").write_text("#" * 400_000)
     cells, errors = cells_of(sorted(tmp_path.iterdir()))
@@ -665,7 +667,7 @@ def test_a_submission_that_cannot_be_graded_gets_a_row_all_the_same(tmp_path, mo
     def fails(*_):
         raise RuntimeError("surprise")
 
-    monkeypatch.setattr(grading, "grade_one", fails)
+    monkeypatch.setattr(grading_module, "grade_one", fails)
     grader = Grader(tmp_path, ["softmax"], seed=1, trust=True)
     grader.grade(Submission("ann", ()))
     results = json.loads((tmp_path / "students" / "ann" / "results.json").read_text())

@@ -11,8 +11,9 @@ import pytest
 
 from minitransformer.checks.suite import OutOfTime
 from minitransformer.exercises import EXERCISES
-from minitransformer.grading import sandbox, worker
-from minitransformer.grading.grading import Submission, grade_one
+from minitransformer.exercises.cells import load_cells, parse_cell, without_magics
+from minitransformer.grading import sandbox
+from minitransformer.grading.grade import Submission, grade_one
 from minitransformer.grading.sandbox import Died, Sandbox
 
 sandboxed = pytest.mark.skipif(
@@ -30,7 +31,7 @@ def called(source: str, *arguments):
 def loaded(*sources: str, wanted: str = "f", label: str = "cell {}"):
     """What f is, run here, and the errors."""
     cells = [(label.format(number), source) for number, source in enumerate(sources, 1)]
-    space, errors = worker.load_cells(cells, [wanted])
+    space, errors = load_cells(cells, [wanted])
     return space, errors
 
 
@@ -48,17 +49,17 @@ def test_magics_are_left_out_of_cells_and_nothing_else_is():
         space, errors = loaded(source)
         assert not errors
         assert space["f"]() == wanted
-    numbers = [node.lineno for node in worker.parse_cell("cell 1", "!a \\\n b\nx = 1\n%b\ny = 2")]
+    numbers = [node.lineno for node in parse_cell("cell 1", "!a \\\n b\nx = 1\n%b\ny = 2")]
     assert numbers == [1, 3, 4, 5]
     with pytest.raises(ValueError, match=r"work.py, line 1: invalid syntax"):
-        worker.parse_cell("work.py", "%pip install torch\nx = 1")
+        parse_cell("work.py", "%pip install torch\nx = 1")
 
 
 def test_a_cell_of_magics_only_is_read_in_linear_time():
     start = time.perf_counter()
-    assert len(worker.parse_cell("cell 1", "%a ('\n" * 20_000)) == 20_000
+    assert len(parse_cell("cell 1", "%a ('\n" * 20_000)) == 20_000
     for line in ("\\'" * 50_000, "'\\'" * 50_000, "(\n%" * 50_000, '"""' * 50_001):
-        worker.without_magics(line)
+        without_magics(line)
     assert time.perf_counter() - start < 10
 
 

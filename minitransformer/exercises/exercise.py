@@ -36,7 +36,7 @@ from minitransformer.checks import BANKS, Report, Result, diagnose
 from minitransformer.checks.report import WIDTH, picture
 from minitransformer.checks.subject import Subject, expect
 from minitransformer.checks.suite import Check, Failed, run_check
-from minitransformer.grading.worker import Forbidding
+from minitransformer.exercises.forbidding import Forbidding
 
 EXERCISES: dict[str, "Exercise"] = {}
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"

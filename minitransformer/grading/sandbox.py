@@ -30,8 +30,9 @@ import torch
 from torch import Tensor
 
 from minitransformer.checks.suite import OutOfTime
+from minitransformer.exercises.cells import as_text, told
 from minitransformer.exercises.exercise import FORBIDDEN
-from minitransformer.grading import worker
+from minitransformer.grading import pipe, worker
 
 MEMORY = 3 * 2**30  # bytes of address space of one process
 RESIDENT = 2**30  # bytes that all processes hold together; a worker whose do is ended
@@ -42,6 +43,9 @@ LOADING = 30.0  # seconds that a submission's definitions may take, torch's impo
 LOST = 120.0  # seconds spent on definitions that do not load, before the rest is given up
 ANSWERING = 20.0  # seconds for one answer
 CALLBACKS = 10_000  # calls of our functions for one answer
+PACKAGE = Path(__file__).parents[1]
+WORKER = "grading/worker.py"
+NEEDED = (WORKER, "grading/pipe.py", "exercises/cells.py", "exercises/forbidding.py")  # over there
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "OMP_NUM_THREADS": "1"}
 
 
@@ -72,10 +76,12 @@ def isolation() -> list[str]:
             command += ["--ro-bind", folder, folder]
     for folder in dict.fromkeys((sys.base_prefix, sys.prefix)):  # Python, and torch
         command += ["--ro-bind", folder, folder]
-    package = str(Path(__file__).parents[1])
+    package = str(PACKAGE)
     if any(package.startswith(prefix + "/") for prefix in ("/usr", sys.base_prefix, sys.prefix)):
         command += ["--tmpfs", package, "--remount-ro", package]  # the solutions
-    command += ["--ro-bind", worker.__file__, "/tmp/worker.py", "--chdir", "/tmp"]
+    for file in NEEDED:
+        command += ["--ro-bind", str(PACKAGE / file), f"/worker/{PACKAGE.name}/{file}"]
+    command += ["--chdir", "/tmp"]
     return [*command, "--remount-ro", "/dev", "--remount-ro", "/"]
 
 
@@ -124,7 +130,7 @@ class Sandbox:
         Raises Died where it ends, OutOfTime where it hangs.
         """
         self.stop()
-        script = worker.__file__ if self.trust else "/tmp/worker.py"
+        script = str(PACKAGE / WORKER) if self.trust else f"/worker/{PACKAGE.name}/{WORKER}"
         command = [] if self.trust else isolation()
         self.process = subprocess.Popen(
             [*command, sys.executable, "-I", "-B", script],
@@ -213,13 +219,13 @@ class Sandbox:
         """One request and its reply; questions about `callables` are answered in between."""
         pipes = _Timed(self.process, time.monotonic() + (seconds or ANSWERING))
         try:
-            worker.write_message(pipes, request, tensors)
-            reply, found = worker.read_message(pipes, worker.LONGEST)
+            pipe.write_message(pipes, request, tensors)
+            reply, found = pipe.read_message(pipes, pipe.LONGEST)
             for _ in range(CALLBACKS):
                 if "callback" not in reply:
                     break
-                worker.write_message(pipes, *self.answer(reply, found, callables))
-                reply, found = worker.read_message(pipes, worker.LONGEST)
+                pipe.write_message(pipes, *self.answer(reply, found, callables))
+                reply, found = pipe.read_message(pipes, pipe.LONGEST)
             if "error" not in reply:
                 _understood(request, reply, found, tensors)
         except (OSError, EOFError) as error:
@@ -228,12 +234,12 @@ class Sandbox:
             raise Died(f"the process that runs it ended ({why})") from None
         except Exception as error:
             self.stop()
-            raise Died(f"it answered what is no answer ({worker.told(error)})") from None
+            raise Died(f"it answered what is no answer ({told(error)})") from None
         except BaseException:  # the check's time is up, or the user's patience
             self.stop()
             raise
         if "error" in reply:
-            raise _as_exception(*(worker.as_text(reply.get(key, "")) for key in ("error", "said")))
+            raise _as_exception(*(as_text(reply.get(key, "")) for key in ("error", "said")))
         return reply, found
 
     def answer(
@@ -242,12 +248,12 @@ class Sandbox:
         """What one of our functions, which the submission calls, says."""
         number = question["callback"]
         _expect(_is_index(number, range(len(callables))), "the number of a function of ours")
-        arguments = worker.unpack(question["arguments"], tensors)
+        arguments = pipe.unpack(question["arguments"], tensors)
         _expect(isinstance(arguments, tuple), "a tuple of arguments")
         try:
             answered: list[Tensor] = []
             value = callables[number](*arguments)
-            return {"answer": worker.pack(value, answered)}, answered
+            return {"answer": pipe.pack(value, answered)}, answered
         except Exception as error:
             return {"error": f"{type(error).__name__}: {error}"}, []
 
@@ -266,19 +272,19 @@ class RemoteFunction:
         self.box.ready(self.__name__)
         tensors: list[Tensor] = []
         callables: list[Callable] = []
-        packed = worker.pack(arguments, tensors, callables)
+        packed = pipe.pack(arguments, tensors, callables)
         call = {
             "request": "call",
             "name": self.__name__,
             "arguments": packed,
-            "flags": {n: worker.pack(flag, tensors, callables) for n, flag in flags.items()},
+            "flags": {n: pipe.pack(flag, tensors, callables) for n, flag in flags.items()},
             "grad": torch.is_grad_enabled(),
             "forbidden": self.forbidden,
             "callables": dict(enumerate(callables)),
         }
         keep: dict[str, Any] = {}
         outputs = _RemoteCall.apply(self, call, keep, *tensors)
-        return worker.unpack(keep["answer"], list(outputs))
+        return pipe.unpack(keep["answer"], list(outputs))
 
 
 class _RemoteCall(torch.autograd.Function):
@@ -331,7 +337,7 @@ def _understood(request: dict, reply: dict, found: list[Tensor], sent: list[Tens
         names, errors = reply["names"], reply["errors"]
         _expect(isinstance(names, list) and set(names) <= set(request["wanted"]), "wanted names")
         _expect(isinstance(errors, list) and len(errors) <= worker.ERRORS, "a list of errors")
-        reply["errors"] = [worker.as_text(error) for error in errors]
+        reply["errors"] = [as_text(error) for error in errors]
     elif request["request"] == "call":
         count, flags = reply["outputs"], reply["differentiable"]
         _expect(_is_index(count, range(len(found) + 1)), "as many outputs as there are")
@@ -345,7 +351,7 @@ def _understood(request: dict, reply: dict, found: list[Tensor], sent: list[Tens
             old, new = sent[index], found[new]
             _expect((old.shape, old.dtype) == (new.shape, new.dtype), "an argument's shape")
         _expect(type(reply["largest"]) is int, "a count of numbers")
-        worker.unpack(reply["answer"], found[:count])
+        pipe.unpack(reply["answer"], found[:count])
     else:
         there, inputs = reply["there"], range(request["inputs"])
         _expect(isinstance(there, list) and len(there) == len(found), "one for each gradient")
