@@ -410,7 +410,7 @@ def _limits() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILES, FILES))
     resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN, OPEN))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="utf-8") as file:
         file.write("1000")  # where memory is short nevertheless, it goes first
 
 
@@ -440,12 +440,12 @@ def _used_by(pid: int) -> tuple[int, int, int]:
     while todo and processes <= PROCESSES and threads <= THREADS:
         folder = Path(f"/proc/{todo.pop()}")
         with suppress(OSError):  # it has ended
-            status = folder.joinpath("status").read_text()
+            status = folder.joinpath("status").read_text(encoding="utf-8")
             sizes = re.findall(r"^Rss(?:Anon|Shmem):\s*(\d+) kB", status, re.MULTILINE)
             held += 1024 * sum(map(int, sizes))
             for task in folder.joinpath("task").iterdir():
                 threads += 1
-                todo += map(int, task.joinpath("children").read_text().split())
+                todo += map(int, task.joinpath("children").read_text(encoding="utf-8").split())
         processes += 1
     return processes, threads, held
 
