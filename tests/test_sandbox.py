@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from minitransformer.checks.suite import OutOfTime
+from minitransformer.checks.time_limit import OutOfTime
 from minitransformer.exercises import EXERCISES
 from minitransformer.exercises.cells import load_cells, parse_cell, without_magics
 from minitransformer.grading import sandbox

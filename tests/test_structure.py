@@ -134,7 +134,7 @@ SCRIPTS = sorted((PACKAGE.parent / "scripts").rglob("*.py"))
     "file", [*FILES, *SCRIPTS], ids=lambda file: f"{file.parent.name}/{file.name}"
 )
 def test_text_names_its_encoding(file):
-    """Which is not UTF-8 everywhere: on Windows what a machine wrote would not be read on another."""
+    """Which is not UTF-8 everywhere: a file of one machine would not be read on another."""
     for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if not isinstance(call, ast.Call):
             continue

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from minitransformer.checks.suite import OutOfTime
+from minitransformer.checks.time_limit import OutOfTime
 from minitransformer.data.files import InputError, read_json, write_atomically, write_json
 from minitransformer.exercises.cells import needed_by, parse_cell, read_cells
 from minitransformer.exercises.chapters import EXERCISES
