@@ -43,7 +43,7 @@ from minitransformer.exercises.exercise import (
 )
 from minitransformer.grading.sandbox import Died, Sandbox, Unsafe, isolation
 
-SECONDS = 5.0  # that one check may take
+SECONDS = 5.0  # of CPU time that one check may take, and one answer
 LARGEST = 2**23  # bytes of a submission
 LONGEST = 2**20  # characters of code that are looked through
 NOTES = 20  # of a submission that are kept
@@ -254,7 +254,7 @@ def _run(box: Sandbox, name: str, seed: int, notes: list[str]) -> Feedback:
     """Feedback on one exercise; what fails in the grading itself costs no other exercise."""
     one = find(name)
     try:
-        return one.run(box.function(name, one.refused), seed, SECONDS)
+        return one.run(box.function(name, one.refused, SECONDS), seed, SECONDS)
     except (Exception, OutOfTime) as error:
         box.stop()
         notes.append(f"{name} could not be graded: {_said(error)}")
@@ -262,9 +262,8 @@ def _run(box: Sandbox, name: str, seed: int, notes: list[str]) -> Feedback:
 
 
 def _said(error: BaseException) -> str:
-    if isinstance(error, OutOfTime):
-        return "it did not come to an end"
-    return str(error) if isinstance(error, Died) else f"{type(error).__name__}: {error}"
+    known = isinstance(error, Died | OutOfTime)
+    return str(error) if known else f"{type(error).__name__}: {error}"
 
 
 def _why_missing(name: str, cells: Sequence[tuple[str, str]]) -> str:
