@@ -194,9 +194,11 @@ def interruptible(unsaved: Callable[[], int]) -> Iterator[Callable[[], bool]]:
         requests.append(signum)
         signal.signal(signal.SIGINT, before)
         lost = unsaved()
-        said = f"once more to give up {lost:,} unsaved step{'s' * (lost != 1)}"
+        said = "stopping after this step"
+        if lost:
+            said += f"; once more to give up {lost:,} unsaved step{'s' * (lost > 1)}"
         with suppress(RuntimeError):  # it came while something else was printed there
-            print(f"\nstopping after this step; {said}", file=sys.stderr, flush=True)
+            print(f"\n{said}", file=sys.stderr, flush=True)
 
     before = signal.signal(signal.SIGINT, request)
     try:
