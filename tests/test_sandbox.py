@@ -281,7 +281,6 @@ def test_our_functions_are_asked_so_often_and_no_longer(monkeypatch):
     with pytest.raises(Died, match="what is no answer"):
         called("def f(g): return [g(i) for i in range(9)]", lambda i: i)
     monkeypatch.setattr(sandbox, "CALLBACKS", 10**9)
-    monkeypatch.setattr(sandbox, "WAITING", 2.0)
     flood = """
 def f(g):
     message = b'{"callback": 0, "arguments": {"tuple": []}}'
@@ -290,8 +289,11 @@ def f(g):
             try: os.write(fd, b"%d 0\\n" % len(message) + message)
             except OSError: pass
 """
-    with pytest.raises(OutOfTime):  # it never reads, so that its pipe is full
-        called("import os" + flood, lambda: "x" * 200_000)
+    with Sandbox([("work.py", "import os" + flood)], ["f"]) as box:
+        fn = box.function("f")
+        monkeypatch.setattr(sandbox, "WAITING", 2.0)
+        with pytest.raises(OutOfTime, match="2 seconds"):  # it never reads: its pipe is full
+            fn(lambda: "x" * 200_000)
 
 
 # ---- what it costs others --------------------------------------------------------------------
