@@ -645,8 +645,8 @@ def main(arguments: list[str] | None = None) -> None:
         "machine": f"{platform.system()} {platform.machine()}",
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "results.json").write_text(as_json(rows, options.tier, about))
-    (options.out / "table.md").write_text(as_markdown(rows, options.tier, about))
+    (options.out / "results.json").write_text(as_json(rows, options.tier, about), encoding="utf-8")
+    (options.out / "table.md").write_text(as_markdown(rows, options.tier, about), encoding="utf-8")
     as_picture(rows, options.tier, about).savefig(options.out / "table.png", dpi=110)
     done = sum(row.report is not None for row in rows)
     print(f"{done} of {len(rows)} subjects run; see {options.out / 'table.md'}")

@@ -111,7 +111,7 @@ def main() -> None:
     text = "\n".join(["# Generation, measured", "", about, "", *lines, ""])
     print(text)
     if options.write:
-        OUT.write_text(text)
+        OUT.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

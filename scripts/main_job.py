@@ -27,7 +27,7 @@ def main() -> None:
             result = subprocess.run(
                 [*command, "--out", str(Path(folder) / "run")],
                 stdout=subprocess.PIPE,
-                text=True,
+                encoding="utf-8",
                 check=True,
             )
             seconds = time.perf_counter() - start

@@ -54,14 +54,19 @@ def survivors(modules: list[str]) -> list[Mutant]:
             modules=[f"minitransformer/{name}.py" for name in modules],
             tests=sorted({f"tests/test_{name}.py" for one in modules for name in TESTS[one]}),
         )
-        text = (ROOT / "pyproject.toml").read_text() + config
-        (Path(folder) / "pyproject.toml").write_text(text)
+        text = (ROOT / "pyproject.toml").read_text(encoding="utf-8") + config
+        (Path(folder) / "pyproject.toml").write_text(text, encoding="utf-8")
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
         def mutmut(*arguments: str, capture: bool = True) -> str:
             command = [sys.executable, "-m", "mutmut", *arguments]
             done = subprocess.run(
-                command, cwd=folder, env=environment, capture_output=capture, text=True, check=False
+                command,
+                cwd=folder,
+                env=environment,
+                capture_output=capture,
+                encoding="utf-8",
+                check=False,
             )
             if done.returncode:
                 raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
@@ -84,7 +89,7 @@ def _changes(name: str, diff: str) -> list[Mutant]:
 def read_table() -> dict[Mutant, str]:
     """Mutant -> why it survives."""
     rows = {}
-    for line in TABLE.read_text().splitlines() if TABLE.exists() else []:
+    for line in TABLE.read_text(encoding="utf-8").splitlines() if TABLE.exists() else []:
         if line.startswith("| ") and "`" in line:
             module, before, after, why = (_unquote(cell) for cell in re.split(r" \| ", line[2:-2]))
             rows[module, before, after] = why
@@ -96,7 +101,7 @@ def write_table(rows: dict[Mutant, str]) -> None:
         f"| {module} | `{_quote(before)}` | `{_quote(after)}` | {why} |"
         for (module, before, after), why in sorted(rows.items())
     ]
-    TABLE.write_text(HEADER + "\n".join(lines) + "\n")
+    TABLE.write_text(HEADER + "\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _quote(code: str) -> str:

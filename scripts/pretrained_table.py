@@ -39,7 +39,7 @@ def row(name: str) -> str:
         differences.append(largest_difference(output.logits[real], logits[real]))
     family = "bart" if config.model_type == "marian" else config.model_type
     file = ROOT / "minitransformer" / "pretrained" / f"{family}.py"
-    lines = len(file.read_text().splitlines())
+    lines = len(file.read_text(encoding="utf-8").splitlines())
     size = sum(p.numel() for p in ours.parameters())
     return (
         f"| {name} | {cls.__name__} | {type(ours).__name__} | {size:,} | {differences[0]:.1e} "
@@ -66,7 +66,7 @@ def main() -> None:
     )
     text = "\n".join(["# Real architectures, measured", "", about, "", *rows, ""])
     print(text)
-    OUT.write_text(text)
+    OUT.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

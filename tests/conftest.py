@@ -1,6 +1,7 @@
 """What the tests share: devices, and sizes that no mistake can hide behind."""
 
 import signal
+import time
 
 import pytest
 import torch
@@ -51,6 +52,14 @@ def deterministic():
 def ctrl_c():
     """A shell gives its background jobs no SIGINT; the tests, and what they start, have it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def wait_until(condition, seconds: float = 300.0) -> None:
+    """Wait for something that another process does, however little of the machine it gets."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.05)
 
 
 def from_lengths(lengths, length: int, side: str = "right", device="cpu") -> torch.Tensor:

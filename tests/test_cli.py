@@ -5,13 +5,15 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from minitransformer.cli.main import main, ragged_texts
+from minitransformer import __version__
+from minitransformer.cli.main import main
+from minitransformer.cli.options import find_device
+from minitransformer.cli.train import ragged_texts
 from minitransformer.training.tasks import PairsTask
 
 TINY = "--d-model 16 --num-heads 2 --num-layers 2 --steps 3 --batch-size 8".split()  # noqa: SIM905
@@ -155,6 +157,10 @@ REFUSED = [
     ("train --d-model 10", "--d-model must be a multiple of --num-heads, got 10 and 4"),
     ("train --dropout 1", "--dropout must be in [0, 1)"),
     ("train --max-length 20", "--max-length must be 38 or more for the dates"),
+    ("train --device cuda", "--device cuda: torch finds none here, only cpu"),
+    ("train --device mps", "--device mps: torch finds none here, only cpu"),
+    ("generate {here}/dates x --device cuda", "--device cuda: torch finds none here"),
+    ("show {here}/dates x --device cuda", "--device cuda: torch finds none here"),
     ("train --learning-rate nan", "--learning-rate must be above 0, got nan"),
     ("train --learning-rate inf", "--learning-rate must be above 0, got inf"),
     ("train --d-model 1000000000000", "memory"),
@@ -182,8 +188,8 @@ REFUSED = [
 def test_what_cannot_be_used_is_refused_in_one_line(
     folders, tmp_path, monkeypatch, capsys, line, says
 ):
-    if line.startswith("train --device cuda"):
-        pytest.skip("there is a GPU")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     monkeypatch.chdir(tmp_path)
     assert main([word.format(here=folders) for word in line.split()]) == 2
     error = capsys.readouterr().err
@@ -222,7 +228,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(folders, tmp_path, capsys):
 @pytest.mark.parametrize("typed", [b"\xff\xfe", b"", b"a\0b"])
 def test_standard_input_that_is_no_text_is_refused(folders, typed):
     process = command("generate", str(folders / "dates"), stdin=subprocess.PIPE, text=False)
-    out, error = process.communicate(typed, timeout=60)
+    out, error = process.communicate(typed, timeout=600)
     assert process.returncode == 2
     assert error.startswith(b"minitransformer: error: standard input:")
     assert error.count(b"\n") == 1
@@ -233,6 +239,24 @@ def test_an_empty_line_is_refused_by_its_number(folders, tmp_path, capsys):
     (tmp_path / "texts").write_text("a\n\nb\n")
     assert main(["generate", str(folders / "dates"), "--file", str(tmp_path / "texts")]) == 2
     assert "texts:2: is empty" in capsys.readouterr().err
+
+
+def test_a_gpu_is_taken_where_there_is_one(monkeypatch):
+    for name, gpu in (("cuda", torch.cuda), ("mps", torch.backends.mps)):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.cuda, "is_available", lambda: False)
+            patch.setattr(torch.backends.mps, "is_available", lambda: False)
+            assert find_device("auto").type == "cpu"
+            patch.setattr(gpu, "is_available", lambda: True)
+            assert find_device("auto").type == find_device(name).type == name
+            assert find_device("cpu").type == "cpu"
+
+
+def test_the_version_is_printed(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"minitransformer {__version__}\n"
 
 
 def test_help_says_what_each_verb_does(capsys):
@@ -255,10 +279,15 @@ def command(*arguments, **options):
 def test_ctrl_c_keeps_what_was_reached_and_says_where(tmp_path):
     process = command("train", "--steps", "100000", "--batch-size", "2", cwd=tmp_path)
     assert process.stdout.readline().startswith("dates: EncoderDecoder")
-    time.sleep(2)
+    seen = ""
+    while " 1/100000" not in seen:  # the bar: a first step was made
+        seen += process.stderr.read(1)
     process.send_signal(signal.SIGINT)
-    out, errors = process.communicate(timeout=60)
+    out, errors = process.communicate(timeout=600)
     assert process.returncode == 130
+    assert re.search(
+        r"^stopping after this step; once more to give up [\d,]+ unsaved", errors, re.M
+    )
     assert re.search(r"interrupted after step [\d,]+ of 100,000", out)
     assert f"saved in {os.path.join('runs', 'dates')}\n" in out
     assert "holds config.json, cross_attention.png" in out

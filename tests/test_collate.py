@@ -375,6 +375,7 @@ def test_the_conformance_suite_passes(side, pad_id):
             assert report.passed, str(report)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where there is one core
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_data_loader_takes_collators_as_they_are(workers):
     rows = ragged(1) + ragged(2)

@@ -194,10 +194,10 @@ def test_without_babel(monkeypatch):
         fresh.writings(A_DAY, "fr")
 
 
-def test_a_batch_takes_less_than_8_ms():
+def test_a_batch_takes_less_than_8_ms_of_cpu_time():
     def seconds(step):
-        start = time.perf_counter()
+        start = time.process_time()
         dates.training_examples(0, step, 128)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     assert min(map(seconds, range(10))) < 0.008  # about 0.4 ms on an idle core

@@ -296,7 +296,7 @@ def test_a_museum_piece_is_called_by_its_name():
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("while True: pass", "had not come back after"),
+        ("while True: pass", "It used 0.3 seconds of CPU time"),
         ("raise SystemExit(0)", "It raised SystemExit"),
         ("return undefined", "name 'undefined' is not defined"),
         ("return scores[0]", "has the shape (4,) where (3, 4) is wanted"),

@@ -8,11 +8,13 @@ import shutil
 import time
 
 import pytest
+from conftest import wait_until
 
-from minitransformer.checks.suite import OutOfTime
+from minitransformer.checks.time_limit import OutOfTime
 from minitransformer.exercises import EXERCISES
-from minitransformer.grading import sandbox, worker
-from minitransformer.grading.grading import Submission, grade_one
+from minitransformer.exercises.cells import load_cells, parse_cell, without_magics
+from minitransformer.grading import sandbox
+from minitransformer.grading.grade import Submission, grade_one
 from minitransformer.grading.sandbox import Died, Sandbox
 
 sandboxed = pytest.mark.skipif(
@@ -30,7 +32,7 @@ def called(source: str, *arguments):
 def loaded(*sources: str, wanted: str = "f", label: str = "cell {}"):
     """What f is, run here, and the errors."""
     cells = [(label.format(number), source) for number, source in enumerate(sources, 1)]
-    space, errors = worker.load_cells(cells, [wanted])
+    space, errors = load_cells(cells, [wanted])
     return space, errors
 
 
@@ -48,18 +50,18 @@ def test_magics_are_left_out_of_cells_and_nothing_else_is():
         space, errors = loaded(source)
         assert not errors
         assert space["f"]() == wanted
-    numbers = [node.lineno for node in worker.parse_cell("cell 1", "!a \\\n b\nx = 1\n%b\ny = 2")]
+    numbers = [node.lineno for node in parse_cell("cell 1", "!a \\\n b\nx = 1\n%b\ny = 2")]
     assert numbers == [1, 3, 4, 5]
     with pytest.raises(ValueError, match=r"work.py, line 1: invalid syntax"):
-        worker.parse_cell("work.py", "%pip install torch\nx = 1")
+        parse_cell("work.py", "%pip install torch\nx = 1")
 
 
 def test_a_cell_of_magics_only_is_read_in_linear_time():
-    start = time.perf_counter()
-    assert len(worker.parse_cell("cell 1", "%a ('\n" * 20_000)) == 20_000
+    start = time.process_time()
+    assert len(parse_cell("cell 1", "%a ('\n" * 20_000)) == 20_000
     for line in ("\\'" * 50_000, "'\\'" * 50_000, "(\n%" * 50_000, '"""' * 50_001):
-        worker.without_magics(line)
-    assert time.perf_counter() - start < 10
+        without_magics(line)
+    assert time.process_time() - start < 10  # quadratic: minutes
 
 
 def test_future_imports_hold_for_every_statement():
@@ -179,10 +181,8 @@ def f():
             time.sleep(30)
     time.sleep(30)
 """
-    start = time.perf_counter()
     with pytest.raises(Died, match=r"it held [\d,]+ MiB, of 512 at most"):
         called(source)
-    assert time.perf_counter() - start < 20
 
 
 @sandboxed
@@ -281,7 +281,6 @@ def test_our_functions_are_asked_so_often_and_no_longer(monkeypatch):
     with pytest.raises(Died, match="what is no answer"):
         called("def f(g): return [g(i) for i in range(9)]", lambda i: i)
     monkeypatch.setattr(sandbox, "CALLBACKS", 10**9)
-    monkeypatch.setattr(sandbox, "ANSWERING", 2.0)
     flood = """
 def f(g):
     message = b'{"callback": 0, "arguments": {"tuple": []}}'
@@ -290,8 +289,11 @@ def f(g):
             try: os.write(fd, b"%d 0\\n" % len(message) + message)
             except OSError: pass
 """
-    with pytest.raises(OutOfTime):  # it never reads, so that its pipe is full
-        called("import os" + flood, lambda: "x" * 200_000)
+    with Sandbox([("work.py", "import os" + flood)], ["f"]) as box:
+        fn = box.function("f")
+        monkeypatch.setattr(sandbox, "WAITING", 2.0)
+        with pytest.raises(OutOfTime, match="2 seconds"):  # it never reads: its pipe is full
+            fn(lambda: "x" * 200_000)
 
 
 # ---- what it costs others --------------------------------------------------------------------
@@ -318,24 +320,22 @@ def test_a_definition_takes_no_other_functions_points(what, tmp_path, monkeypatc
     source += f"\n\n{FORGE}\ndef slow():\n    {LATE[what]}\nTABLE = slow()\n"
     source += "def softmax(scores):\n    return TABLE\n"
     path.write_text(source)
-    start = time.perf_counter()
     feedback, notes = grade_one(Submission("student", (path,)), FEW[:2], seed=7)
     assert [one.passed for one in feedback] == [True, False]
     assert feedback[1].score == 0
     assert "could not be graded" not in " ".join([str(feedback[1]), *notes])
     assert any("softmax" in note for note in notes)
-    assert time.perf_counter() - start < 120
 
 
 @sandboxed
 def test_definitions_that_never_load_are_given_up(monkeypatch):
     monkeypatch.setattr(sandbox, "LOADING", 6.0)
-    monkeypatch.setattr(sandbox, "LOST", 4.0)
+    monkeypatch.setattr(sandbox, "LOST", 1)
     source = "while True: X = 1\n" + "".join(f"def {n}(): return X\n" for n in ("a", "b", "c"))
     with Sandbox([("work.py", source)], ["a", "b", "c", "other"]) as box:
         assert box.names == []
-        assert "while the definitions of a were run, it did not come" in box.errors[0]
-        assert "b was not loaded: 6 seconds were lost" in box.errors[1]
+        assert box.errors[0].endswith("of a were run, it used 6 seconds of CPU time")
+        assert box.errors[1] == "b was not loaded: 1 before it did not come to an end"
         assert len(box.errors) == 3
         with pytest.raises(NameError, match="a is not defined"):
             box.function("a")()
@@ -386,7 +386,7 @@ def test_what_a_function_leaves_behind_costs_the_next_nothing(leave):
     with Sandbox([("work.py", source)], ["f", "g"]) as box:
         before = box.process
         box.function("f")()
-        time.sleep(0.5)
+        wait_until(box.is_stale)
         assert box.function("g")() == 0
         assert box.process is not before
         after = box.process

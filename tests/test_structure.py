@@ -127,6 +127,28 @@ def test_public_names_are_sorted_and_once_each():
     assert names == sorted(names, key=lambda name: (not name.isupper(), name[0].islower(), name))
 
 
+SCRIPTS = sorted((PACKAGE.parent / "scripts").rglob("*.py"))
+
+
+@pytest.mark.parametrize(
+    "file", [*FILES, *SCRIPTS], ids=lambda file: f"{file.parent.name}/{file.name}"
+)
+def test_text_names_its_encoding(file):
+    """Which is not UTF-8 everywhere: a file of one machine would not be read on another."""
+    for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if not isinstance(call, ast.Call):
+            continue
+        name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+        keywords = {one.arg: one.value for one in call.keywords}
+        positional = [one.value for one in call.args if isinstance(one, ast.Constant)]
+        mode = getattr(keywords.get("mode"), "value", [*positional, "r"][0])
+        text = name in ("read_text", "write_text") or "text" in keywords
+        if isinstance(call.func, ast.Name) and name == "open":
+            text = "b" not in str(mode)
+        named = "encoding" in keywords or (name == "read_text" and call.args)
+        assert not text or named, f"{file.name}, line {call.lineno}"
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_every_module_is_explained_and_hides_no_nan(file):
     source = file.read_text()

@@ -231,25 +231,66 @@ def test_recomputing_the_layers_changes_nothing_but_what_is_kept(pairs, dropout)
     assert kept[1] < 0.5 * kept[0]
 
 
-def test_ctrl_c_ends_after_the_step_under_way(pairs, monkeypatch):
+def test_ctrl_c_ends_after_the_step_under_way(pairs, monkeypatch, capsys):
     task = PairsTask(pairs, 64)
     batch = task.batch
 
     def interrupting(seed, step, size, packed):
-        if step == 3:
+        if step == 4:
             os.kill(os.getpid(), signal.SIGINT)
         return batch(seed, step, size, packed)
 
     monkeypatch.setattr(task, "batch", interrupting)
     before = signal.getsignal(signal.SIGINT)
-    _, history, finished = run_training(task)
+    _, history, finished = run_training(task, Settings(steps=30, batch_size=2, warmup=0))
     assert not finished
-    assert len(history) == 4
+    assert len(history) == 5
     assert signal.getsignal(signal.SIGINT) is before
+    said = "stopping after this step; once more to give up 1 unsaved step\n"
+    assert said in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_an_evaluation_of_which_no_result_is_kept(pairs, monkeypatch, capsys):
+    task = PairsTask(pairs, 64)
+    monkeypatch.setattr(tasks, "ROWS", 1)
+    calls = []
+
+    def interrupting(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return answer(*arguments)
+
+    monkeypatch.setattr(tasks, "answer", interrupting)
+    saved = []
+    settings = Settings(steps=20, batch_size=2, warmup=0)
+    _, history, finished = run_training(task, settings, lambda rows: saved.append(len(rows)))
+    assert len(calls) == 2 < len(task.held_out)
+    assert not finished
+    assert len(history) == 2
+    assert saved == [2]
+    assert "exact_match" not in history[-1]
+    assert "once more to give up 2 unsaved steps" in capsys.readouterr().err
+
+
+def test_an_evaluation_looks_at_so_many_examples_and_says_so(tmp_path):
+    file = tmp_path / "pairs.tsv"
+    file.write_text("".join(f"w{i}\t{i}\n" for i in range(12_000)), encoding="utf-8")
+    task = PairsTask(str(file), 16)
+    assert len(task.held_out) == 600
+    model = EncoderDecoder(Config(len(task.vocabulary), d_model=8, num_heads=1, max_length=16))
+    rows = []
+    watch = lambda batches: rows.append(sum(map(len, batches))) or batches  # noqa: E731
+    task.evaluate(model, quick=True, watch=watch)
+    assert task.report(model, watch)[0].startswith("exact match on 500 of 600 held-out examples: ")
+    assert rows == [100, 500]
+    assert sum(len(batch.source_ids) for batch in task.held_out_batches()) == 500
+    first = [pair.source for pair in task.held_out[:50]]
+    assert first != sorted(first)  # files may be sorted, by length say
 
 
 def test_a_second_ctrl_c_interrupts_at_once():
-    with loop.interruptible() as interrupted:
+    with loop.interruptible(lambda: 7) as interrupted:
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupted()
         with pytest.raises(KeyboardInterrupt):

@@ -86,6 +86,7 @@ class Report:
     likely: tuple[str, ...] = ()  # bugs of the museum that behave the same, by name
     explanation: str = ""  # what these do, in words
     certain: bool = True  # the same by their numbers too, not only by which checks fail
+    not_compared: tuple[str, ...] = ()  # bugs of the museum that ran out of time
 
     @property
     def passed(self) -> bool:
@@ -148,6 +149,9 @@ class Report:
             blocks.append("\n".join([title, *_wrap(self.explanation)]))
         elif self.failed:
             blocks.append(textwrap.fill(f"diagnosis: {self.diagnosis}", WIDTH))
+        if self.not_compared:
+            names = ", ".join(self.not_compared)
+            blocks.append(textwrap.fill(f"not compared, for want of time: {names}", WIDTH))
         failures = [result for result in self.results if result.outcome == "fail"]
         told: list[str] = []
         for number, result in enumerate(failures):
@@ -172,6 +176,7 @@ class Report:
                 "failed": self.failed,
                 "likely": list(self.likely),
                 "diagnosis": self.diagnosis,
+                "not compared": list(self.not_compared),
                 "torch": torch.__version__,
                 "results": [result.as_dict() for result in self.results],
             },
@@ -189,6 +194,9 @@ class Report:
             parts.append(f"<p>{self.alike}: <b>{named}</b></p>")
         if self.diagnosis:
             parts.append(f"<p>{html.escape(self.diagnosis)}</p>")
+        if self.not_compared:
+            names = html.escape(", ".join(self.not_compared))
+            parts.append(f"<p>not compared, for want of time: {names}</p>")
         parts.append("<table>")
         for result in sorted(self.results, key=lambda result: result.outcome != "fail"):
             number = "" if result.measured is None else f"{result.measures}: {result.measured:.3g}"

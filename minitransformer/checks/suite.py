@@ -9,9 +9,7 @@ diagnosis, or `NotApplicable` with the reason:
 """
 
 import io
-import signal
 import sys
-import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +22,7 @@ import torch
 from torch import Tensor
 
 from minitransformer.checks.report import Report, Result
+from minitransformer.checks.time_limit import OutOfTime, time_limit
 
 TIERS = {
     "core": "wrong for ordinary users where it fails",
@@ -62,10 +61,6 @@ class Failed(Exception):
 
 class NotApplicable(Exception):
     """The subject does not promise this; the message says what it lacks."""
-
-
-class OutOfTime(BaseException):
-    """Not an Exception, so that a subject's `except Exception` cannot swallow it."""
 
 
 def check(
@@ -108,23 +103,23 @@ def run_checks(
 ) -> Report:
     """Run every check up to `tier` on `subject`; `watch` may wrap the list in a progress bar.
 
-    A check that takes longer than `seconds` has failed: the subject hangs. After that the others
-    get a tenth, for a subject that hangs once hangs again.
+    A check that takes more CPU time than `seconds` has failed: the subject hangs. After that the
+    others get less, for a subject that hangs once hangs again.
     """
-    results = []
+    results, wall = [], None
     for one in watch(checks_of(subject.bank, tier)):
-        results.append(run_check(one, subject, seconds))
+        results.append(run_check(one, subject, seconds, wall))
         if results[-1].hung:
-            seconds = min(seconds, 1.0)
+            seconds, wall = min(seconds, 1.0), 30.0
     return Report(subject.bank, subject.name, tier, results)
 
 
-def run_check(one: Check, subject: Any, seconds: float = 20.0) -> Result:
-    """Run one check. Whatever the subject does, a Result comes back."""
+def run_check(one: Check, subject: Any, seconds: float = 20.0, wall: float | None = None) -> Result:
+    """Run one check, with a `time_limit`. Whatever the subject does, a Result comes back."""
     outcome: dict[str, Any]
     with quarantine() as printed:
         try:
-            with time_limit(seconds):
+            with time_limit(seconds, wall):
                 measured = one.function(subject)
             outcome = {"outcome": "pass", "measured": measured}
         except NotApplicable as reason:
@@ -136,8 +131,8 @@ def run_check(one: Check, subject: Any, seconds: float = 20.0) -> Result:
                 "measured": failure.measured,
                 "example": failure.example,
             }
-        except OutOfTime:
-            diagnosis = f"It had not come back after {seconds:g} seconds: does it ever?"
+        except OutOfTime as limit:
+            diagnosis = f"I{str(limit)[1:]}: does it ever come back?"
             outcome = {"outcome": "fail", "diagnosis": diagnosis, "raised": diagnosis, "hung": True}
         except KeyboardInterrupt:
             raise
@@ -199,28 +194,3 @@ def quarantine() -> Iterator[io.StringIO]:
         torch.set_grad_enabled(before[0])
         torch.set_default_dtype(before[1])
         torch.set_num_threads(before[2])
-
-
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raise OutOfTime in the block after so many seconds, and each second again.
-
-    Only the main thread of a POSIX system can be interrupted; elsewhere there is no limit.
-    """
-    if (
-        not hasattr(signal, "setitimer")
-        or threading.current_thread() is not threading.main_thread()
-    ):
-        yield
-        return
-
-    def stop(*_):
-        raise OutOfTime
-
-    handler = signal.signal(signal.SIGALRM, stop)
-    before, _ = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, before)
-        signal.signal(signal.SIGALRM, handler)

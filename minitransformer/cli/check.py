@@ -23,6 +23,7 @@ from minitransformer.checks.probes import attention_weights_of
 from minitransformer.checks.report import Report
 from minitransformer.checks.subject import SUBJECTS
 from minitransformer.checks.suite import TIERS, checks_of, run_checks
+from minitransformer.data.files import InputError
 
 HELP = """
 SUBJECT is package.module:function or file.py:function. A minimal file, attention.py:
@@ -57,6 +58,7 @@ Exit status: 0 all pass, 1 some fail, 2 it could not be checked (and says why).
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(verb=_check)
     kinds = "\n".join(
         f"    --as {kind:<16} f({', '.join(cls.arguments)})" for kind, cls in SUBJECTS.items()
     )
@@ -88,7 +90,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="anything else that --list shows; may be repeated",
     )
     parser.add_argument(
-        "--seconds", type=float, default=20.0, metavar="X", help="per check (default: 20)"
+        "--seconds",
+        type=float,
+        default=20.0,
+        metavar="X",
+        help="of CPU time, per check (default: 20)",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--list", action="store_true", help="list checks and declarations")
@@ -101,6 +107,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 SHORTHANDS = ("mask_means", "mask_values", "mask_layout", "layout", "dtypes", "device")
+
+
+def _check(options: argparse.Namespace) -> int:
+    try:
+        return check(options)
+    except (TypeError, ValueError) as error:
+        raise InputError(str(error)) from None
 
 
 def check(options: argparse.Namespace) -> int:

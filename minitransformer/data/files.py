@@ -119,7 +119,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # whoever may read the other files may read this one
-        with open(temporary, "rb") as file:
+        with open(temporary, "r+b") as file:  # Windows flushes only what can be written to
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:

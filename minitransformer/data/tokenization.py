@@ -92,7 +92,9 @@ class Tokenizer:
         )
         write_atomically(
             folder / "tokenizer_config.json",
-            lambda path: path.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n"),
+            lambda path: path.write_text(
+                json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            ),
         )
 
     @property

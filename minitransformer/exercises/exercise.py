@@ -36,11 +36,11 @@ from minitransformer.checks import BANKS, Report, Result, diagnose
 from minitransformer.checks.report import WIDTH, picture
 from minitransformer.checks.subject import Subject, expect
 from minitransformer.checks.suite import Check, Failed, run_check
-from minitransformer.grading.worker import Forbidding
+from minitransformer.exercises.forbidding import Forbidding
 
 EXERCISES: dict[str, "Exercise"] = {}
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
-SECONDS = 10.0  # that one check may take
+SECONDS = 10.0  # of CPU time that one check may take
 LONGEST = 2_000  # characters of a diagnosis: it may quote an answer
 PACKAGE = "minitransformer"
 FORBIDDEN = ("scaled_dot_product", "safe_softmax", "multi_head_attention")  # always
@@ -193,6 +193,7 @@ class Exercise:
                 likely=likely.likely,
                 explanation=likely.explanation,
                 certain=likely.certain,
+                not_compared=likely.not_compared,
             )
         results = [_told(result, misfit) for result, misfit in zip(results, misfits, strict=True)]
         return Feedback(self, replace(report, results=results))

@@ -110,7 +110,8 @@ def to_nbgrader(exercises: Sequence[Exercise], folder: Path) -> str:
         'c = get_config()\nc.CourseDirectory.course_id = "minitransformer"\n'
         "c.ClearSolutions.code_stub = "
         '{"python": "raise NotImplementedError(\\"your turn\\")"}\n'
-        "c.ExecutePreprocessor.timeout = 120  # endless loops\n"
+        "c.ExecutePreprocessor.timeout = 120  # endless loops\n",
+        encoding="utf-8",
     )
     return (
         f"cd {folder} && nbgrader generate_assignment exercises\n"

@@ -29,19 +29,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minitransformer.checks.suite import OutOfTime
+from minitransformer.checks.time_limit import OutOfTime
+from minitransformer.exercises.cells import as_text, told
 from minitransformer.exercises.exercise import FORBIDDEN
-from minitransformer.grading import worker
+from minitransformer.grading import pipe, worker
 
 MEMORY = 3 * 2**30  # bytes of address space of one process
 RESIDENT = 2**30  # bytes that all processes hold together; a worker whose do is ended
 FOLDERS = 2**26  # bytes in all files of a folder that can be written to; they live in memory
 FILES, OPEN = 2**20, 128  # bytes of one file, and how many may be open: some live in no folder
 PROCESSES, THREADS = 16, 64  # at once; a worker that starts more is ended
-LOADING = 30.0  # seconds that a submission's definitions may take, torch's import included
-LOST = 120.0  # seconds spent on definitions that do not load, before the rest is given up
-ANSWERING = 20.0  # seconds for one answer
+LOADING = 30.0  # CPU seconds that a submission's definitions may take, torch's import included
+LOST = 3  # names whose definitions do not come to an end, before the rest is given up
+ANSWERING = 20.0  # CPU seconds for one answer
+WAITING = 240.0  # seconds by the clock for either: a sleep uses no CPU, a busy machine gives little
+LOOK_EVERY = 0.2  # seconds, at both clocks
 CALLBACKS = 10_000  # calls of our functions for one answer
+PACKAGE = Path(__file__).parents[1]
+WORKER = "grading/worker.py"
+NEEDED = (WORKER, "grading/pipe.py", "exercises/cells.py", "exercises/forbidding.py")  # over there
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "OMP_NUM_THREADS": "1"}
 
 
@@ -72,10 +78,12 @@ def isolation() -> list[str]:
             command += ["--ro-bind", folder, folder]
     for folder in dict.fromkeys((sys.base_prefix, sys.prefix)):  # Python, and torch
         command += ["--ro-bind", folder, folder]
-    package = str(Path(__file__).parents[1])
+    package = str(PACKAGE)
     if any(package.startswith(prefix + "/") for prefix in ("/usr", sys.base_prefix, sys.prefix)):
         command += ["--tmpfs", package, "--remount-ro", package]  # the solutions
-    command += ["--ro-bind", worker.__file__, "/tmp/worker.py", "--chdir", "/tmp"]
+    for file in NEEDED:
+        command += ["--ro-bind", str(PACKAGE / file), f"/worker/{PACKAGE.name}/{file}"]
+    command += ["--chdir", "/tmp"]
     return [*command, "--remount-ro", "/dev", "--remount-ro", "/"]
 
 
@@ -124,7 +132,7 @@ class Sandbox:
         Raises Died where it ends, OutOfTime where it hangs.
         """
         self.stop()
-        script = worker.__file__ if self.trust else "/tmp/worker.py"
+        script = str(PACKAGE / WORKER) if self.trust else f"/worker/{PACKAGE.name}/{WORKER}"
         command = [] if self.trust else isolation()
         self.process = subprocess.Popen(
             [*command, sys.executable, "-I", "-B", script],
@@ -151,20 +159,20 @@ class Sandbox:
     def load_each(self) -> None:
         """Find the names that can be called, by the definitions of one at a time."""
         self.names, self.errors = [], []
-        lost = 0.0
+        lost = 0
         for name in self.wanted:
             if not any(name in source for _, source in self.cells):
                 continue
-            if lost > LOST:
-                self.errors.append(f"{name} was not loaded: {lost:.0f} seconds were lost before it")
+            if lost == LOST:
+                self.errors.append(
+                    f"{name} was not loaded: {lost} before it did not come to an end"
+                )
                 continue
-            began = time.monotonic()
             try:
                 names, errors = self.load([name])
             except (Died, OutOfTime) as error:
-                lost += time.monotonic() - began
-                said = error if isinstance(error, Died) else "it did not come to an end"
-                self.errors.append(f"while the definitions of {name} were run, {said}")
+                lost += isinstance(error, OutOfTime)
+                self.errors.append(f"while the definitions of {name} were run, {error}")
             else:
                 self.names += names
                 self.errors += [error for error in errors if error not in self.errors]
@@ -191,9 +199,12 @@ class Sandbox:
                     pipe.close()  # type: ignore[union-attr]
             self.process = None
 
-    def function(self, name: str, forbidden: tuple[str, ...] = FORBIDDEN) -> "RemoteFunction":
-        """One of its functions; torch's operators with these parts in their names are refused.
+    def function(
+        self, name: str, forbidden: tuple[str, ...] = FORBIDDEN, seconds: float = ANSWERING
+    ) -> "RemoteFunction":
+        """One of its functions, of which an answer may take so many CPU seconds.
 
+        Torch's operators with parts of their names in `forbidden` are refused.
         What a function that was called before left behind is ended with its process.
         """
         if name in self.names:
@@ -201,25 +212,25 @@ class Sandbox:
                 self.stop()
             with suppress(Died, OutOfTime):  # the call will meet it again
                 self.ready(name)
-        return RemoteFunction(self, name, forbidden)
+        return RemoteFunction(self, name, forbidden, seconds)
 
     def ask(
         self,
         request: dict,
         tensors: list[Tensor],
         callables: dict[int, Callable],
-        seconds: float | None = None,
+        seconds: float,
     ) -> tuple[dict, list[Tensor]]:
         """One request and its reply; questions about `callables` are answered in between."""
-        pipes = _Timed(self.process, time.monotonic() + (seconds or ANSWERING))
+        pipes = _Timed(self.process, seconds)
         try:
-            worker.write_message(pipes, request, tensors)
-            reply, found = worker.read_message(pipes, worker.LONGEST)
+            pipe.write_message(pipes, request, tensors)
+            reply, found = pipe.read_message(pipes, pipe.LONGEST)
             for _ in range(CALLBACKS):
                 if "callback" not in reply:
                     break
-                worker.write_message(pipes, *self.answer(reply, found, callables))
-                reply, found = worker.read_message(pipes, worker.LONGEST)
+                pipe.write_message(pipes, *self.answer(reply, found, callables))
+                reply, found = pipe.read_message(pipes, pipe.LONGEST)
             if "error" not in reply:
                 _understood(request, reply, found, tensors)
         except (OSError, EOFError) as error:
@@ -228,12 +239,12 @@ class Sandbox:
             raise Died(f"the process that runs it ended ({why})") from None
         except Exception as error:
             self.stop()
-            raise Died(f"it answered what is no answer ({worker.told(error)})") from None
+            raise Died(f"it answered what is no answer ({told(error)})") from None
         except BaseException:  # the check's time is up, or the user's patience
             self.stop()
             raise
         if "error" in reply:
-            raise _as_exception(*(worker.as_text(reply.get(key, "")) for key in ("error", "said")))
+            raise _as_exception(*(as_text(reply.get(key, "")) for key in ("error", "said")))
         return reply, found
 
     def answer(
@@ -242,12 +253,12 @@ class Sandbox:
         """What one of our functions, which the submission calls, says."""
         number = question["callback"]
         _expect(_is_index(number, range(len(callables))), "the number of a function of ours")
-        arguments = worker.unpack(question["arguments"], tensors)
+        arguments = pipe.unpack(question["arguments"], tensors)
         _expect(isinstance(arguments, tuple), "a tuple of arguments")
         try:
             answered: list[Tensor] = []
             value = callables[number](*arguments)
-            return {"answer": worker.pack(value, answered)}, answered
+            return {"answer": pipe.pack(value, answered)}, answered
         except Exception as error:
             return {"error": f"{type(error).__name__}: {error}"}, []
 
@@ -255,8 +266,8 @@ class Sandbox:
 class RemoteFunction:
     """A submission's function: tensors in, tensors out, and gradients back."""
 
-    def __init__(self, box: Sandbox, name: str, forbidden: tuple[str, ...]):
-        self.box, self.__name__, self.forbidden = box, name, forbidden
+    def __init__(self, box: Sandbox, name: str, forbidden: tuple[str, ...], seconds: float):
+        self.box, self.__name__, self.forbidden, self.seconds = box, name, forbidden, seconds
         self.largest = 0  # numbers in the largest tensor that the last call made
 
     def __call__(self, *arguments: Any, **flags: Any) -> Any:
@@ -266,19 +277,19 @@ class RemoteFunction:
         self.box.ready(self.__name__)
         tensors: list[Tensor] = []
         callables: list[Callable] = []
-        packed = worker.pack(arguments, tensors, callables)
+        packed = pipe.pack(arguments, tensors, callables)
         call = {
             "request": "call",
             "name": self.__name__,
             "arguments": packed,
-            "flags": {n: worker.pack(flag, tensors, callables) for n, flag in flags.items()},
+            "flags": {n: pipe.pack(flag, tensors, callables) for n, flag in flags.items()},
             "grad": torch.is_grad_enabled(),
             "forbidden": self.forbidden,
             "callables": dict(enumerate(callables)),
         }
         keep: dict[str, Any] = {}
         outputs = _RemoteCall.apply(self, call, keep, *tensors)
-        return worker.unpack(keep["answer"], list(outputs))
+        return pipe.unpack(keep["answer"], list(outputs))
 
 
 class _RemoteCall(torch.autograd.Function):
@@ -288,11 +299,11 @@ class _RemoteCall(torch.autograd.Function):
     def forward(ctx, fn: RemoteFunction, call: dict, keep: dict, *tensors: Tensor):
         box = fn.box
         box.calls += 1
-        ctx.box, ctx.id, ctx.process = box, box.calls, box.process
+        ctx.box, ctx.id, ctx.process, ctx.seconds = box, box.calls, box.process, fn.seconds
         wanted = [i for i, needed in enumerate(ctx.needs_input_grad[3:]) if needed]
         callables = call.pop("callables")
         request = {**call, "id": box.calls, "gradients": wanted}
-        reply, found = box.ask(request, list(tensors), callables)
+        reply, found = box.ask(request, list(tensors), callables, fn.seconds)
         count, flags = reply["outputs"], reply["differentiable"]
         for index, new in reply["changed"]:
             tensors[index].data.copy_(found[new])
@@ -311,7 +322,8 @@ class _RemoteCall(torch.autograd.Function):
             raise Died("the process that computed this has ended")
         of = [i for i, flag in enumerate(ctx.flags) if flag]
         request = {"request": "backward", "id": ctx.id, "of": of, "inputs": len(ctx.wanted)}
-        reply, found = ctx.box.ask(request, [gradients[i] for i in of], {})
+        sent = [gradients[i] for i in of]
+        reply, found = ctx.box.ask(request, sent, {}, ctx.seconds)
         there = dict(zip(reply["there"], found, strict=True))
         answers: list[Tensor | None] = [None] * len(ctx.shapes)
         for number, index in enumerate(ctx.wanted):
@@ -331,7 +343,7 @@ def _understood(request: dict, reply: dict, found: list[Tensor], sent: list[Tens
         names, errors = reply["names"], reply["errors"]
         _expect(isinstance(names, list) and set(names) <= set(request["wanted"]), "wanted names")
         _expect(isinstance(errors, list) and len(errors) <= worker.ERRORS, "a list of errors")
-        reply["errors"] = [worker.as_text(error) for error in errors]
+        reply["errors"] = [as_text(error) for error in errors]
     elif request["request"] == "call":
         count, flags = reply["outputs"], reply["differentiable"]
         _expect(_is_index(count, range(len(found) + 1)), "as many outputs as there are")
@@ -345,7 +357,7 @@ def _understood(request: dict, reply: dict, found: list[Tensor], sent: list[Tens
             old, new = sent[index], found[new]
             _expect((old.shape, old.dtype) == (new.shape, new.dtype), "an argument's shape")
         _expect(type(reply["largest"]) is int, "a count of numbers")
-        worker.unpack(reply["answer"], found[:count])
+        pipe.unpack(reply["answer"], found[:count])
     else:
         there, inputs = reply["there"], range(request["inputs"])
         _expect(isinstance(there, list) and len(there) == len(found), "one for each gradient")
@@ -362,10 +374,16 @@ def _expect(condition: bool, what: str) -> None:
 
 
 class _Timed:
-    """The pipes to and from a process, of which reads and writes end at a time."""
+    """The pipes to and from a process, of which reads and writes end when its time is up.
 
-    def __init__(self, process: Any, end: float):
-        self.sink, self.source, self.end = process.stdin.fileno(), process.stdout.fileno(), end
+    Raises OutOfTime, which says by which clock.
+    """
+
+    def __init__(self, process: Any, seconds: float):
+        self.pid, self.seconds = process.pid, seconds
+        self.sink, self.source = process.stdin.fileno(), process.stdout.fileno()
+        self.cpu, self.clock = _cpu_seconds(self.pid), time.monotonic()
+        self.looked = self.clock  # at the clocks, the last time
         os.set_blocking(self.sink, False)  # what is written at once is what there is room for
 
     def write(self, data: bytes) -> None:
@@ -395,8 +413,16 @@ class _Timed:
         return bytes(data)
 
     def wait(self, sources: list[int], sinks: list[int]) -> None:
-        if not any(select.select(sources, sinks, [], max(self.end - time.monotonic(), 0))):
-            raise OutOfTime
+        ready = False
+        while not ready:
+            ready = any(select.select(sources, sinks, [], LOOK_EVERY))
+            now = time.monotonic()
+            if now - self.looked >= LOOK_EVERY:
+                self.looked = now
+                if _cpu_seconds(self.pid) - self.cpu > self.seconds:
+                    raise OutOfTime(f"it used {self.seconds:g} seconds of CPU time")
+                if now - self.clock > WAITING:
+                    raise OutOfTime(f"it had not come back after {WAITING:g} seconds")
 
 
 def _limits() -> None:
@@ -404,7 +430,7 @@ def _limits() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILES, FILES))
     resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN, OPEN))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="utf-8") as file:
         file.write("1000")  # where memory is short nevertheless, it goes first
 
 
@@ -434,14 +460,27 @@ def _used_by(pid: int) -> tuple[int, int, int]:
     while todo and processes <= PROCESSES and threads <= THREADS:
         folder = Path(f"/proc/{todo.pop()}")
         with suppress(OSError):  # it has ended
-            status = folder.joinpath("status").read_text()
+            status = folder.joinpath("status").read_text(encoding="utf-8", errors="replace")
             sizes = re.findall(r"^Rss(?:Anon|Shmem):\s*(\d+) kB", status, re.MULTILINE)
             held += 1024 * sum(map(int, sizes))
             for task in folder.joinpath("task").iterdir():
                 threads += 1
-                todo += map(int, task.joinpath("children").read_text().split())
+                todo += map(int, task.joinpath("children").read_text(encoding="utf-8").split())
         processes += 1
     return processes, threads, held
+
+
+def _cpu_seconds(pid: int) -> float:
+    """CPU time of a process and of all below it, those included that have ended."""
+    ticks, todo = 0, [pid]
+    while todo:
+        folder = Path(f"/proc/{todo.pop()}")
+        with suppress(OSError):  # it has ended
+            times = folder.joinpath("stat").read_bytes().rpartition(b")")[2].split()[11:15]
+            ticks += sum(map(int, times))  # user and system; of children that have ended, the same
+            for task in folder.joinpath("task").iterdir():
+                todo += map(int, task.joinpath("children").read_bytes().split())
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _as_exception(name: str, said: str) -> BaseException:

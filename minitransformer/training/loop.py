@@ -5,8 +5,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -57,8 +57,9 @@ def train(
     """Train the model in place.
 
     `save` is called with the history so far ten times in a run, after each evaluation. Returns
-    the history, a row for each step, and whether all steps were made: Ctrl-C ends the training
-    after the step under way.
+    the history, a row for each step, and whether the run was finished: Ctrl-C ends it after the
+    step or the batch of an evaluation under way; of an evaluation that was cut short no result is
+    kept.
     """
     device = next(model.parameters()).device
     optimizer = torch.optim.AdamW(
@@ -70,9 +71,20 @@ def train(
     history: list[dict[str, float]] = []
     losses: list[Tensor] = []  # of the last steps, not read yet
     results: dict[str, float] = {}
+    saved = 0
     evaluate_every = math.ceil(settings.steps / 10)
     model.train()
-    with interruptible() as interrupted, _progress_bar(settings.steps, quiet) as bar:
+    unsaved = lambda: len(history) - saved  # noqa: E731
+    with interruptible(unsaved) as interrupted, _progress_bar(settings.steps, quiet) as bar:
+
+        def watch(batches: Sequence) -> Iterator:
+            for number, batch in enumerate(batches, 1):
+                if interrupted():
+                    raise Interrupted
+                said = f"evaluating {number}/{len(batches)}"
+                bar.set_description(said, refresh=sys.stderr.isatty())
+                yield batch
+
         start = time.perf_counter()
         for step in range(settings.steps):
             for group in optimizer.param_groups:
@@ -94,10 +106,13 @@ def train(
                 losses, start = [], time.perf_counter()
             if evaluates:
                 model.eval()
-                results = task.evaluate(model, quick=True)
+                with suppress(Interrupted):
+                    results = task.evaluate(model, quick=True, watch=watch)
+                    history[-1].update(results)
                 model.train()
-                history[-1].update(results)
+                bar.set_description(refresh=False)
                 save(history)
+                saved, stops = len(history), interrupted()
                 start = time.perf_counter()
             if not losses:
                 shown = {"loss": f"{history[-1]['loss']:.4f}", **_rounded(results)}
@@ -106,7 +121,7 @@ def train(
             if stops:
                 break
     model.eval()
-    return history, len(history) == settings.steps
+    return history, not stops
 
 
 def training_step(
@@ -160,9 +175,16 @@ def real_tokens(batch: Batch | PairBatch) -> int:
     return sum(int((batch[name] != 0).sum()) for name in batch if name.endswith("mask"))
 
 
+class Interrupted(Exception):
+    """Ctrl-C was pressed in the middle of an evaluation."""
+
+
 @contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a request that the loop asks for; the second one interrupts."""
+def interruptible(unsaved: Callable[[], int]) -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a request that the loop asks for; the second one interrupts.
+
+    The first is answered at once, with the number of `unsaved` steps that a second would cost.
+    """
     requests: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
@@ -171,6 +193,12 @@ def interruptible() -> Iterator[Callable[[], bool]]:
     def request(signum, frame):
         requests.append(signum)
         signal.signal(signal.SIGINT, before)
+        lost = unsaved()
+        said = "stopping after this step"
+        if lost:
+            said += f"; once more to give up {lost:,} unsaved step{'s' * (lost > 1)}"
+        with suppress(RuntimeError):  # it came while something else was printed there
+            print(f"\n{said}", file=sys.stderr, flush=True)
 
     before = signal.signal(signal.SIGINT, request)
     try:

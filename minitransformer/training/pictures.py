@@ -53,11 +53,12 @@ def attention_pictures(
         raise ValueError(f"layer must be from {-layers} to {layers - 1}, got {layer}")
     layer %= model.config.num_layers
     batch, answers = _run_on(run, texts)
+    on_device = batch.to(run.device)
     with record_attention(model) as maps, torch.no_grad():
-        if isinstance(batch, PairBatch):
-            model.loss(**batch)
+        if isinstance(on_device, PairBatch):
+            model.loss(**on_device)
         else:
-            model(batch.input_ids, batch.attention_mask)
+            model(on_device.input_ids, on_device.attention_mask)
 
     for name, queries, keys, mask in _attentions(run, batch):
         stack, kind = name.split(".")
@@ -97,7 +98,8 @@ def _run_on(run: Run, texts: Sequence[str]) -> tuple[Batch | PairBatch, list[str
         limit = min(MOST, run.model.config.max_length) - 1
         source = padded(run.model, run.vocabulary, texts)
         ends = end_of(run.model, run.vocabulary)
-        rows = generate(run.model, source.input_ids, source.attention_mask, limit, eos_id=ends)
+        ids, mask = source.input_ids.to(run.device), source.attention_mask.to(run.device)
+        rows = generate(run.model, ids, mask, limit, eos_id=ends)
         ends = {ends} if isinstance(ends, int) else set(ends or ())
         written = [[token for token in row.tolist() if token not in ends] for row in rows]
         answers = [run.vocabulary.decode(row) for row in written]

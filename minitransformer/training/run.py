@@ -34,6 +34,10 @@ class Run:
     settings: dict[str, Any] = field(default_factory=dict)  # how it was trained
     history: list[dict[str, float]] = field(default_factory=list)  # a row of metrics.csv each
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
     def save(self, folder: Path) -> None:
         create_folder(folder)
         about = {

@@ -7,7 +7,7 @@ run can be repeated, or resumed in the middle.
 import functools
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -32,13 +32,17 @@ from minitransformer.models import DecoderOnly, EncoderDecoder, EncoderOnly
 
 QUICK = 500  # held-out examples looked at while training goes on
 
+Watch = Callable[[Sequence], Iterable]  # sees the batches of an evaluation go by: a progress bar
+
 
 class Task(Protocol):
     name: str
     model_class: type[AnyModel]
     vocabulary: Vocabulary
     defaults: dict[str, Any]  # what differs from the defaults of Config and Settings
+    training: Sequence[Any]
     held_out: Sequence[Any]  # examples that training never sees
+    reported: int  # of these are looked at when training has ended, at most
 
     def batch(self, seed: int, step: int, size: int, packed: bool) -> Batch | PairBatch:
         """`size` examples, several in a row where `packed`."""
@@ -48,11 +52,13 @@ class Task(Protocol):
         """The held-out examples, padded."""
         ...
 
-    def evaluate(self, model: AnyModel, quick: bool = False) -> dict[str, float]:
+    def evaluate(
+        self, model: AnyModel, quick: bool = False, watch: Watch = iter
+    ) -> dict[str, float]:
         """Named results on held-out examples, the one to watch first."""
         ...
 
-    def report(self, model: AnyModel) -> list[str]:
+    def report(self, model: AnyModel, watch: Watch = iter) -> list[str]:
         """Lines to print when training has ended."""
         ...
 
@@ -66,11 +72,13 @@ class Pair(NamedTuple):
 class PairsTask:
     """An encoder-decoder that turns one text into another, from lines of source TAB target.
 
-    Every 20th distinct source is held out.
+    Every 20th distinct source is held out. Of these the model writes so many targets, a character
+    at a time, that no evaluation takes minutes.
     """
 
     name = "pairs"
     model_class = EncoderDecoder
+    quick, reported = 100, 500  # held-out pairs looked at while training goes on, and after it
 
     def __init__(self, path: str, max_length: int):
         self.defaults = {"max_length": max_length}
@@ -79,6 +87,8 @@ class PairsTask:
         held_out = set(sources[19::20])
         self.training = [pair for pair in pairs if pair.source not in held_out]
         self.held_out = [pair for pair in pairs if pair.source in held_out] or self.training
+        if held_out:  # the first of them are looked at: in no order, as files are sorted by length
+            random.Random(0).shuffle(self.held_out)
         self.vocabulary = Vocabulary("".join(pair.source + pair.target for pair in pairs))
 
     def examples(self, seed: int, step: int, size: int) -> list[Pair]:
@@ -96,32 +106,37 @@ class PairsTask:
         return pack_pairs(sources, targets, length, BOS, EOS, PAD)
 
     def held_out_batches(self) -> list[PairBatch]:
-        return [self.collate(chunk) for chunk in _chunks(self.held_out, ROWS)]
+        return [self.collate(chunk) for chunk in _chunks(self.held_out[: self.reported], ROWS)]
 
-    def evaluate(self, model: AnyModel, quick: bool = False) -> dict[str, float]:
-        pairs = self.held_out[:QUICK] if quick else self.held_out
-        answers = self.answers(model, pairs)
+    def evaluate(
+        self, model: AnyModel, quick: bool = False, watch: Watch = iter
+    ) -> dict[str, float]:
+        pairs = self.held_out[: self.quick if quick else self.reported]
+        answers = self.answers(model, pairs, watch)
         right = sum(answer == pair.target for answer, pair in zip(answers, pairs, strict=True))
         return {"exact_match": right / len(pairs)}
 
-    def answers(self, model: AnyModel, pairs: Sequence[Pair]) -> list[str]:
+    def answers(self, model: AnyModel, pairs: Sequence[Pair], watch: Watch = iter) -> list[str]:
         longest = max(len(pair.target) for pair in pairs)
         limit = min(longest + 2, model.config.max_length)
-        return answer(model, self.vocabulary, [pair.source for pair in pairs], limit)
+        written = []
+        for chunk in watch(_chunks([pair.source for pair in pairs], ROWS)):
+            written += answer(model, self.vocabulary, chunk, limit)
+        return written
 
-    def report(self, model: AnyModel) -> list[str]:
-        answers = self.answers(model, self.held_out)
-        right = [a == pair.target for a, pair in zip(answers, self.held_out, strict=True)]
+    def report(self, model: AnyModel, watch: Watch = iter) -> list[str]:
+        pairs = self.held_out[: self.reported]
+        answers = self.answers(model, pairs, watch)
+        right = [a == pair.target for a, pair in zip(answers, pairs, strict=True)]
         mistakes = [i for i, ok in enumerate(right) if not ok]
         known = [i for i, ok in enumerate(right) if ok]
-        what = "training" if self.held_out is self.training else "held-out"
-        lines = [f"exact match on {len(right):,} {what} examples: {sum(right) / len(right):.2%}"]
-        lines += _by_group(self.held_out, right)
+        lines = [f"exact match on {looked_at(self)}: {sum(right) / len(right):.2%}"]
+        lines += _by_group(pairs, right)
         lines += ["", "examples:"]
-        width = max(len(self.held_out[i].source) for i in (mistakes[:5] + known[:5]))
+        width = max(len(pairs[i].source) for i in (mistakes[:5] + known[:5]))
         for i in mistakes[:5] + known[: max(5 - len(mistakes), 2)]:
-            pair, verdict = self.held_out[i], "" if right[i] else "   wrong: "
-            wanted = "" if right[i] else self.held_out[i].target + " was wanted"
+            pair, verdict = pairs[i], "" if right[i] else "   wrong: "
+            wanted = "" if right[i] else pair.target + " was wanted"
             lines.append(f"  {pair.source:{width}} → {answers[i]}{verdict}{wanted}")
         return lines
 
@@ -130,6 +145,7 @@ class DatesTask(PairsTask):
     """Dates as people write them, in many languages, to ISO 8601; see `dates.py`."""
 
     name = "dates"
+    quick, reported = QUICK, 2_000
 
     def __init__(self, max_length: int = 64):
         longest = dates.longest_text()
@@ -149,6 +165,7 @@ class LanguageModelTask:
 
     name = "lm"
     model_class: type[AnyModel] = DecoderOnly
+    reported = QUICK
 
     def __init__(self, path: str | None, max_length: int):
         self.defaults = {
@@ -183,14 +200,15 @@ class LanguageModelTask:
         chosen = torch.Generator().manual_seed(0)  # the same tokens are hidden each time
         return [
             self.with_labels(pad(self.rows(chunk), PAD), chosen)
-            for chunk in _chunks(self.held_out[:QUICK], 50)
+            for chunk in _chunks(self.held_out[: self.reported], 50)
         ]
 
     @torch.no_grad()
-    def evaluate(self, model: AnyModel, quick: bool = False) -> dict[str, float]:
-        batches = self.held_out_batches()
+    def evaluate(
+        self, model: AnyModel, quick: bool = False, watch: Watch = iter
+    ) -> dict[str, float]:
         total = count = right = 0.0
-        for batch in batches:
+        for batch in watch(self.held_out_batches()):
             batch = batch.to(next(model.parameters()).device)
             hidden = model.encode(batch.input_ids, batch.attention_mask)
             counts = batch.labels != IGNORE_INDEX
@@ -199,8 +217,8 @@ class LanguageModelTask:
             count += counts.sum().item()
         return {"held_out_loss": total / max(count, 1), "accuracy": right / max(count, 1)}
 
-    def report(self, model: AnyModel) -> list[str]:
-        result = self.evaluate(model)
+    def report(self, model: AnyModel, watch: Watch = iter) -> list[str]:
+        result = self.evaluate(model, watch=watch)
         what = "training" if self.held_out is self.training else "held-out"
         return [
             f"{what} loss: {result['held_out_loss']:.3f} nats a character "
@@ -248,8 +266,16 @@ def python_prose(max_length: int) -> list[str]:
     return split_documents([line for line in lines if len(line) <= max_length], max_length)
 
 
+def looked_at(task: Task) -> str:
+    """On which examples a report is, in words."""
+    count, looked = len(task.held_out), min(len(task.held_out), task.reported)
+    of = f"{looked:,} of {count:,}" if looked < count else f"{count:,}"
+    what = "training" if task.held_out is task.training else "held-out"
+    return f"{of} {what} examples"
+
+
 @torch.no_grad()
-def largest_padding_weight(model: AnyModel, batches: Sequence[Batch] | Sequence[PairBatch]):
+def largest_padding_weight(model: AnyModel, batches: Iterable[Batch] | Iterable[PairBatch]):
     """The largest attention weight on a padded key, over all layers, heads, queries and batches.
 
     Returns the weight, and how many weights on padded keys were looked at.

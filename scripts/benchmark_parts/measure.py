@@ -95,7 +95,7 @@ def peak_mib(run: Run, device: torch.device) -> float:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "trace.json"
         trace.export_chrome_trace(str(file))
-        events = json.loads(file.read_text())["traceEvents"]
+        events = json.loads(file.read_text(encoding="utf-8"))["traceEvents"]
     changes = [(e["ts"], e["args"]["Bytes"]) for e in events if e["name"] == "[memory]"]
     alive = peak = 0
     for _, change in sorted(changes, key=lambda change: change[0]):
@@ -121,7 +121,7 @@ def where_time_goes(run: Run, device: torch.device, top: int = 10) -> list[dict]
 def _profiled(run: Run, **options: Any) -> profile:
     """One run under torch's profiler, whose C++ side writes to stderr whatever one asks of it."""
     known = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
         with profile(**options) as trace:
@@ -159,7 +159,7 @@ def machine(device: torch.device) -> dict[str, str]:
         about["device"] = torch.cuda.get_device_name(device)
         about["CUDA"] = str(torch.version.cuda)
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        answer = subprocess.run(query, capture_output=True, text=True, check=False)
+        answer = subprocess.run(query, capture_output=True, encoding="utf-8", check=False)
         about["driver"] = answer.stdout.split("\n")[0]
     about["threads"] = str(torch.get_num_threads())
     packages = ("torch", "triton", "transformers", "x-transformers", "flash-attn")
@@ -183,6 +183,6 @@ def median(values: list[float]) -> float:
 
 def _processor() -> str:
     file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.exists() else []
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()

@@ -76,14 +76,14 @@ def write(folder: Path, run: str, sections: dict[str, dict]) -> Path:
     """benchmark.md, and beside it a folder with results.json and the pictures of this run."""
     page, data = folder / "benchmark.md", folder / "benchmark" / "results.json"
     data.parent.mkdir(exist_ok=True)
-    known = json.loads(data.read_text()) if data.exists() else {}
+    known = json.loads(data.read_text(encoding="utf-8")) if data.exists() else {}
     results = merge(known, run, sections)
     for name, section in sections.items():
         figure = picture(f"{heading(name)}, {run}", section["groups"])
         if figure is not None:
             save(figure, data.parent / _picture_name(run, name))
-    data.write_text(json.dumps(results, indent=1) + "\n")
-    page.write_text(markdown(results))
+    data.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    page.write_text(markdown(results), encoding="utf-8")
     return page
 
 

@@ -10,7 +10,6 @@ import ast
 import csv
 import hashlib
 import html
-import json
 import multiprocessing
 import os
 import re
@@ -22,18 +21,17 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from io import BytesIO
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from tokenize import detect_encoding
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from minitransformer.checks.suite import OutOfTime
+from minitransformer.checks.time_limit import OutOfTime
 from minitransformer.data.files import InputError, read_json, write_atomically, write_json
+from minitransformer.exercises.cells import needed_by, parse_cell, read_cells
 from minitransformer.exercises.chapters import EXERCISES
 from minitransformer.exercises.exercise import (
     NOT_GRADED,
@@ -43,10 +41,9 @@ from minitransformer.exercises.exercise import (
     Feedback,
     find,
 )
-from minitransformer.grading import worker
 from minitransformer.grading.sandbox import Died, Sandbox, Unsafe, isolation
 
-SECONDS = 5.0  # that one check may take
+SECONDS = 5.0  # of CPU time that one check may take, and one answer
 LARGEST = 2**23  # bytes of a submission
 LONGEST = 2**20  # characters of code that are looked through
 NOTES = 20  # of a submission that are kept
@@ -148,17 +145,8 @@ def cells_of(files: Sequence[Path]) -> tuple[list[tuple[str, str]], list[str]]:
         try:
             data = _read(path, room)
             room -= len(data)
-            python = path.suffix == ".py"  # which may name its encoding
-            encoding = detect_encoding(BytesIO(data).readline)[0] if python else "utf-8-sig"
-            text = data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
-            if path.suffix == ".py":
-                cells.append((name, text))
-                continue
-            sources = [c["source"] for c in json.loads(text)["cells"] if c["cell_type"] == "code"]
-            for number, source in enumerate(sources, 1):
-                joined = source if isinstance(source, str) else "".join(source)
-                cells.append((f"{name} cell {number}", joined))
-        except (OSError, ValueError, SyntaxError, KeyError, TypeError, RecursionError) as error:
+            cells += read_cells(name, data)
+        except (OSError, ValueError) as error:
             errors.append(f"{name} cannot be read: {error}")
     return cells, errors
 
@@ -179,13 +167,13 @@ def statements_of(cells: Sequence[tuple[str, str]]) -> list[ast.stmt]:
     statements = []
     for label, source in cells:
         with suppress(ValueError):
-            statements += worker.parse_cell(label, source)
+            statements += parse_cell(label, source)
     return statements
 
 
 def remarkable(statements: Sequence[ast.stmt], names: Sequence[str]) -> list[str]:
     """What a person should look at in the statements that are run for these: sorted names."""
-    nodes = [node for one in worker.needed_by(list(statements), names) for node in ast.walk(one)]
+    nodes = [node for one in needed_by(list(statements), names) for node in ast.walk(one)]
     called = {node.id for node in nodes if isinstance(node, ast.Name)} & {"exec", "eval"}
     return sorted(called | {word for node in nodes for word in _words(node)} & REMARKABLE)
 
@@ -199,7 +187,7 @@ def borrowed_by(name: str, statements: Sequence[ast.stmt]) -> str:
         if isinstance(one, ast.Import | ast.ImportFrom) and PACKAGE in _words(one)
         for alias in one.names
     }
-    for one in worker.needed_by(list(statements), [name]):
+    for one in needed_by(list(statements), [name]):
         if isinstance(one, ast.Import | ast.ImportFrom):
             continue
         for node in ast.walk(one):
@@ -266,7 +254,7 @@ def _run(box: Sandbox, name: str, seed: int, notes: list[str]) -> Feedback:
     """Feedback on one exercise; what fails in the grading itself costs no other exercise."""
     one = find(name)
     try:
-        return one.run(box.function(name, one.refused), seed, SECONDS)
+        return one.run(box.function(name, one.refused, SECONDS), seed, SECONDS)
     except (Exception, OutOfTime) as error:
         box.stop()
         notes.append(f"{name} could not be graded: {_said(error)}")
@@ -274,9 +262,8 @@ def _run(box: Sandbox, name: str, seed: int, notes: list[str]) -> Feedback:
 
 
 def _said(error: BaseException) -> str:
-    if isinstance(error, OutOfTime):
-        return "it did not come to an end"
-    return str(error) if isinstance(error, Died) else f"{type(error).__name__}: {error}"
+    known = isinstance(error, Died | OutOfTime)
+    return str(error) if known else f"{type(error).__name__}: {error}"
 
 
 def _why_missing(name: str, cells: Sequence[tuple[str, str]]) -> str:

@@ -1,0 +1,146 @@
+"""`minitransformer generate` and `show`: run a trained model on text, and draw its attention."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from minitransformer.cli.options import add_device, find_device, positive, seed
+from minitransformer.data.files import InputError, decode_lines, read_lines
+from minitransformer.data.tokenization import Tokenizer
+from minitransformer.inference.answering import ROWS, answer, encode, stream_answer
+from minitransformer.models import DecoderOnly, EncoderOnly
+from minitransformer.training.pictures import attention_pictures, save_pictures
+from minitransformer.training.run import Run
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(verb=_generate)
+    _add_texts(parser)
+    parser.add_argument("--max-new-tokens", type=positive, metavar="N", help="the longest answer")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        metavar="X",
+        help="0 takes the likeliest token; above 0 tokens are drawn (default: 0.8 for lm, else 0)",
+    )
+    parser.add_argument("--top-k", type=int, metavar="N", help="draw among the N likeliest only")
+    parser.add_argument(
+        "--top-p", type=float, metavar="X", help="draw among the likeliest of total probability X"
+    )
+    parser.add_argument(
+        "--num-beams",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="search N texts at a time for the likeliest, instead of drawing",
+    )
+    parser.add_argument(
+        "--seed", type=seed, default=0, metavar="N", help="of the draws (default: 0)"
+    )
+
+
+def add_show_options(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(verb=_show)
+    _add_texts(parser)
+    parser.add_argument(
+        "--layer", type=int, default=-1, metavar="N", help="from 0; -1 is the last (default)"
+    )
+    parser.add_argument("--out", metavar="DIR", help="where to save (default: RUN/attention)")
+
+
+def _add_texts(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "run", metavar="RUN", help="a folder that `train` left, or a Hugging Face model's"
+    )
+    parser.add_argument("text", metavar="TEXT", nargs="*", help="default: lines of standard input")
+    parser.add_argument("--file", metavar="FILE", help="read the texts from the lines of a file")
+    add_device(parser)
+
+
+def _generate(options: argparse.Namespace) -> int:
+    run = _load(options)
+    limit = options.max_new_tokens
+    if limit is None:
+        limit = 100 if isinstance(run.model, DecoderOnly) else run.model.config.max_length - 1
+    new = limit if isinstance(run.model, DecoderOnly) else 0
+    texts = _texts(options, run, new)
+    temperature = options.temperature
+    if temperature is None:
+        temperature = 0.8 if isinstance(run.model, DecoderOnly) else 0.0
+    sampling = {"temperature": temperature, "top_k": options.top_k, "top_p": options.top_p}
+    sampling["generator"] = torch.Generator(run.device).manual_seed(options.seed)
+    if options.num_beams > 1:
+        sampling = {"num_beams": options.num_beams}
+    try:
+        if len(texts) == 1 and options.num_beams == 1 and not isinstance(run.model, EncoderOnly):
+            for piece in stream_answer(run.model, run.vocabulary, texts[0], limit, **sampling):
+                print(piece, end="", flush=True)
+            print()
+            return 0
+        for start in range(0, len(texts), ROWS):
+            chunk = texts[start : start + ROWS]
+            print(
+                *answer(run.model, run.vocabulary, chunk, limit, **sampling), sep="\n", flush=True
+            )
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    run = _load(options)
+    texts = _texts(options, run)
+    folder = Path(options.out or Path(options.run) / "attention")
+    try:
+        paths = save_pictures(attention_pictures(run, texts, options.layer), folder)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    for path in paths:
+        print(path)
+    return 0
+
+
+def _texts(options: argparse.Namespace, run: Run, new_tokens: int = 0) -> list[str]:
+    """What the user wants read, from the arguments, a file or standard input; checked."""
+    if options.text and options.file:
+        raise InputError("give texts or --file, not both")
+    if options.text:
+        texts, where = options.text, "text {}"
+    elif options.file:
+        texts, where = read_lines(options.file), f"{options.file}:{{}}"
+    else:
+        texts = decode_lines(sys.stdin.buffer.read(), "standard input")
+        where = "standard input:{}"
+    for number, text in enumerate(texts, 1):
+        length = len(encode(run.model, run.vocabulary, [text])[0]) + new_tokens
+        limit = run.model.config.max_length
+        if not text.strip() and not isinstance(run.model, DecoderOnly):
+            raise InputError(f"{where.format(number)}: is empty")
+        if (
+            isinstance(run.model, EncoderOnly)
+            and options.verb is _generate
+            and (run.vocabulary.mask_name or "[MASK]") not in text
+        ):
+            mask = run.vocabulary.mask_name or "[MASK]"
+            raise InputError(f"{where.format(number)}: holds no {mask} to fill")
+        if length > limit:
+            more = f" with {new_tokens} new ones (--max-new-tokens)" if new_tokens else ""
+            raise InputError(
+                f"{where.format(number)}: has {length} tokens{more}, "
+                f"more than the {limit} that the model was built for"
+            )
+    if isinstance(run.vocabulary, Tokenizer):
+        return texts
+    if unknown := run.vocabulary.unknown([text.replace("[MASK]", "") for text in texts]):
+        characters = " ".join(map(repr, unknown[:10]))
+        print(f"never seen in training, read as <unk>: {characters}", file=sys.stderr)
+    return texts
+
+
+def _load(options: argparse.Namespace) -> Run:
+    device = find_device(options.device)
+    run = Run.load(options.run)
+    run.model.to(device)
+    return run
