@@ -44,10 +44,7 @@ LEAST = dict.fromkeys(  # what the integers of a Config must be at least
 
 @dataclass(frozen=True)
 class Config:
-    """The numbers of a model. JSON and command-line arguments say the same, name by name.
-
-    Raises ValueError for numbers that no model can have.
-    """
+    """The numbers of a model, as JSON and the command line have them; refuses impossible ones."""
 
     vocab_size: int
     d_model: int = 128  # width of every hidden state
