@@ -403,7 +403,7 @@ def test_a_notebook_can_be_checked(tmp_path, monkeypatch, capsys):
     assert "mine.ipynb: defines no function attention" in capsys.readouterr().err
     (tmp_path / "mine.ipynb").write_text("{")
     assert main(["exercise", "check", "softmax", "--file", "mine.ipynb"]) == 2
-    assert "mine.ipynb cannot be read" in capsys.readouterr().err
+    assert "mine.ipynb: cannot be read: " in capsys.readouterr().err
 
 
 # ---- exports ---------------------------------------------------------------------------------
