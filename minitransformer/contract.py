@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 
-def is_traced(*tensors: Tensor) -> bool:
-    """Have the tensors no values yet: while torch compiles or exports, within `torch.func`?"""
+def is_transformed(*tensors: Tensor) -> bool:
+    """Are these tensors of `torch.func`, of vmap or grad? (While torch compiles, none can be.)"""
     is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    return torch.compiler.is_compiling() or any(map(is_wrapped, tensors))
+    return not torch.compiler.is_compiling() and any(map(is_wrapped, tensors))
 
 
 def may_read(x: Tensor) -> bool:
-    """Can the values of `x` be looked at here? On a GPU that would mean to wait for it."""
-    return not is_traced(x) and x.device.type == "cpu"
+    """Can values be looked at? Not while torch compiles; and a GPU would have to be waited for."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not is_transformed(x)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -90,15 +90,12 @@ def make_attention(config: Config, kernel: Kernel | None) -> MultiHeadAttention:
 
 
 class Embedding(nn.Module):
-    """Token ids to vectors that know their positions, padding to exact zeros, whatever its id.
+    """Token ids to vectors that know their positions, padding to exact zeros, whatever its id."""
 
-    `tokens` shares the table of another Embedding.
-    """
-
-    def __init__(self, config: Config, tokens: nn.Embedding | None = None):
+    def __init__(self, config: Config):
         super().__init__()
         self.max_length = config.max_length
-        self.tokens = tokens or nn.Embedding(config.vocab_size, config.d_model)
+        self.tokens = nn.Embedding(config.vocab_size, config.d_model)
         self.scale = config.d_model**0.5 if config.parts.scale_embedding else 1.0
         segments = config.num_segments
         self.segments = nn.Embedding(segments, config.d_model) if segments else None

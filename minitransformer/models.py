@@ -30,7 +30,10 @@ class Model(nn.Module):
         self.register_load_state_dict_post_hook(Model.tie)  # `assign=True` unties
 
     def tie(self, *_: object) -> None:
-        """Weight tying: the output projection is the token embedding, if the config says so."""
+        """Weight tying: one table of tokens, also the head's projection if the config says so."""
+        for part in self.children():
+            if isinstance(part, Embedding):
+                part.tokens.weight = self.embedding.tokens.weight
         if self.config.tie_embeddings:
             self.head.projection.weight = self.embedding.tokens.weight
 
@@ -146,8 +149,8 @@ class EncoderDecoder(CrossDecoder):
     def __init__(self, config: Config):
         super().__init__(config)
         self.encoder = self.initialize(Stack(config, EncoderLayer, config.num_layers))
-        self.source_embedding = Embedding(config, tokens=self.embedding.tokens)
-        self.initialize(self.source_embedding.positions)
+        self.source_embedding = self.initialize(Embedding(config))
+        self.tie()
 
     def encode(self, source_ids: Tensor, source_mask: Tensor) -> Tensor:
         """The source's last hidden states (B,S,d_model), 0 at padding."""

@@ -1,13 +1,15 @@
 """A kernel: attention by the reference's signature, for a mask that is read once for all layers."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from minitransformer.contract import check_attention_inputs, check_mask
+from minitransformer.attention import scaled_dot_product_attention
+from minitransformer.contract import check_attention_inputs, check_mask, is_transformed
 from minitransformer.masks import PreparedMask
 
 
@@ -30,8 +32,10 @@ class Kernel:
         read is not read again: a mask that is written to afterwards must be prepared anew.
         """
         check_mask(mask)
+        if is_transformed(mask):
+            return PreparedMask(mask, None)
         dtype, device = x.dtype, x.device.type
-        if torch.is_autocast_enabled(device):
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
         return PreparedMask(mask, self.plan(mask, len(x), heads, dtype))
 
@@ -53,4 +57,15 @@ class Kernel:
         check_attention_inputs(query, key, value, prepared.mask if prepared else mask)
         if prepared is None:
             prepared = self.prepare(mask, query, query.shape[1])
-        return self.compute(query, key, value, prepared.plan, finite), None
+        if is_transformed(query, key, value, prepared.mask):  # torch's kernels have no rule for it
+            inputs = query, key, value, prepared.mask
+            return scaled_dot_product_attention(*inputs, finite=finite)[0], None
+        with without_autocast(query):
+            return self.compute(query, key, value, prepared.plan, finite), None
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """Autocast is left, where the device has it: scores stay in the precision of their inputs."""
+    device = x.device.type
+    has_autocast = torch.amp.is_autocast_available(device)
+    return torch.autocast(device, enabled=False) if has_autocast else nullcontext()

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minitransformer.contract import at_least_float32, check_range, is_traced
+from minitransformer.contract import at_least_float32, check_range, is_transformed
 from minitransformer.loss import IGNORE_INDEX, cross_entropy, mean_over
 
 LOGITS = 2**21  # held at a time: so many stay in a processor's cache, enough for its products
@@ -22,7 +22,7 @@ def head_loss(
             f"labels must be {tuple(hidden.shape[:-1])}, one for each position, "
             f"got {tuple(labels.shape)}"
         )
-    if is_traced(hidden, labels):  # no choice by values
+    if torch.compiler.is_compiling() or is_transformed(hidden, labels):  # no choice by values
         return cross_entropy(head(hidden), labels, num_labels=num_labels)
     labels = labels.flatten()
     chosen = (labels != IGNORE_INDEX).nonzero().squeeze(1)  # on the CPU, this makes no GPU wait

@@ -36,10 +36,8 @@ def compute_sdpa(query: Tensor, key: Tensor, value: Tensor, plan: SdpaMask, fini
             unused = rearrange(unused, "b (h g) k 1 -> b h g k 1", g=group).all(dim=2)
     if not finite:  # 0 · NaN is NaN
         key, value = key.masked_fill(unused, 0.0), value.masked_fill(unused, 0.0)
-    with torch.autocast(query.device.type, enabled=False):
-        output = F.scaled_dot_product_attention(
-            query.masked_fill(dead, 0.0), key, value, attn_mask=allowed
-        )
+    query = query.masked_fill(dead, 0.0)
+    output = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
     output = output.masked_fill(dead, 0.0)
     return rearrange(output, "b h (g q) d -> b (h g) q d", g=group) if group > 1 else output
 
