@@ -1,6 +1,7 @@
 """What libraries do with masks: every known subject under every check, as a table and a picture.
 
     python scripts/conformance_table.py --out notebooks/conformance
+    python scripts/conformance_table.py --update # keep what was recorded of other libraries
 
 Writes table.md, table.png and results.json. A check asks for what `minitransformer.checks` calls an
 invariant; where a library does something else the table says that it differs, and by how much.
@@ -245,12 +246,13 @@ class Row:
     cells: dict[str, str] = field(default_factory=dict)  # check -> sign
 
 
-SIGNS = {"pass": "✓", "differs": "✗", "raised": "!", "not applicable": "–"}
+SIGNS = {"pass": "✓", "differs": "✗", "raised": "!", "not applicable": "–", "not asked": "·"}
 LEGEND = {
     "✓": "as asked",
     "✗": "differs",
     "!": "raised an error instead of an answer",
     "–": "not applicable: the subject does not promise it",
+    "·": "not asked: the check is newer than the measurement",
 }
 
 
@@ -263,13 +265,15 @@ def sign(result: Result) -> str:
 # ---- running -------------------------------------------------------------------------------------
 
 
-def run(names: Iterable[str], tier: str) -> list[Row]:
-    """Every subject under every check up to the tier."""
+def run(names: Iterable[str], tier: str, recorded: dict) -> list[Row]:
+    """Every subject under every check up to the tier; where it is not installed, as recorded."""
     rows = []
+    old = {one["subject"]: one for one in recorded.get("subjects", []) if one["results"]}
     bar = tqdm(list(names), unit="subject", disable=None)
     for name in bar:
         bar.set_postfix_str(name)
-        rows.append(run_one(KNOWN[name], tier))
+        again = KNOWN[name].installed or name not in old
+        rows.append(run_one(KNOWN[name], tier) if again else as_recorded(KNOWN[name], old[name]))
     return rows
 
 
@@ -287,19 +291,36 @@ def run_one(one: Known, tier: str) -> Row:
     return Row(one, subject.bank, report, cells={result.check: sign(result) for result in report})
 
 
+def as_recorded(one: Known, old: dict) -> Row:
+    """A row out of results.json, with every check that was not asked of it marked so."""
+    found = {result["check"]: result for result in old["results"]}
+    results = []
+    for c in checks_of(old["as"]):
+        result = found.get(c.name, {"outcome": "not asked", "measured": None})
+        measured = result["measured"] if result["measured"] is None else float(result["measured"])
+        said = {key: result.get(key, "") for key in ("diagnosis", "raised")}
+        results.append(
+            Result(c.name, c.tier, c.statement, result["outcome"], measured, c.measures, **said)
+        )
+    report = Report(old["as"], one.name, "strict", results)
+    return Row(one, old["as"], report, cells={result.check: sign(result) for result in report})
+
+
 def first_line(error: Exception) -> str:
     return (str(error).strip() or "no message").splitlines()[0]
 
 
-def versions(rows: list[Row]) -> dict[str, str]:
-    """Of Python, torch and every library that a subject came from."""
+def versions(rows: list[Row], recorded: dict) -> dict[str, str]:
+    """Of Python, torch and every library that a subject came from, here or as recorded."""
     found = {"python": platform.python_version(), "torch": torch.__version__}
     for library in dict.fromkeys(row.known.library for row in rows):
         package = PACKAGES.get(library, library)
         try:
             found.setdefault(package, version(package))
         except PackageNotFoundError:
-            found[package] = "not installed"
+            kept = recorded.get("versions", {}).get(package, "not installed")
+            when = "" if "(" in kept or kept == "not installed" else f" ({recorded['date']})"
+            found[package] = kept + when
     if "keras" in sys.modules:
         found["keras"] += f" on its {sys.modules['keras'].config.backend()} backend"
     return found
@@ -394,7 +415,7 @@ def _overview(rows: list[Row], checks: list[Check]) -> list[str]:
         counts = []
         for tier in tiers:
             cells = [row.cells[c.name] for c in checks if c.tier == tier]
-            asked = [cell for cell in cells if cell != SIGNS["not applicable"]]
+            asked = [c for c in cells if c not in (SIGNS["not applicable"], SIGNS["not asked"])]
             good = asked.count(SIGNS["pass"])
             counts.append(
                 f"{SIGNS['pass']} {good}" if good == len(asked) else f"{good} of {len(asked)}"
@@ -487,6 +508,7 @@ TILES = {  # fill, ink
     "✗": ("#d9622b", "#ffffff"),
     "!": ("#f3c969", "#5c4400"),
     "–": ("#f2f2f2", "#b5b5b5"),
+    "·": ("#ffffff", "#b5b5b5"),
 }
 BANDS = {"core": "#1f3b57", "robust": "#5a7fa3", "strict": "#a9bfd3"}
 INK, PALE = "#222222", "#666666"
@@ -631,21 +653,26 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("notebooks/conformance"), metavar="FOLDER")
     parser.add_argument("--only", metavar="PATTERN", help="names that contain or match it")
     parser.add_argument("--tier", choices=list(TIERS), default="strict", help="how much is asked")
+    parser.add_argument(
+        "--update", action="store_true", help="keep the recorded rows of what is not installed"
+    )
     options = parser.parse_args(arguments)
+    record = options.out / "results.json"
+    recorded = json.loads(record.read_text(encoding="utf-8")) if options.update else {}
     pattern = options.only or "*"
     names = [name for name in KNOWN if pattern in name or fnmatch(name, pattern)]
     if not names:
         sys.exit(f"no known subject matches {pattern!r}; there are:\n  " + "\n  ".join(KNOWN))
     torch.set_num_threads(1)
-    rows = run(names, options.tier)
+    rows = run(names, options.tier, recorded)
     about = {
         "date": date.today().isoformat(),
-        "versions": versions(rows),
+        "versions": versions(rows, recorded),
         "threads": torch.get_num_threads(),
         "machine": f"{platform.system()} {platform.machine()}",
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "results.json").write_text(as_json(rows, options.tier, about), encoding="utf-8")
+    record.write_text(as_json(rows, options.tier, about), encoding="utf-8")
     (options.out / "table.md").write_text(as_markdown(rows, options.tier, about), encoding="utf-8")
     as_picture(rows, options.tier, about).savefig(options.out / "table.png", dpi=110)
     done = sum(row.report is not None for row in rows)

@@ -126,6 +126,31 @@ def test_what_cannot_be_run_is_listed_with_the_reason(script, tmp_path, monkeypa
     assert "- `torch:broken`: could not be built: RuntimeError: no such setting" in table
 
 
+def test_an_update_keeps_what_is_not_installed_here(script, tmp_path, monkeypatch):
+    """Its rows as recorded, with the date; a check that is newer than they are was not asked."""
+    one = Known("no_such_library:attention", "no_such_library", lambda: None)
+    ours = KNOWN["minitransformer.loss:cross_entropy"]
+    monkeypatch.setattr(script, "KNOWN", {known.name: known for known in (one, ours)})
+    seen = {"check": "weights_sum_to_one", "outcome": "fail", "measured": "nan", "diagnosis": "no"}
+    subject = {"subject": one.name, "as": "attention", "reason": ""}
+    record = {
+        "date": "2026-01-01",
+        "versions": {"no_such_library": "1.0"},
+        "subjects": [subject | {"results": [seen | {"raised": ""}]}],
+    }
+    (tmp_path / "results.json").write_text(json.dumps(record))
+    for _ in range(2):  # and what was kept is kept again
+        script.main(["--update", "--tier", "core", "--out", str(tmp_path)])
+        found = json.loads((tmp_path / "results.json").read_text())
+        assert found["versions"]["no_such_library"] == "1.0 (2026-01-01)"
+        kept, run = found["subjects"]
+        outcomes = {result["check"]: result["outcome"] for result in kept["results"]}
+        assert outcomes.pop("weights_sum_to_one") == "fail"
+        assert set(outcomes.values()) == {"not asked"}
+        assert {result["outcome"] for result in run["results"]} == {"pass"}
+    assert "| `no_such_library:attention` | 0 of 1 |" in (tmp_path / "table.md").read_text()
+
+
 def test_a_pattern_that_matches_nothing_shows_the_names(script, tmp_path):
     with pytest.raises(SystemExit, match=SDPA):
         script.main(["--only", "nothing like it", "--out", str(tmp_path)])

@@ -12,7 +12,7 @@ the subject class that lists them. A subject can also be made first: `AttentionS
 from collections.abc import Callable
 from typing import Any
 
-from minitransformer.checks import attention  # noqa: F401 -- registers the checks of AttentionSubject
+from minitransformer.checks import attention, between_calls  # noqa: F401 -- they register checks
 from minitransformer.checks.building import MaskSubject
 from minitransformer.checks.diagnosis import diagnose
 from minitransformer.checks.generators import GeneratorSubject

@@ -26,7 +26,7 @@ from minitransformer.checks.time_limit import OutOfTime, time_limit
 
 TIERS = {
     "core": "wrong for ordinary users where it fails",
-    "robust": "half precision, large scores, queries that may see nothing, misuse",
+    "robust": "half precision, large scores, queries that may see nothing, inference mode, misuse",
     "strict": "NaN and Inf in padding, forward and backward",
 }
 

@@ -1115,6 +1115,56 @@ def mask_of_integers_added(query, key, value, mask):
     return (scores(query, key) + mask).softmax(dim=-1) @ value
 
 
+# ---- kept from one call to the next --------------------------------------------------------------
+
+
+@piece(
+    "attention",
+    "a plan kept by the mask's version",
+    tier="robust",
+    caught_by=[
+        "inside_inference_mode_it_is_the_same",
+        "a_mask_that_is_written_to_is_read_anew",
+    ],
+    diagnosis="""What is read off a mask is kept for the next layer, under the mask's id and its
+        `_version`. Inside torch.inference_mode a tensor has no version, and a write through .data
+        or .numpy() does not change it. Read the mask once a call, and hand the result along.""",
+    source="our own kernels once; k2 (issue 1210) asks tensors for `_version` too",
+)
+class PlanByVersion:
+    """Twelve layers read the same mask, and eleven of them need not. In training that held."""
+
+    def __init__(self):
+        self.kept = (None, -1, None)
+
+    def __call__(self, query, key, value, mask):
+        known, version, bias = self.kept
+        if known is not mask or version != mask._version:
+            alive = mask.any(dim=-1, keepdim=True)
+            bias = torch.zeros(mask.shape).to(mask.device).masked_fill(~mask & alive, float("-inf"))
+            self.kept = (mask, mask._version, bias)
+        found = careful_scores(only_alive(query, mask), only_used(key, mask)) + bias.to(query.dtype)
+        return only_alive(found.softmax(dim=-1) @ only_used(value, mask), mask)
+
+
+@piece(
+    "attention",
+    "a plan kept by the mask's id",
+    tier="robust",
+    caught_by=["a_mask_that_is_written_to_is_read_anew"],
+    diagnosis="""What is read off a mask is kept as long as the same tensor comes in. It need not
+        hold the same numbers: a buffer that is filled anew for each batch is the same tensor.""",
+    source="unsloth, packing.py (PR 10879): masks kept by the identity of the rows' lengths",
+)
+class PlanById(PlanByVersion):
+    """`is` is fast, and no loader of the tests reused its tensors."""
+
+    def __call__(self, query, key, value, mask):
+        if self.kept[0] is not mask:
+            self.kept = (mask, -1, mask.clone())
+        return attention(query, key, value, self.kept[2])
+
+
 # ---- NaN and Inf in padding ----------------------------------------------------------------------
 
 

@@ -429,3 +429,27 @@ class EvalForGood(Greedy):
 
     def restore(self, model, before):
         pass
+
+
+@piece(
+    "generator",
+    "a cache made by the first text",
+    tier="robust",
+    caught_by=["inside_inference_mode_it_is_the_same"],
+    eos_flag="eos_id",
+    diagnosis="""What is kept while it writes has a buffer, made when a longer text than any before
+        comes. Made inside torch.inference_mode it cannot be written to afterwards: the next text
+        written outside fails. Make a cache for each call.""",
+    source="the error of vLLM's issue 1968, in a generator of our own",
+)
+class CacheOfTheFirstText(Greedy):
+    """The cache of the real one held keys and values; here it holds the token ids."""
+
+    def __init__(self):
+        self.cache = torch.zeros(0, dtype=torch.int64)
+
+    def next_logits(self, model, ids, mask):
+        if self.cache.numel() < ids.numel():
+            self.cache = torch.zeros(ids.numel(), dtype=torch.int64)
+        self.cache[: ids.numel()] = ids.flatten().cpu()
+        return super().next_logits(model, self.cache[: ids.numel()].view(ids.shape).to(ids), mask)

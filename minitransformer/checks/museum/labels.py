@@ -204,6 +204,24 @@ def beyond_the_end_is_true(input_ids, attention_mask):
     return input_ids.roll(-1, 1).masked_fill(~(attention_mask & mask), -100)
 
 
+@piece(
+    "labels",
+    "a guard that asks for the version",
+    tier="robust",
+    caught_by=["inside_inference_mode_it_is_the_same"],
+    diagnosis="""It makes sure that it changes nothing in place by comparing `_version` before and
+        after. Inside torch.inference_mode a tensor has none, and the guard raises. Let a test
+        compare the contents.""",
+    source="k2 (issue 1210) asks for `_version` to guard its labels",
+)
+def guarded_by_version(input_ids, attention_mask):
+    """A careful line, which only a server reached."""
+    before = input_ids._version, attention_mask._version
+    labels = next_token_labels(input_ids, attention_mask)
+    assert before == (input_ids._version, attention_mask._version)
+    return labels
+
+
 # ---- collators -----------------------------------------------------------------------------------
 
 
@@ -387,3 +405,28 @@ def long_rows_lose_their_end(rows):
 def empty_row_gets_a_token(rows):
     """One empty line in the file was enough."""
     return pad([row or [0] for row in rows])
+
+
+@piece(
+    "collator",
+    "a buffer made by the first batch",
+    tier="robust",
+    caught_by=["inside_inference_mode_it_is_the_same"],
+    diagnosis="""Batches are put together in a buffer that is made when a longer one than any before
+        comes. Made inside torch.inference_mode it cannot be written to afterwards: the first batch
+        of training after an evaluation fails. Make it before, or make a new tensor for each.""",
+    source="the error of vLLM's issue 1968, in a collator of our own",
+)
+class BufferOfTheFirstBatch:
+    """Fewer allocations. The longest text was in the validation set."""
+
+    def __init__(self):
+        self.buffer = torch.zeros(0, dtype=torch.int64)
+
+    def __call__(self, rows):
+        batch = dict(pad(rows))
+        ids = batch["input_ids"]
+        if self.buffer.numel() < ids.numel():
+            self.buffer = torch.zeros(ids.numel(), dtype=torch.int64)
+        self.buffer[: ids.numel()] = ids.flatten()
+        return batch | {"input_ids": self.buffer[: ids.numel()].view(ids.shape).clone()}

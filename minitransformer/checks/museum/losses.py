@@ -267,6 +267,31 @@ def summed_in_half_precision(logits, labels):
 
 @piece(
     "loss",
+    "a running mean begun in an evaluation",
+    tier="robust",
+    caught_by=["inside_inference_mode_it_is_the_same"],
+    diagnosis="""A running mean for the log begins anew with each evaluation. Begun inside
+        torch.inference_mode it cannot be written to afterwards, and the next training step fails.
+        Keep a number (.item()), or make the tensor once and write to it.""",
+    source="torchmetrics (issue 1993), and mrdbourke/pytorch-deep-learning (issue 397)",
+)
+class RunningMean:
+    """The loss is right. Only its log was rewritten when evaluation moved into inference mode."""
+
+    def __init__(self):
+        self.mean = torch.zeros(())
+
+    def __call__(self, logits, labels):
+        loss = cross_entropy(logits, labels)
+        if loss.requires_grad:
+            self.mean.lerp_(loss.detach().float().cpu(), 0.01)
+        else:
+            self.mean = loss.float().cpu() * 1.0
+        return loss
+
+
+@piece(
+    "loss",
     "multiplied by the mask",
     tier="strict",
     caught_by=["nan_at_ignored_labels_reaches_no_loss"],

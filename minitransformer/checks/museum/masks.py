@@ -326,3 +326,30 @@ def row_of_padding_sees(attention_mask):
     """The NaN was gone. The average over the batch was a little off."""
     mask = padding_mask(attention_mask)
     return mask | ~mask.any(dim=(2, 3), keepdim=True)
+
+
+@piece(
+    "mask",
+    "a mask kept by the version of what it came from",
+    tier="robust",
+    caught_by=[
+        "inside_inference_mode_it_is_the_same",
+        "a_mask_that_is_written_to_is_read_anew",
+    ],
+    diagnosis="""The mask is kept as long as the same attention_mask of the same `_version` comes
+        in. Inside torch.inference_mode a tensor has no version, and a write through .data or
+        .numpy() does not change it. Build the mask once a batch, and hand it along.""",
+    source="k2 (issue 1210) asks for `_version`; unsloth's packed masks (PR 10879) are kept alike",
+)
+class MaskByVersion:
+    """Every layer built the mask again. Now the first does."""
+
+    def __init__(self):
+        self.kept = (None, -1, None)
+
+    def __call__(self, attention_mask):
+        known, version, _ = self.kept
+        if known is not attention_mask or version != attention_mask._version:
+            mask = keys(attention_mask)
+            self.kept = (attention_mask, attention_mask._version, mask)
+        return self.kept[2].clone()

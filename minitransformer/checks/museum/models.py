@@ -888,6 +888,53 @@ class AddedAsItIs(PaddingEmbedded):
 
 
 @fault(
+    "a mask kept by its version",
+    tier="robust",
+    caught_by={
+        bank: [
+            "inside_inference_mode_it_is_the_same",
+            "a_mask_that_is_written_to_is_read_anew",
+        ]
+        for bank in TINY
+    },
+    diagnosis="""The model keeps the mask that it built, under the id and the `_version` of the
+    attention_mask. Inside torch.inference_mode a tensor has no version, and a write through .data
+    or .numpy() does not change it. Build the mask once a call, and hand it to the layers.""",
+    source="our own kernels once; k2 (issue 1210) asks tensors for `_version` too",
+)
+class MaskByVersion:
+    """Training and evaluation under no_grad never met it; the first server did."""
+
+    def padding(self, attention_mask: Tensor) -> Tensor:
+        kept = vars(self).setdefault("kept", {})  # the masks too, so that no id is given twice
+        version = attention_mask._version
+        if id(attention_mask) not in kept or kept[id(attention_mask)][1] != version:
+            mask = padding_mask(attention_mask)
+            kept[id(attention_mask)] = (attention_mask, version, mask)
+        return kept[id(attention_mask)][2]
+
+
+@fault(
+    "positions made by the first evaluation",
+    tier="robust",
+    caught_by={bank: ["inside_inference_mode_it_is_the_same"] for bank in TINY},
+    diagnosis="""A table that embeddings are multiplied with is made at the first call and kept.
+    Where that call is an evaluation inside torch.inference_mode, no later one can be trained:
+    autograd does not save such tensors. Make the table in __init__, as a buffer.""",
+    source="FlashAttention (PR 299): its rotary embedding kept cosines made in inference mode",
+)
+class TableOfTheFirstCall:
+    """A check of the validation loss before the first step, and the first step failed."""
+
+    table = None
+
+    def think(self, layer: Layer, x: Tensor, attention_mask: Tensor) -> Tensor:
+        if self.table is None:
+            self.table = 1.0 + 0.1 * torch.arange(WIDTH).cos()
+        return super().think(layer, x * self.table.to(x), attention_mask)
+
+
+@fault(
     "NaN times nought",
     tier="strict",
     caught_by={
