@@ -1,4 +1,4 @@
-"""Masks, who may look at whom: every one is made of the functions on this page. Two values:
+"""Masks: who may look at whom. Every one is made of the functions on this page, of two values:
 
 - `attention_mask`, (batch, length), int or bool, says what each token *is*: 0 = padding,
   1 = a real token; in rows that hold several documents, n = a token of document n.

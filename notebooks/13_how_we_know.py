@@ -312,13 +312,12 @@ print("no counterexample in 50 batches")
 # testing** asks that: change one thing in the code or take it out, run the tests, and see whether
 # any of them notices. A mutant that survives is a hole in the tests, or a line that has no effect.
 #
-# Here is the code of the formula in this package, in two functions.
+# Here is the code of the formula in this package.
 
 # %%
 source = inspect.getsource(module.scaled_dot_product_attention)
-source += "\n\n" + inspect.getsource(module.attend)
-_, _, body = source.partition("used = ")
-print("    used = " + body)
+_, _, body = source.partition("alive = ")
+print("    alive = " + body)
 
 # %% [markdown]
 # And here are ten mutants: one change each. "Dead" are the queries that see no key, "unused" the
@@ -332,7 +331,7 @@ MUTANTS = {
     "softmax over the queries": ("softmax(dim=-1)", "softmax(dim=-2)"),
     "-1e4 for -inf": ('float("-inf")', "-1e4"),
     "-1e30 for -inf": ('float("-inf")', "-1e30"),
-    "no float32 inside": ("torch.promote_types(query.dtype, torch.float32)", "query.dtype"),
+    "no float32 inside": ("at_least_float32", ""),
     "dead rows not finite": ("~mask & alive", "~mask"),
     "dead rows not set to 0": (".masked_fill(~alive, 0.0)", ""),  # all three of them
     "unused values not cleaned": ("value.masked_fill(~used, 0.0)", "value"),

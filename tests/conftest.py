@@ -22,6 +22,13 @@ PARTS = {
 }
 
 
+def pytest_configure(config):
+    """With `-n`, one process runs the tests of one xdist_group: they share what they compute."""
+    config.addinivalue_line("markers", "xdist_group(name): run by one process of pytest-xdist")
+    if getattr(config.option, "dist", None) == "load":
+        config.option.dist = "loadgroup"
+
+
 @pytest.fixture(
     params=[
         "cpu",

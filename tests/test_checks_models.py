@@ -42,7 +42,7 @@ def applicable(report) -> set[str]:
 # ---- what is right passes ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("parts", ["llama"])  # test_conformance.py has the others
 def test_our_models_pass_at_every_tier(kind, parts):
     build, _, check = KINDS[kind]
     model = build(Config(VOCAB, WIDTH, **({"style": parts, "max_length": 16} | PARTS[parts])))

@@ -13,9 +13,19 @@ from minitransformer.checks.suite import run_check
 ALL = pieces()
 SUBJECTS = {piece.name: piece.subject() for piece in ALL}
 
-every_piece = pytest.mark.parametrize("piece", ALL, ids=lambda piece: piece.name.replace(" ", "-"))
+every_piece = pytest.mark.parametrize(
+    "piece",
+    [
+        pytest.param(p, id=p.name.replace(" ", "-"), marks=pytest.mark.xdist_group(p.bank))
+        for p in ALL
+    ],
+)
 every_correct = pytest.mark.parametrize(
-    ("subject", "tier"), CORRECT, ids=[f"{subject.name}-{tier}" for subject, tier in CORRECT]
+    ("subject", "tier"),
+    [
+        pytest.param(*one, id=f"{one[0].name}-{one[1]}", marks=pytest.mark.xdist_group("attention"))
+        for one in CORRECT
+    ],
 )
 
 
@@ -86,7 +96,9 @@ def test_pieces_have_names_of_their_own():
 # ---- a check that cannot fail proves nothing -----------------------------------------------------
 
 
-@pytest.mark.parametrize("bank", BANKS)
+@pytest.mark.parametrize(
+    "bank", [pytest.param(bank, marks=pytest.mark.xdist_group(bank)) for bank in BANKS]
+)
 def test_every_check_fails_on_some_piece(bank):
     """And in words: an error that a piece raises fails any check, and proves none."""
     proved = {

@@ -16,12 +16,15 @@ from torch.autograd import grad
 
 from minitransformer import causal_mask, padding_mask, scaled_dot_product_attention
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", minversion="3.3")
 
 from minitransformer.kernels import triton_attention as module
 from minitransformer.kernels.triton_attention import INTERPRETED, tile_map, triton_attention
 
-pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")  # a notice of Triton 3.9
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:TRITON_DEFAULT_FP_FUSION",  # a notice of Triton 3.9
+    "ignore:Conversion of an array with ndim",  # NumPy's, in the interpreter of Triton 3.3
+)
 
 GPU = torch.cuda.is_available()
 ON_CPU = pytest.mark.skipif(not INTERPRETED, reason="runs inside test_in_the_interpreter")
@@ -400,6 +403,13 @@ def test_a_second_derivative_is_refused(device):
     (once,) = grad(output.square().sum(), query, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         once.sum().backward()
+
+
+def test_a_triton_without_named_tuples_is_refused():
+    program = "import triton; triton.__version__ = '3.2.0'; import minitransformer.kernels."
+    command = [sys.executable, "-c", program + "triton_attention"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "Triton 3.2.0 is too old: torch 2.7 or later brings 3.3" in done.stderr
 
 
 def test_without_triton_the_message_names_the_extra():

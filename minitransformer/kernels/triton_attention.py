@@ -17,7 +17,6 @@ import torch
 from einops import rearrange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from minitransformer.kernels.kernel import Kernel
 
@@ -26,6 +25,8 @@ try:
     import triton.language as tl
 except ImportError as error:
     raise ImportError('Triton is missing: pip install "minitransformer[gpu]"') from error
+if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):  # kernels take no named tuples
+    raise ImportError(f"Triton {triton.__version__} is too old: torch 2.7 or later brings 3.3")
 
 WIDEST = 128  # tiles of wider heads do not fit into the fast memory of a processor
 LOWEST = tl.constexpr(torch.finfo(torch.float32).min)
@@ -54,7 +55,10 @@ def tile_map(mask: Tensor, size: int) -> TileMap:
     tensor([[[[0, 0, 1],
               [0, 1, 2]]]], dtype=torch.int32)
     """
-    mask = F.pad(mask, (0, -mask.shape[3] % size, 0, -mask.shape[2] % size))
+    queries, keys = mask.shape[2:]
+    given, shape = mask, (*mask.shape[:2], queries + -queries % size, keys + -keys % size)
+    mask = mask.new_zeros(shape)  # F.pad refuses a mask without keys in torch 2.6
+    mask[:, :, :queries, :keys] = given
     tiles = rearrange(mask, "b h (q i) (k j) -> b h q k i j", i=size, j=size).contiguous()
     seen = tiles.any(dim=(-1, -2)).int() + tiles.all(dim=(-1, -2)).int()  # 1 in part, 2 whole
     lists = []
@@ -62,9 +66,9 @@ def tile_map(mask: Tensor, size: int) -> TileMap:
         order = shown.argsort(dim=-1, descending=True, stable=True)
         ends = torch.stack([(shown > least).sum(dim=-1) for least in (2, 1, 0)], dim=-1)
         lists += [order.int().contiguous(), ends.int()]
-    batch, heads, *shape = seen.shape
+    batch, heads, *tiled = seen.shape
     steps = heads if batch > 1 else 0, 1 if heads > 1 else 0
-    return TileMap(tiles, mask.any(dim=-1), mask.any(dim=-2), *lists, *steps, *shape)
+    return TileMap(tiles, mask.any(dim=-1), mask.any(dim=-2), *lists, *steps, *tiled)
 
 
 class Heads(NamedTuple):
@@ -219,7 +223,7 @@ def attention_backward_key_value(
     """Each program: a tile of keys, against the queries that see it: dV = Pᵀ dO, dK = dSᵀ Q."""
     tile, batch, key_head = _here(plan, plan.key_tiles, heads // group)
     at = tl.arange(0, SIZE)
-    rows, ever_used = tile * SIZE + at, tl.zeros([SIZE], tl.int1)
+    rows, ever_used = tile * SIZE + at, at < 0  # none so far
     dk = tl.zeros([SIZE, key.padded], tl.float32)
     dv = tl.zeros([SIZE, value.padded], tl.float32)
     for member in range(group):  # the query heads that share these keys
