@@ -246,13 +246,13 @@ class Row:
     cells: dict[str, str] = field(default_factory=dict)  # check -> sign
 
 
-SIGNS = {"pass": "✓", "differs": "✗", "raised": "!", "not applicable": "–", "not asked": "·"}
+SIGNS = {"pass": "✓", "differs": "✗", "raised": "!", "not applicable": "–", "not asked": "?"}
 LEGEND = {
     "✓": "as asked",
     "✗": "differs",
     "!": "raised an error instead of an answer",
     "–": "not applicable: the subject does not promise it",
-    "·": "not asked: the check is newer than the measurement",
+    "?": "not asked: the check is newer than the measurement",
 }
 
 
@@ -508,7 +508,7 @@ TILES = {  # fill, ink
     "✗": ("#d9622b", "#ffffff"),
     "!": ("#f3c969", "#5c4400"),
     "–": ("#f2f2f2", "#b5b5b5"),
-    "·": ("#ffffff", "#b5b5b5"),
+    "?": ("#ffffff", "#b5b5b5"),
 }
 BANDS = {"core": "#1f3b57", "robust": "#5a7fa3", "strict": "#a9bfd3"}
 INK, PALE = "#222222", "#666666"

@@ -38,10 +38,13 @@ def diagnose(report: Report, subject: Any) -> Report:
 
 
 def _behaves_like(one: Piece, report: Report, subject: Any) -> bool:
-    """The failures first: nearly every piece differs in the first of them."""
-    stand_in = subject.stand_in(one.subject())
+    """The failures first: nearly every piece differs in the first of them.
+
+    Each check gets a new one: what a bug keeps in one must not reach the next, in this order.
+    """
     ran = [result for result in report if result.outcome != "not applicable"]
     for result in sorted(ran, key=lambda result: result.outcome):  # "fail" before "pass"
+        stand_in = subject.stand_in(one.subject())
         other = run_check(BANKS[report.bank][result.check], stand_in, SECONDS)
         if other.hung and not result.hung:
             raise _CutOff
