@@ -345,7 +345,7 @@ def test_a_model_that_forgets_its_mask_is_found_out(pairs):
         attention = getattr(getattr(model, stack).layers[1], kind)
         attend = attention.forward
         attention.forward = lambda x, memory, mask, *rest, attend=attend, **cache: attend(
-            x, memory, torch.ones_like(mask), *rest, **cache
+            x, memory, torch.ones_like(mask.mask), *rest, **cache
         )
         weight, _ = largest_padding_weight(model, task.held_out_batches())
         assert weight > 0.01
