@@ -343,6 +343,18 @@ def test_memory_is_limited_on_top_of_what_the_library_took(monkeypatch, tmp_path
             box.function("f")(worker.MEMORY + 2**26)  # it freed a little since
 
 
+@sandboxed
+def test_what_processes_share_is_held_once(monkeypatch):
+    """Three forks that do nothing share what they held; with more on top they are ended."""
+    monkeypatch.setattr(sandbox, "RESIDENT", 2**28)
+    source = "import os, time\nheld = b'x' * 2**27\ndef f(size, seconds):\n"
+    source += "    for _ in range(3):\n        if os.fork() == 0: time.sleep(60), os._exit(0)\n"
+    source += "    more = b'x' * size\n    time.sleep(seconds)\n    return len(more)"
+    assert called(source, 2**20, 1) == 2**20
+    with pytest.raises(Died, match=r"it held [\d,]+ MiB, of 256 at most"):
+        called(source, 2**28 + 2**26, 15)
+
+
 def test_what_the_library_holds_makes_no_process_stale(monkeypatch, tmp_path):
     monkeypatch.setattr(sandbox, "RESIDENT", 2**28)
     with_worker(monkeypatch, tmp_path, "library = b'x' * 2**28")
@@ -504,7 +516,7 @@ def test_a_process_that_ended_is_started_again():
 @pytest.mark.parametrize(
     "leave",
     [
-        "[1 for _ in range(2) if os.fork() == 0 and time.sleep(60)]",
+        "[1 for _ in range(4) if os.fork() == 0 and time.sleep(60)]",
         "HELD.append(b'x' * 2**29)",
         "threading.Thread(target=time.sleep, args=(60,)).start()",
         "threading.Timer(0.2, os._exit, (1,)).start()",

@@ -482,31 +482,43 @@ def _watch(process: subprocess.Popen, ended: list[str], library: int) -> None:
         if processes > PROCESSES or threads > THREADS:
             limits = f"of {PROCESSES} and {THREADS} at most"
             ended.append(f"it had {processes} processes and {threads} threads, {limits}")
-        elif (more := held - library) > RESIDENT:
+        elif held - library > RESIDENT and (
+            (more := _used_by(process.pid, shared=True)[2] - library) > RESIDENT
+        ):
             ended.append(f"it held {more / 2**20:,.0f} MiB, of {RESIDENT / 2**20:,.0f} at most")
         if ended:
             process.kill()
         time.sleep(0.05)
 
 
-def _used_by(pid: int) -> tuple[int, int, int]:
+def _used_by(pid: int, shared: bool = False) -> tuple[int, int, int]:
     """Processes below a process, their threads, and the bytes of memory that they hold.
 
-    What two of them share counts twice.
+    What two of them share, as torch after a fork, counts twice: once where `shared`, which is slow.
     """
     processes, threads, held = -1, 0, 0  # itself is not counted
     todo = [pid]
     while todo and processes <= PROCESSES and threads <= THREADS:
         folder = Path(f"/proc/{todo.pop()}")
         with suppress(OSError):  # it has ended
-            status = folder.joinpath("status").read_text(encoding="utf-8", errors="replace")
-            sizes = re.findall(r"^Rss(?:Anon|Shmem):\s*(\d+) kB", status, re.MULTILINE)
-            held += 1024 * sum(map(int, sizes))
+            held += _held_by(folder, shared)
             for task in folder.joinpath("task").iterdir():
                 threads += 1
                 todo += map(int, task.joinpath("children").read_text(encoding="utf-8").split())
         processes += 1
     return processes, threads, held
+
+
+def _held_by(folder: Path, shared: bool) -> int:
+    sizes: list[str] = []
+    if shared:
+        with suppress(OSError):  # a process can keep it from being read
+            rollup = folder.joinpath("smaps_rollup").read_text(encoding="utf-8")
+            sizes = re.findall(r"^Pss_(?:Anon|Shmem):\s*(\d+) kB", rollup, re.MULTILINE)
+    if not sizes:
+        status = folder.joinpath("status").read_text(encoding="utf-8", errors="replace")
+        sizes = re.findall(r"^Rss(?:Anon|Shmem):\s*(\d+) kB", status, re.MULTILINE)
+    return 1024 * sum(map(int, sizes))
 
 
 def _cpu_seconds(pid: int) -> float:
