@@ -104,7 +104,7 @@ class MultiHeadAttention(nn.Module):
         """
         query = split_heads(self.query(x), self.num_heads, rotation)
 
-        def project() -> tuple[Tensor, Tensor]:
+        def project():  # unannotated, for torch 2.6 to compile
             key = split_heads(self.key(memory), self.num_kv_heads, rotation)
             return key, split_heads(self.value(memory), self.num_kv_heads)
 
