@@ -31,6 +31,7 @@ CONFIG_HELP = {
     "num_kv_heads": "key/value heads, fewer than heads for grouped queries",
     "d_ff": "width inside the feed-forward; usually 4 times d-model",
     "max_length": "the most characters in one example",
+    "window": "sliding window: keys that a decoder's query sees, its own included (default: all)",
     "dropout": "share of activations dropped in training",
 }
 SETTINGS_HELP = {
@@ -82,7 +83,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--recompute",
         action="store_const",
         const=True,
-        help="compute each layer again on the way back instead of keeping what it computed: "
+        help="activation checkpointing: recompute each layer in the backward pass: "
         "less memory, a third more time",
     )
     parser.add_argument(

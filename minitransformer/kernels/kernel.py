@@ -35,7 +35,7 @@ class Kernel:
         if is_transformed(mask):
             return PreparedMask(mask, None)
         dtype, device = x.dtype, x.device.type
-        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        if not x.is_meta and torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
         return PreparedMask(mask, self.plan(mask, len(x), heads, dtype))
 
@@ -65,7 +65,5 @@ class Kernel:
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager:
-    """Autocast is left, where the device has it: scores stay in the precision of their inputs."""
-    device = x.device.type
-    has_autocast = torch.amp.is_autocast_available(device)
-    return torch.autocast(device, enabled=False) if has_autocast else nullcontext()
+    """Autocast is left, which the meta device does not have: scores keep their precision."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)

@@ -18,14 +18,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 QUERIES = 128  # queries in a strip: fewer waste less, more are multiplied faster
-KEYS = 16  # neighbouring keys that a strip takes or leaves together
+KEYS = 16  # neighboring keys that a strip takes or leaves together
 STRIP_COST = 20_000  # what a strip costs beside its scores, in scores (measured on a CPU)
 UNLIKE = 1.4  # what a score costs where blocks that are not alike are one, and need a mask
 LARGEST = 2**20  # scores that a strip of several rows holds: so many stay in a processor's cache
 
 
 class Block(NamedTuple):
-    """Some rows of the batch, some neighbouring queries of theirs, and the keys that these see."""
+    """Some rows of the batch, some neighboring queries of theirs, and the keys that these see."""
 
     rows: slice
     queries: slice
@@ -53,7 +53,7 @@ class Strip(NamedTuple):
 
     rows: slice  # of the batch
     queries: slice
-    keys: tuple[slice, ...]  # runs of neighbouring keys, from left to right
+    keys: tuple[slice, ...]  # runs of neighboring keys, from left to right
     allowed: Tensor | None = None  # (rows or 1, heads or 1, queries, keys) bool; None = every one
     causal: bool = False  # is `allowed` the past of each query, in a square?
     dead: Tensor | None = None  # (rows or 1, heads or 1, queries, 1) bool: they see no key here
@@ -162,7 +162,7 @@ def _tiles(keys: Tensor) -> list[bool]:
 
 
 def _runs(tiles: list[bool], keys: slice) -> tuple[slice, ...]:
-    """The tiles of these keys that are wanted, as few runs of neighbours as there are."""
+    """The tiles of these keys that are wanted, as few runs of neighbors as there are."""
     runs: list[slice] = []
     for tile, wanted in enumerate(tiles):
         if wanted:

@@ -36,7 +36,7 @@ class Settings:
     seed: int = 0
     packed: bool = True  # several examples in a row, or one in each, padded?
     dtype: str = "float32"  # of matrix products; with "bfloat16" the weights stay float32
-    recompute: bool = False  # compute each layer again on the way back, instead of keeping it?
+    recompute: bool = False  # activation checkpointing
 
     def __post_init__(self):
         for name in ("steps", "batch_size"):
