@@ -141,12 +141,12 @@ class LMHead(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
+        self.projection = nn.Linear(config.d_model, config.vocab_size, bias=config.parts.head_bias)
         self.transform = nn.Sequential()
         if config.parts.head_transform:
             self.transform.linear = nn.Linear(config.d_model, config.d_model)
             self.transform.activation = ACTIVATIONS[config.parts.feed_forward]()
             self.transform.norm = make_norm(config)
-        self.projection = nn.Linear(config.d_model, config.vocab_size, bias=config.parts.head_bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.projection(self.transform(hidden))

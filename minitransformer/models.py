@@ -4,9 +4,6 @@ Masks are made here, in `encode` and `decode`, and nowhere below. With a KV `cac
 only what is new: the ids are then the last columns of an attention_mask that covers everything.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 from torch import Tensor, nn
 
 from minitransformer.cache import Cache
@@ -19,13 +16,11 @@ from minitransformer.masks import decoder_mask, padding_mask, zero_padding
 class Model(nn.Module):
     """What all share: an embedding and a language model head. `encode` is each model's own."""
 
-    encode: Callable[..., Tensor]  # last hidden states (B,T,d_model), 0 at padding
-
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        self.embedding = self.initialize(Embedding(config))
-        self.head = self.initialize(LMHead(config))
+        self.embedding = Embedding(config)
+        self.head = LMHead(config)
         self.tie()
         self.register_load_state_dict_post_hook(Model.tie)  # `assign=True` unties
 
@@ -37,16 +32,16 @@ class Model(nn.Module):
         if self.config.tie_embeddings:
             self.head.projection.weight = self.embedding.tokens.weight
 
-    def initialize(self, part: Any) -> Any:
+    def initialize(self, part: nn.Module) -> None:
         """Weights that keep the size of what passes through (Glorot and Bengio 2010)."""
         for module in part.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Embedding):
+        for module in part.modules():  # after the linear layers: a tied head is one of them
+            if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=self.config.d_model**-0.5)
-        return part
 
     def extra_repr(self) -> str:
         return f"max_length={self.config.max_length}, window={self.config.window}"
@@ -77,7 +72,8 @@ class EncoderOnly(Model):
         if config.window is not None:
             raise ValueError(f"a window is for decoders: EncoderOnly got window={config.window}")
         super().__init__(config)
-        self.encoder = self.initialize(Stack(config, EncoderLayer, config.num_layers))
+        self.encoder = Stack(config, EncoderLayer, config.num_layers)
+        self.initialize(self)
 
     def encode(
         self, input_ids: Tensor, attention_mask: Tensor, segment_ids: Tensor | None = None
@@ -96,7 +92,8 @@ class DecoderOnly(Model):
 
     def __init__(self, config: Config):
         super().__init__(config)
-        self.decoder = self.initialize(Stack(config, EncoderLayer, config.num_layers))
+        self.decoder = Stack(config, EncoderLayer, config.num_layers)
+        self.initialize(self)
 
     def encode(
         self,
@@ -117,7 +114,8 @@ class CrossDecoder(Model):
 
     def __init__(self, config: Config):
         super().__init__(config)
-        self.decoder = self.initialize(Stack(config, DecoderLayer, config.num_decoder_layers))
+        self.decoder = Stack(config, DecoderLayer, config.num_decoder_layers)
+        self.initialize(self)
 
     def decode(
         self,
@@ -148,8 +146,10 @@ class EncoderDecoder(CrossDecoder):
 
     def __init__(self, config: Config):
         super().__init__(config)
-        self.encoder = self.initialize(Stack(config, EncoderLayer, config.num_layers))
-        self.source_embedding = self.initialize(Embedding(config))
+        self.encoder = Stack(config, EncoderLayer, config.num_layers)
+        self.source_embedding = Embedding(config)
+        for part in (self.encoder, self.source_embedding.positions):  # the rest is, already
+            self.initialize(part)
         self.tie()
 
     def encode(self, source_ids: Tensor, source_mask: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ def softmax_by_hand(query, key, value, mask):
     found = found.masked_fill(~mask, torch.finfo(found.dtype).min)
     raised = (found - found.detach().amax(dim=-1, keepdim=True)).exp() * mask
     total = raised.sum(dim=-1, keepdim=True)
-    return (raised / total.clamp(min=1.0)).to(value.dtype) @ value
+    return (raised / total.masked_fill(total == 0.0, 1.0)).to(value.dtype) @ value
 
 
 @correct("robust")

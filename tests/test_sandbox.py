@@ -4,6 +4,7 @@ What needs isolation is skipped where there is no bwrap.
 """
 
 import json
+import os
 import shutil
 import time
 
@@ -13,9 +14,9 @@ from conftest import wait_until
 from minitransformer.checks.time_limit import OutOfTime
 from minitransformer.exercises import EXERCISES
 from minitransformer.exercises.cells import load_cells, parse_cell, without_magics
-from minitransformer.grading import sandbox
-from minitransformer.grading.grade import Submission, grade_one
-from minitransformer.grading.sandbox import Died, Sandbox
+from minitransformer.grading import sandbox, worker
+from minitransformer.grading.grade import Submission, grade_all, grade_one
+from minitransformer.grading.sandbox import Died, Sandbox, Unsafe
 
 sandboxed = pytest.mark.skipif(
     shutil.which("bwrap") is None, reason="needs bwrap (Debian's bubblewrap)"
@@ -208,6 +209,27 @@ def test_it_is_the_first_to_go_where_memory_is_short():
     assert called("def f(): return open('/proc/self/oom_score_adj').read()") == "1000\n"
 
 
+@sandboxed
+def test_no_process_can_raise_its_limit_of_memory(monkeypatch):
+    monkeypatch.setattr(sandbox, "RESIDENT", 2**36)
+    source = """
+import resource, subprocess, sys
+TRY = "bytearray(8 * 2**30)"
+def f():
+    raised = []
+    for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+        soft, hard = resource.getrlimit(kind)
+        for limits in ((hard + 2**30, hard + 2**30), (-1, -1), (hard, -1)):
+            try: raised.append(resource.setrlimit(kind, limits))
+            except (ValueError, OSError): pass
+        assert 0 < soft == hard
+    try: raised.append(len(eval(TRY)))
+    except MemoryError: pass
+    return raised, subprocess.run([sys.executable, "-c", TRY]).returncode
+"""
+    assert called(source) == ([], 1)
+
+
 # ---- what it answers -------------------------------------------------------------------------
 
 FORGE = """
@@ -296,6 +318,125 @@ def f(g):
             fn(lambda: "x" * 200_000)
 
 
+# ---- why it ended ----------------------------------------------------------------------------
+
+
+def with_worker(monkeypatch, folder, first: str) -> None:
+    """Have the worker do something more before it runs; for sandboxes that trust it."""
+    script = folder / "worker.py"
+    found = f"import sys\nsys.path.insert(0, {str(sandbox.PACKAGE.parent)!r})\n"
+    found += "from minitransformer.grading import worker\n"
+    script.write_text(f"{found}{first}\nworker.main()\n")
+    monkeypatch.setattr(sandbox, "WORKER", str(script))
+
+
+def trusted(source: str, wanted: str = "f") -> Sandbox:
+    return Sandbox([("work.py", source)], [wanted], trust=True)
+
+
+def test_memory_is_limited_on_top_of_what_the_library_took(monkeypatch, tmp_path):
+    """A CUDA build of torch takes five times the address space of a CPU build."""
+    with_worker(monkeypatch, tmp_path, "import mmap\nlibrary = mmap.mmap(-1, 2**33)")
+    with trusted("def f(size): return len(bytearray(size))") as box:
+        assert box.function("f")(2**29) == 2**29
+        with pytest.raises(MemoryError, match="it asked for more than 2,560 MiB of memory"):
+            box.function("f")(worker.MEMORY + 2**26)  # it freed a little since
+
+
+@sandboxed
+def test_what_processes_share_is_held_once(monkeypatch):
+    """Three forks that do nothing share what they held; with more on top they are ended."""
+    monkeypatch.setattr(sandbox, "RESIDENT", 2**28)
+    source = "import os, time\nheld = b'x' * 2**27\ndef f(size, seconds):\n"
+    source += "    for _ in range(3):\n        if os.fork() == 0: time.sleep(60), os._exit(0)\n"
+    source += "    more = b'x' * size\n    time.sleep(seconds)\n    return len(more)"
+    assert called(source, 2**20, 1) == 2**20
+    with pytest.raises(Died, match=r"it held [\d,]+ MiB, of 256 at most"):
+        called(source, 2**28 + 2**26, 15)
+
+
+def test_what_the_library_holds_makes_no_process_stale(monkeypatch, tmp_path):
+    monkeypatch.setattr(sandbox, "RESIDENT", 2**28)
+    with_worker(monkeypatch, tmp_path, "library = b'x' * 2**28")
+    with trusted("def f(): return 1") as box:
+        before = box.process
+        time.sleep(0.2)  # the watcher has looked
+        assert box.function("f")() == 1
+        assert box.process is before
+
+
+TOO_MUCH = "it asked for more than 2,560 MiB of memory"
+RAISES = {
+    "bytearray(2**36)": (MemoryError, TOO_MUCH),
+    "torch.zeros(2**34)": (RuntimeError, TOO_MUCH),
+    "open('/tmp/x', 'wb').write(bytes(2**21))": (OSError, "File too large"),
+    "[open('/tmp/x', 'wb') for _ in range(200)]": (OSError, "Too many open files"),
+}
+ENDS = {
+    "(held := b'x' * 2**31), time.sleep(5)": r"it held [\d,]+ MiB, of 1,024 at most",
+    "[threading.Timer(9, f, '0').start() for _ in range(70)], time.sleep(5)": (
+        r"it had \d processes and \d+ threads, of 16 and 64 at most"
+    ),
+    "os._exit(3)": "it exited with code 3",
+    "os.kill(os.getpid(), signal.SIGSEGV)": "it crashed with SIGSEGV",
+    "os.kill(os.getpid(), signal.SIGKILL)": "it was killed, as the system does .*",
+    "signal.signal(signal.SIGXFSZ, 0), open('/tmp/x', 'wb').write(bytes(2**21))": (
+        "it wrote more than 1,024 KiB to a file"
+    ),
+}
+DOES = "import os, signal, threading, time, torch\ndef f(source): eval(source)"
+
+
+@sandboxed
+def test_a_limit_that_raises_an_error_is_named():
+    with Sandbox([("work.py", DOES)], ["f"]) as box:
+        for source, (error, said) in RAISES.items():
+            with pytest.raises(error, match=said):
+                box.function("f")(source)
+    with Sandbox([("work.py", "X = bytearray(2**36)\ndef f(): return X")], ["f"]) as box:
+        assert box.errors == [f"work.py, line 1: MemoryError: {TOO_MUCH}"]
+
+
+@sandboxed
+@pytest.mark.parametrize("source", ENDS)
+def test_what_ends_a_process_is_named(source):
+    with pytest.raises(Died, match=rf"the process that runs it ended \({ENDS[source]}\)"):
+        called(DOES, source)
+
+
+def test_a_process_that_closes_its_pipe_is_ended():
+    with trusted(DOES) as box, pytest.raises(Died, match="it closed its pipe"):
+        box.function("f")("os.closerange(3, 9), time.sleep(30)")
+
+
+def test_a_process_without_the_memory_to_say_so_is_understood(monkeypatch, tmp_path):
+    with_worker(monkeypatch, tmp_path, "worker.MEMORY = 2**26")
+    source = "KEPT = []\ndef f():\n    while True: KEPT.append((KEPT,))"
+    with trusted(source) as box, pytest.raises((Died, MemoryError), match="it asked for more"):
+        box.function("f")()
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_a_machine_on_which_no_process_starts_is_no_students_fault(trust, monkeypatch, tmp_path):
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "ann.py").write_text(EXERCISES["softmax"].source)
+    if trust:
+        with_worker(monkeypatch, tmp_path, "raise ImportError('libtorch.so: too large')")
+        said = "does not start: ImportError: libtorch.so: too large"
+    else:
+        fake = tmp_path / "bin" / "bwrap"
+        fake.parent.mkdir()
+        fake.write_text(
+            "#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1"
+        )
+        fake.chmod(0o755)
+        monkeypatch.setenv("PATH", str(fake.parent), prepend=os.pathsep)
+        said = "does not start: bwrap: No permissions to create new namespace"
+    with pytest.raises(Unsafe, match=said):
+        grade_all(tmp_path / "all", tmp_path / "out", ["softmax"], trust=trust)
+    assert not (tmp_path / "out").exists()
+
+
 # ---- what it costs others --------------------------------------------------------------------
 
 LATE = {
@@ -314,7 +455,7 @@ LATE = {
 @pytest.mark.slow
 @pytest.mark.parametrize("what", LATE)
 def test_a_definition_takes_no_other_functions_points(what, tmp_path, monkeypatch):
-    monkeypatch.setattr(sandbox, "LOADING", 10.0)
+    monkeypatch.setattr(sandbox, "LOADING", 3.0)
     path = tmp_path / "work.py"
     source = EXERCISES["causal_mask"].source
     source += f"\n\n{FORGE}\ndef slow():\n    {LATE[what]}\nTABLE = slow()\n"
@@ -329,12 +470,12 @@ def test_a_definition_takes_no_other_functions_points(what, tmp_path, monkeypatc
 
 @sandboxed
 def test_definitions_that_never_load_are_given_up(monkeypatch):
-    monkeypatch.setattr(sandbox, "LOADING", 6.0)
+    monkeypatch.setattr(sandbox, "LOADING", 2.0)
     monkeypatch.setattr(sandbox, "LOST", 1)
     source = "while True: X = 1\n" + "".join(f"def {n}(): return X\n" for n in ("a", "b", "c"))
     with Sandbox([("work.py", source)], ["a", "b", "c", "other"]) as box:
         assert box.names == []
-        assert box.errors[0].endswith("of a were run, it used 6 seconds of CPU time")
+        assert box.errors[0].endswith("of a were run, it used 2 seconds of CPU time")
         assert box.errors[1] == "b was not loaded: 1 before it did not come to an end"
         assert len(box.errors) == 3
         with pytest.raises(NameError, match="a is not defined"):

@@ -8,7 +8,7 @@ import json
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from tokenize import detect_encoding
 from types import CodeType, ModuleType
@@ -84,12 +84,28 @@ def parse_cell(label: str, source: str) -> list[ast.stmt]:
         raise ValueError(where + as_text(getattr(error, "msg", error))) from None
 
 
-def load_cells(cells: list[tuple[str, str]], wanted: list[str]) -> tuple[dict, list[str]]:
+def told(error: BaseException) -> str:
+    """What an exception says, on one line and as text that every file takes."""
+    try:
+        said = str(error)
+    except BaseException:  # its own __str__ raises
+        said = "(it cannot be shown)"
+    return as_text(said.split("\n")[0][:500])
+
+
+def as_text(thing: Any) -> str:
+    """Its beginning, with no surrogates."""
+    return str(thing)[:1000].encode("utf-8", "backslashreplace").decode()
+
+
+def load_cells(
+    cells: list[tuple[str, str]], wanted: list[str], told: Callable[[BaseException], str] = told
+) -> tuple[dict, list[str]]:
     """Run what the wanted functions need of a submission, cell by cell; the rest is left alone.
 
-    Returns the names defined, and what went wrong. Only imports are run, and statements that define
-    or change what a wanted function comes to: training loops and prints of a notebook are none of
-    the grader's business.
+    Returns the names defined, and what went wrong, in the words of `told`. Only imports are run,
+    and statements that define or change what a wanted function comes to: training loops and prints
+    of a notebook are none of the grader's business.
     """
     nodes, errors = [], []
     for label, source in cells:
@@ -235,17 +251,3 @@ def _root(node: ast.expr) -> str:
     while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
         node = node.func if isinstance(node, ast.Call) else node.value
     return node.id if isinstance(node, ast.Name) else ""
-
-
-def told(error: BaseException) -> str:
-    """What an exception says, on one line and as text that every file takes."""
-    try:
-        said = str(error)
-    except BaseException:  # its own __str__ raises
-        said = "(it cannot be shown)"
-    return as_text(said.split("\n")[0][:500])
-
-
-def as_text(thing: Any) -> str:
-    """Its beginning, with no surrogates."""
-    return str(thing)[:1000].encode("utf-8", "backslashreplace").decode()

@@ -17,6 +17,7 @@ import re
 import resource
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -34,15 +35,15 @@ from minitransformer.exercises.cells import as_text, told
 from minitransformer.exercises.exercise import FORBIDDEN
 from minitransformer.grading import pipe, worker
 
-MEMORY = 3 * 2**30  # bytes of address space of one process
-RESIDENT = 2**30  # bytes that all processes hold together; a worker whose do is ended
+RESIDENT = 2**30  # bytes that all processes hold on top of torch; a worker whose do is ended
 FOLDERS = 2**26  # bytes in all files of a folder that can be written to; they live in memory
 FILES, OPEN = 2**20, 128  # bytes of one file, and how many may be open: some live in no folder
 PROCESSES, THREADS = 16, 64  # at once; a worker that starts more is ended
-LOADING = 30.0  # CPU seconds that a submission's definitions may take, torch's import included
+STARTING = 120.0  # CPU seconds that torch's import may take
+LOADING = 30.0  # CPU seconds that a submission's definitions may take
 LOST = 3  # names whose definitions do not come to an end, before the rest is given up
 ANSWERING = 20.0  # CPU seconds for one answer
-WAITING = 240.0  # seconds by the clock for either: a sleep uses no CPU, a busy machine gives little
+WAITING = 240.0  # seconds by the clock for each: a sleep uses no CPU, a busy machine gives little
 LOOK_EVERY = 0.2  # seconds, at both clocks
 CALLBACKS = 10_000  # calls of our functions for one answer
 PACKAGE = Path(__file__).parents[1]
@@ -52,7 +53,7 @@ ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "OMP_NUM_THREADS": "1"}
 
 
 class Unsafe(Exception):
-    """There is no isolation on this machine."""
+    """Submissions cannot be run on this machine: there is no isolation, or no process starts."""
 
 
 class Died(Exception):
@@ -106,6 +107,7 @@ class Sandbox:
         self.alone = False  # one wanted name at a time
         self.loaded: list[str] = []  # wanted names whose definitions the process has run
         self.ended: list[str] = []  # why the process was ended
+        self.library = 0  # bytes that the process held before it ran anything of the submission
         self.fresh = (0, 0, 0)  # what the process used when it was loaded, see `_used_by`
         self.calls = 0
 
@@ -129,22 +131,12 @@ class Sandbox:
     def load(self, wanted: list[str]) -> tuple[list[str], list[str]]:
         """Start a process that runs the definitions of these: names and errors.
 
-        Raises Died where it ends, OutOfTime where it hangs.
+        Raises Died where it ends, OutOfTime where it hangs, Unsafe where it does not start.
         """
-        self.stop()
-        script = str(PACKAGE / WORKER) if self.trust else f"/worker/{PACKAGE.name}/{WORKER}"
-        command = [] if self.trust else isolation()
-        self.process = subprocess.Popen(
-            [*command, sys.executable, "-I", "-B", script],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            env=ENVIRONMENT,  # bwrap's own can be read over there too
-            preexec_fn=_limits,
-        )
+        self.begin()
         self.loaded, self.ended = wanted, []
-        threading.Thread(target=_watch, args=(self.process, self.ended), daemon=True).start()
+        watched = (self.process, self.ended, self.library)
+        threading.Thread(target=_watch, args=watched, daemon=True).start()
         request = {"request": "load", "cells": self.cells, "wanted": wanted}
         try:
             reply, _ = self.ask(request, [], {}, LOADING)
@@ -155,6 +147,33 @@ class Sandbox:
             raise Died(f"it raised {type(error).__name__}: {error}") from None
         self.fresh = _used_by(self.process.pid)
         return reply["names"], reply["errors"]
+
+    def begin(self) -> None:
+        """Start a process that has run nothing of the submission yet."""
+        self.stop()
+        script = str(PACKAGE / WORKER) if self.trust else f"/worker/{PACKAGE.name}/{WORKER}"
+        command = [] if self.trust else isolation()
+        self.process = subprocess.Popen(
+            [*command, sys.executable, "-I", "-B", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,  # of bwrap, and of torch's import: the worker closes its own
+            bufsize=0,
+            env=ENVIRONMENT,  # bwrap's own can be read over there too
+            preexec_fn=_limits,
+        )
+        try:
+            pipe.read_message(_Timed(self.process, STARTING), pipe.LONGEST)
+        except (Exception, OutOfTime) as error:
+            self.process.kill()
+            said = self.process.stderr.read(10_000).decode("utf-8", "replace").strip()
+            self.stop()
+            said = (said or told(error)).split("\n")[-1]
+            raise Unsafe(f"the process that runs submissions does not start: {said}") from None
+        except BaseException:  # the user's patience
+            self.stop()
+            raise
+        self.library = _used_by(self.process.pid)[2]
 
     def load_each(self) -> None:
         """Find the names that can be called, by the definitions of one at a time."""
@@ -187,14 +206,15 @@ class Sandbox:
     def is_stale(self) -> bool:
         """The process has ended, has others running, or holds much."""
         processes, threads, held = _used_by(self.process.pid)
-        more = processes > self.fresh[0] or threads > self.fresh[1] or held > RESIDENT // 2
+        more = processes > self.fresh[0] or threads > self.fresh[1]
+        more |= held - self.library > RESIDENT // 2
         return more or self.process.poll() is not None
 
     def stop(self) -> None:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
-            for pipe in (self.process.stdin, self.process.stdout):
+            for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
                 with suppress(OSError):
                     pipe.close()  # type: ignore[union-attr]
             self.process = None
@@ -233,9 +253,9 @@ class Sandbox:
                 reply, found = pipe.read_message(pipes, pipe.LONGEST)
             if "error" not in reply:
                 _understood(request, reply, found, tensors)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError):
+            why = self.ended[0] if self.ended else _why_ended(self.process)
             self.stop()
-            why = self.ended[0] if self.ended else error
             raise Died(f"the process that runs it ended ({why})") from None
         except Exception as error:
             self.stop()
@@ -426,7 +446,6 @@ class _Timed:
 
 
 def _limits() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILES, FILES))
     resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN, OPEN))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -434,40 +453,72 @@ def _limits() -> None:
         file.write("1000")  # where memory is short nevertheless, it goes first
 
 
-def _watch(process: subprocess.Popen, ended: list[str]) -> None:
+def _why_ended(process: subprocess.Popen) -> str:
+    """What its exit code says of a process that no one here ended."""
+    try:
+        code = process.wait(1.0)
+    except subprocess.TimeoutExpired:
+        return "it closed its pipe"
+    number = -code if code < 0 else code - 128  # bwrap gives 128 + the signal
+    if code == worker.OUT_OF_MEMORY:
+        return worker.TOO_MUCH
+    if number == signal.SIGXFSZ:
+        return f"it wrote more than {FILES // 2**10:,} KiB to a file"
+    if number == signal.SIGKILL:
+        return "it was killed, as the system does where memory is short"
+    if number in set(signal.Signals):
+        return f"it crashed with {signal.Signals(number).name}"
+    return f"it exited with code {code}"
+
+
+def _watch(process: subprocess.Popen, ended: list[str], library: int) -> None:
     """End a process whose children are too many or hold too much, and say why in `ended`.
 
-    Limits on their number do not bind root, and those on memory hold for each alone.
+    `library` bytes are not theirs. Limits on their number do not bind root, and those on memory
+    hold for each alone.
     """
     while process.poll() is None:
         processes, threads, held = _used_by(process.pid)
         if processes > PROCESSES or threads > THREADS:
-            ended.append(f"it had {processes} processes and {threads} threads")
-        elif held > RESIDENT:
-            ended.append(f"it held {held / 2**20:,.0f} MiB, of {RESIDENT / 2**20:,.0f} at most")
+            limits = f"of {PROCESSES} and {THREADS} at most"
+            ended.append(f"it had {processes} processes and {threads} threads, {limits}")
+        elif held - library > RESIDENT and (
+            (more := _used_by(process.pid, shared=True)[2] - library) > RESIDENT
+        ):
+            ended.append(f"it held {more / 2**20:,.0f} MiB, of {RESIDENT / 2**20:,.0f} at most")
         if ended:
             process.kill()
         time.sleep(0.05)
 
 
-def _used_by(pid: int) -> tuple[int, int, int]:
+def _used_by(pid: int, shared: bool = False) -> tuple[int, int, int]:
     """Processes below a process, their threads, and the bytes of memory that they hold.
 
-    What two of them share counts twice.
+    What two of them share, as torch after a fork, counts twice: once where `shared`, which is slow.
     """
     processes, threads, held = -1, 0, 0  # itself is not counted
     todo = [pid]
     while todo and processes <= PROCESSES and threads <= THREADS:
         folder = Path(f"/proc/{todo.pop()}")
         with suppress(OSError):  # it has ended
-            status = folder.joinpath("status").read_text(encoding="utf-8", errors="replace")
-            sizes = re.findall(r"^Rss(?:Anon|Shmem):\s*(\d+) kB", status, re.MULTILINE)
-            held += 1024 * sum(map(int, sizes))
+            held += _held_by(folder, shared)
             for task in folder.joinpath("task").iterdir():
                 threads += 1
                 todo += map(int, task.joinpath("children").read_text(encoding="utf-8").split())
         processes += 1
     return processes, threads, held
+
+
+def _held_by(folder: Path, shared: bool) -> int:
+    sizes: list[str] = []
+    if shared:
+        with suppress(OSError):  # a process can keep it from being read
+            rollup = folder.joinpath("smaps_rollup").read_text(encoding="utf-8")
+            sizes = re.findall(r"^Pss_(?:Anon|Shmem):\s*(\d+) kB", rollup, re.MULTILINE)
+    if not sizes:
+        status = folder.joinpath("status").read_text(encoding="utf-8", errors="replace")
+        sizes = re.findall(r"^Rss(?:Anon|Shmem):\s*(\d+) kB", status, re.MULTILINE)
+    return 1024 * sum(map(int, sizes))
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -6,6 +6,8 @@ functions are only called. Run as a script by `sandbox.py`.
 """
 
 import os
+import re
+import resource
 import sys
 import traceback
 from pathlib import Path
@@ -17,12 +19,23 @@ from torch import Tensor
 if __name__ == "__main__":  # with -I Python looks for no module beside the script
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from minitransformer.exercises.cells import as_text, load_cells, told
+from minitransformer.exercises import cells
+from minitransformer.exercises.cells import as_text, load_cells
 from minitransformer.exercises.forbidding import Forbidding
 from minitransformer.grading.pipe import LONGEST, pack, read_message, unpack, write_message
 
+MEMORY = 5 * 2**29  # bytes of address space that a submission may add to what torch took
+TOO_MUCH = f"it asked for more than {MEMORY / 2**20:,.0f} MiB of memory"
+NO_MEMORY = re.compile("(can't|cannot) allocate memory|failed to map segment", re.IGNORECASE)
+OUT_OF_MEMORY = 12  # exit code of a process that has too little left to say so
 ERRORS = 50  # of a submission that are told
 KEPT = 64  # calls that a backward pass may still come for
+
+
+def told(error: BaseException) -> str:
+    """What an exception says; where memory is short, whose limit that is."""
+    said = cells.told(error)
+    return TOO_MUCH if isinstance(error, MemoryError) or NO_MEMORY.search(said) else said
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
@@ -40,10 +53,8 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
         return unpack(message["answer"], tensors)
 
     def load_submission(message: dict, tensors: list[Tensor]) -> tuple[dict, list[Tensor]]:
-        loaded, errors = load_cells(message["cells"], message["wanted"])
+        loaded, errors = load_cells(message["cells"], message["wanted"], told)
         space.update(loaded)
-        with Forbidding(("nothing",)):  # what its first use imports is not the learner's time
-            torch.ones(2, requires_grad=True).sum().backward()
         names = [name for name in message["wanted"] if callable(space.get(name))]
         return {"names": names, "errors": [as_text(error) for error in errors[:ERRORS]]}, []
 
@@ -101,6 +112,25 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
             )
 
 
+def limit_memory() -> None:
+    """Let this process add `MEMORY` bytes to what it has by now, and no more.
+
+    Builds of torch differ: the CPU build takes 0.6 GiB of address space, a CUDA build 3.1 GiB.
+    Writable memory has a limit of its own: who unmaps a library must not gain its gigabytes. Both
+    limits are hard, so they cannot be raised. Where there is no /proc (macOS), there is no limit.
+    """
+    try:
+        with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
+            used = dict(re.findall(r"^(\w+):\s*(\d+) kB", file.read(), re.MULTILINE))
+    except OSError:
+        return
+    for kind, name in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+        most, (_, hard) = 1024 * int(used[name]) + MEMORY, resource.getrlimit(kind)
+        if hard != resource.RLIM_INFINITY:
+            most = min(most, hard)
+        resource.setrlimit(kind, (most, most))
+
+
 def main() -> None:
     source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -108,7 +138,14 @@ def main() -> None:
         os.dup2(nothing, number)
     sys.setrecursionlimit(2000)
     torch.set_num_threads(1)
-    serve(source, sink)
+    with Forbidding(("nothing",)):  # what the first use imports is torch's, not the learner's
+        torch.ones(2, requires_grad=True).sum().backward()
+    limit_memory()
+    write_message(sink, {"ready": True}, [])
+    try:
+        serve(source, sink)
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)
 
 
 if __name__ == "__main__":

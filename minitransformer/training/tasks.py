@@ -27,6 +27,7 @@ from minitransformer.data.files import InputError, read_documents, read_pairs, s
 from minitransformer.data.vocabulary import BOS, EOS, MASK, PAD, SPECIAL, Vocabulary
 from minitransformer.inference.answering import ROWS, AnyModel, answer
 from minitransformer.inference.record import record_attention
+from minitransformer.kernels.linear_cross_entropy import head_loss
 from minitransformer.loss import IGNORE_INDEX
 from minitransformer.models import DecoderOnly, EncoderDecoder, EncoderOnly
 
@@ -212,7 +213,7 @@ class LanguageModelTask:
             batch = batch.to(next(model.parameters()).device)
             hidden = model.encode(batch.input_ids, batch.attention_mask)
             counts = batch.labels != IGNORE_INDEX
-            total += model.loss_at_labels(hidden, batch.labels, 1).item()
+            total += head_loss(model.head, hidden, batch.labels, 1).item()
             right += (model.head(hidden[counts]).argmax(-1) == batch.labels[counts]).sum().item()
             count += counts.sum().item()
         return {"held_out_loss": total / max(count, 1), "accuracy": right / max(count, 1)}
