@@ -20,12 +20,14 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 TABLE = ROOT / "scripts" / "surviving_mutants.md"
 TESTS = {  # where a mutant of a module is looked for
-    "masks": ["masks", "properties"],
-    "attention": ["attention", "properties"],
-    "loss": ["loss", "properties"],
-    "data": ["data", "properties"],
+    "masks": ["masks"],
+    "attention": ["attention"],
+    "loss": ["loss"],
+    "positions": ["masks", "layers"],
+    "contract": ["attention", "layers", "loss", "masks"],
     "layers": ["layers", "models"],
-    "models": ["models", "properties"],
+    "models": ["models"],
+    "data/batches": ["data", "properties"],
 }
 HEADER = """# Mutants that survive
 
@@ -37,24 +39,22 @@ What `scripts/mutate.py` changes without any test noticing, and why none can or 
 CONFIG = """
 [tool.mutmut]
 source_paths = ["minitransformer"]
-only_mutate = {modules}
+only_mutate = ["minitransformer/{module}.py"]
 pytest_add_cli_args_test_selection = {tests}
-also_copy = ["tests"]
+process_isolation = "forkserver"
 """
 
 Mutant = tuple[str, str, str]  # module, line, what it becomes
 
 
-def survivors(modules: list[str]) -> list[Mutant]:
+def survivors(module: str) -> list[Mutant]:
     """Run mutmut on a copy of the project, since it writes into the folder that it works on."""
     with tempfile.TemporaryDirectory() as folder:
         for name in ("minitransformer", "tests"):
             shutil.copytree(ROOT / name, Path(folder) / name)
-        config = CONFIG.format(
-            modules=[f"minitransformer/{name}.py" for name in modules],
-            tests=sorted({f"tests/test_{name}.py" for one in modules for name in TESTS[one]}),
-        )
-        text = (ROOT / "pyproject.toml").read_text(encoding="utf-8") + config
+        tests = [f"tests/test_{name}.py" for name in TESTS[module]]
+        text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+        text += CONFIG.format(module=module, tests=tests)
         (Path(folder) / "pyproject.toml").write_text(text, encoding="utf-8")
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -74,25 +74,25 @@ def survivors(modules: list[str]) -> list[Mutant]:
 
         mutmut("run", capture=False)
         listed = re.findall(r"(\S+): (?:survived|no tests)", mutmut("results"))
-        return [one for name in listed for one in _changes(name, mutmut("show", name))]
+        return [(module, *_change(mutmut("show", name))) for name in listed]
 
 
-def _changes(name: str, diff: str) -> list[Mutant]:
-    """(module, line, what it becomes); a mutant may change several lines."""
+def _change(diff: str) -> tuple[str, str]:
+    """The line and what it becomes; a mutant may change several lines."""
     lines = [line for line in diff.splitlines() if not line.startswith(("---", "+++"))]
     before, after = (
         " ".join(line[1:].strip() for line in lines if line.startswith(sign)) for sign in "-+"
     )
-    return [(name.split(".")[1], before, after)]
+    return before, after
 
 
-def read_table() -> dict[Mutant, str]:
-    """Mutant -> why it survives."""
-    rows = {}
+def read_rows() -> list[tuple[Mutant, str]]:
+    """Each mutant of the table, and why it survives."""
+    rows = []
     for line in TABLE.read_text(encoding="utf-8").splitlines() if TABLE.exists() else []:
         if line.startswith("| ") and "`" in line:
             module, before, after, why = (_unquote(cell) for cell in re.split(r" \| ", line[2:-2]))
-            rows[module, before, after] = why
+            rows.append(((module, before, after), why))
     return rows
 
 
@@ -120,7 +120,7 @@ def main() -> int:
     modules = options.modules or list(TESTS)
     if wrong := set(modules) - TESTS.keys():
         parser.error(f"unknown: {', '.join(wrong)}")
-    known, found = read_table(), survivors(modules)
+    known, found = dict(read_rows()), [one for module in modules for one in survivors(module)]
     new = [one for one in found if not known.get(one)]
     stale = [one for one in known if one[0] in modules and one not in found]
     for module, before, after in new:

@@ -157,6 +157,12 @@ def test_nothing_to_predict_is_a_loss_of_zero_with_zero_gradient(device, shape, 
     assert torch.equal(gradient, torch.zeros_like(logits))
 
 
+def test_an_ignored_label_among_labels_of_a_single_class():
+    logits = torch.randn(3, 1)
+    loss = cross_entropy(logits, torch.tensor([0, IGNORE_INDEX, 0]))
+    assert loss == 0.0
+
+
 # ---- the number to divide by -------------------------------------------------------------------
 
 
@@ -219,7 +225,9 @@ def test_nothing_to_predict_anywhere_is_a_loss_of_zero(num_labels):
 def test_labels_outside_the_vocabulary_are_refused(label):
     logits, labels = make_batch()
     labels[3, 2] = label
-    with pytest.raises(ValueError, match=rf"-100 \(ignore\) or in \[0, 5\), got {label}"):
+    with pytest.raises(
+        ValueError, match=rf"^labels must be -100 \(ignore\) or in \[0, 5\), got {label}"
+    ):
         cross_entropy(logits, labels)
 
 

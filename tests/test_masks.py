@@ -5,8 +5,8 @@ import torch
 from conftest import BATCH, KEYS, LENGTHS, QUERIES, from_lengths
 from torch import Tensor
 
-from minitransformer import causal_mask, padding_mask, token_positions
-from minitransformer.masks import zero_padding
+from minitransformer import causal_mask, padding_mask, token_positions, window_mask
+from minitransformer.masks import decoder_mask, zero_padding
 from minitransformer.positions import by_document
 
 ATTENTION_MASKS = {
@@ -158,6 +158,66 @@ def test_causal_mask_refuses_queries_without_a_key_of_their_own(sizes):
 def test_causal_and_padding_truth_table(name, expected):
     mask = padding_mask(torch.tensor([ATTENTION_MASKS[name]])) & causal_mask(4)
     assert torch.equal(mask, expected)
+
+
+# ---- window_mask, decoder_mask -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sizes", "window", "expected"),
+    [
+        ((4,), 1, table("1000", "0100", "0010", "0001")),
+        ((4,), 2, table("1000", "1100", "0110", "0011")),
+        ((2, 4), 2, table("0110", "0011")),
+        ((2, 4), 3, table("1110", "0111")),
+        ((2, 4), 9, table("1110", "1111")),
+    ],
+)
+def test_window_mask_truth_table(sizes, window, expected):
+    assert torch.equal(window_mask(*sizes, window=window), expected)
+
+
+def test_window_mask_is_made_where_it_is_asked_for():
+    assert window_mask(2, window=1, device="meta").device.type == "meta"
+
+
+@pytest.mark.parametrize("window", [0, -1, 1.0, True, None])
+def test_window_mask_refuses_a_window_without_a_key(window):
+    with pytest.raises(ValueError, match=rf"^window must be an integer >= 1, got {window}$"):
+        window_mask(3, window=window)
+
+
+def test_window_mask_refuses_what_causal_mask_refuses():
+    with pytest.raises(ValueError, match="0 <= num_queries <= num_keys, got 3 and 2"):
+        window_mask(3, 2, window=1)
+
+
+def decoder_mask_by_loops(attention_mask: Tensor, window: int | None) -> Tensor:
+    positions = positions_by_loops(attention_mask)
+    mask = padding_by_loops(attention_mask, attention_mask)
+    for b, q, k in mask[:, 0].nonzero().tolist():
+        distance = positions[b, q] - positions[b, k]
+        mask[b, 0, q, k] = distance >= 0 and (window is None or distance < window)
+    return mask
+
+
+@pytest.mark.parametrize("window", [None, 1, 2, 3])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int32, torch.int64])
+def test_decoder_mask_equals_its_loops(device, dtype, window):
+    """Its window counts the tokens of a document, over padding and over other documents."""
+    documents = torch.randint(0, 2 if dtype == torch.bool else 4, (20, KEYS))
+    expected = decoder_mask_by_loops(documents, window)
+    mask = decoder_mask(documents.to(device, dtype), window=window)
+    assert torch.equal(mask.cpu(), expected)
+    for start in (1, KEYS - 1, KEYS):
+        cached = decoder_mask(documents.to(device, dtype), start, window)
+        assert torch.equal(cached.cpu(), expected[:, :, start:])
+
+
+@pytest.mark.parametrize(("misuse", "error", "message"), MISUSES)
+def test_decoder_mask_refuses(misuse, error, message):
+    with pytest.raises(error, match="^attention_mask .*" + message):
+        decoder_mask(misuse)
 
 
 # ---- token_positions, by_document --------------------------------------------------------------
