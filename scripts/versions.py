@@ -83,7 +83,8 @@ def environments() -> dict[str, tuple[str, list[str]]]:
     found = pythons()
     if not found:
         raise SystemExit("no Python 3.11 or later that can make a virtual environment")
-    lowest = (next(iter(found.values())), lowest_requirements([]))
+    # torch on Linux names its Triton itself; the lowest torch, one that is too old for [gpu].
+    lowest = (next(iter(found.values())), lowest_requirements(["triton"]))
     newest = {f"newest-{version}": (python, []) for version, python in found.items()}
     return {"lowest": lowest, **newest}
 

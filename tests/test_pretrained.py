@@ -545,9 +545,10 @@ def write(folder, tensors, **config):
 
     save_file(
         {key: t.clone(memory_format=torch.contiguous_format) for key, t in tensors.items()},
-        folder / "model.safetensors",
+        folder / "new",
         metadata={"format": "pt"},
     )
+    (folder / "new").rename(folder / "model.safetensors")  # models that were read map the old file
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | config))
 

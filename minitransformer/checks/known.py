@@ -484,7 +484,10 @@ def _transformers_model(bank: str, family: str, name: str, attention: str, call)
     config = getattr(transformers, f"{family}Config")(
         **_SIZES[family], **special, attn_implementation=attention
     )
-    model = getattr(transformers, name)(config)
+    try:
+        model = getattr(transformers, name)(config)
+    except ValueError as error:  # T5 has none but "eager" in transformers 5.0
+        raise ImportError(f"{error} It is in newer ones: pip install -U transformers") from None
     return _model_subject(bank, model, call)
 
 
