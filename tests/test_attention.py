@@ -22,6 +22,8 @@ from minitransformer import (
     record_attention,
     scaled_dot_product_attention,
 )
+from minitransformer.cache import Cache
+from minitransformer.masks import PreparedMask
 from minitransformer.positions import RotaryPositions, rotate
 
 VALUES = 3  # the width of the values
@@ -826,6 +828,80 @@ def test_rotated_scores_depend_on_distance_alone(device):
     assert_close((outputs[1], weights[1]), (outputs[0], weights[0]), 1e-10)
     for other in (2, 3):
         assert (weights[other] - weights[0]).abs().max() > 0.01
+
+
+# ---- the cache, the kernel -----------------------------------------------------------------------
+
+
+def test_heads_read_in_pieces_attend_to_all_that_was_read(device):
+    """Two layers share the cache, each of keys and values of its own."""
+    mask = MASKS["causal left"].to(device)
+    layers = [make_heads(device, num_kv_heads=2) for _ in range(2)]
+    x, _ = make_sequences(mask)
+    positions = torch.arange(KEYS, device=device).expand(BATCH, -1)
+    wanted = [heads(x, x, mask, rotation_at(positions)) for heads in layers]
+    cache = Cache()
+    for start, end in ((0, 3), (3, 4), (4, KEYS)):
+        piece, rotation = x[:, start:end], rotation_at(positions[:, start:end])
+        for heads, expected in zip(layers, wanted, strict=True):
+            output = heads(piece, piece, mask[:, :, start:end, :end], rotation, cache)
+            assert_close(output, expected[:, start:end], 1e-13)
+
+
+def test_heads_project_the_memory_of_a_cache_once(device):
+    mask = MASKS["cross"].to(device)
+    layers = [make_heads(device, num_kv_heads=2) for _ in range(2)]
+    x, memory = make_sequences(mask)
+    cache = Cache()
+    for given in (memory, torch.full_like(memory, NAN)):
+        for heads in layers:
+            assert_close(heads(x, given, mask, cache=cache), heads(x, memory, mask), 1e-13)
+
+
+def test_a_kernel_is_asked_where_no_weights_are():
+    """It gets the mask as it was prepared; the reference, for weights, the mask that is in it."""
+    calls = []
+
+    def kernel(*inputs, finite):
+        calls.append((inputs[3], finite))
+        inputs = [*inputs[:3], inputs[3].mask]
+        return scaled_dot_product_attention(*inputs, finite=finite)[0], None
+
+    mask = PreparedMask(MASKS["causal left"], "a plan")
+    heads = make_heads("cpu", dropout=1.0, kernel=kernel)
+    x, _ = make_sequences(mask.mask)
+    with record_attention(heads), torch.no_grad():
+        wanted = heads.eval()(x, x, mask)
+    dropped = heads.train()(x, x, mask)
+    assert torch.equal(dropped, heads.output.bias.expand_as(dropped))
+    assert not calls
+    assert_close(heads.eval()(x, x, mask), wanted, 1e-13)
+    assert_close(heads(x, x, mask, cache=Cache()), wanted, 1e-13)
+    assert calls == [(mask, False), (mask, True)]
+
+
+@pytest.mark.parametrize(
+    "add_hook", [nn.Module.register_forward_hook, nn.Module.register_forward_pre_hook]
+)
+def test_heads_are_recorded_while_their_tap_has_a_hook(add_hook):
+    heads = make_heads("cpu")
+    assert not heads.is_recorded
+    hook = add_hook(heads.tap, lambda *_: None)
+    assert heads.is_recorded
+    hook.remove()
+    assert not heads.is_recorded
+
+
+def test_printing_heads_shows_their_number_and_kernel():
+    class Kernel:
+        name = "fast"
+
+    def nameless():
+        pass
+
+    assert "  heads=6, kv_heads=2, kernel=reference\n" in repr(make_heads("cpu", 2))
+    assert "  heads=6, kv_heads=6, kernel=fast\n" in repr(make_heads("cpu", kernel=Kernel()))
+    assert f"kernel={nameless}\n" in repr(make_heads("cpu", kernel=nameless))
 
 
 # ---- record_attention ----------------------------------------------------------------------------
