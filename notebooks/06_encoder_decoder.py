@@ -167,10 +167,10 @@ print("the same logits, bit by bit, at every real token")
 # ## Training it
 #
 # One layer on each side is enough for dates. `train` is a training loop; chapter 8 takes it apart.
-# This takes most of a minute.
+# This takes about a minute.
 
 # %%
-history, _ = train(model, task, Settings(steps=450), save=lambda history: None, quiet=True)
+history, _ = train(model, task, Settings(steps=600), save=lambda history: None, quiet=True)
 losses = torch.tensor([row["loss"] for row in history])
 figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
 axis.plot(losses.unfold(0, 10, 1).mean(dim=1), color="#08519c")

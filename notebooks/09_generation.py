@@ -439,7 +439,7 @@ with torch.no_grad():
     for t in range(ids.shape[1]):
         hidden = model.encode(ids[:, t : t + 1], mask[:, : t + 1], cache=cache)  # one new token
         steps.append(model.head(hidden))
-        key, value = next(iter(cache.values()))
+        key, value = cache[model.decoder.layers[0].attention]
         print(f"{WORDS[ids[0, t]]:<6} keys in the first layer's cache: {tuple(key.shape)}")
 print("largest difference:", (torch.cat(steps, dim=1) - whole).abs().max().item())
 torch.testing.assert_close(torch.cat(steps, dim=1), whole, rtol=0, atol=1e-4)
