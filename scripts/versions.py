@@ -33,6 +33,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parent.parent
 RECORD, LOGS = ROOT / "scripts" / "versions.md", ROOT / "runs" / "versions"
 MINORS = range(11, 20)  # Python 3.N to look for
+CLEAR = "\033[K" if sys.stdout.isatty() else ""  # the rest of a line that is written over
 COMMANDS = ["minitransformer train", "pytest -n auto"]  # how the README's begin
 SHOWN = ["torch", "einops", "numpy", "safetensors", "tokenizers", "transformers", "datasets",
          "matplotlib", "hypothesis", "pytest"]  # fmt: skip
@@ -118,9 +119,9 @@ def run(command: str, folder: Path, log: Path, **environ: str) -> tuple[int, str
         try:
             while process.poll() is None:
                 time.sleep(1)
-                if sys.stdout.isatty():
+                if CLEAR:
                     last = log.read_text("utf-8", "replace")[-90:].splitlines()[-1]
-                    print(f"\033[K  {time.monotonic() - start:5.0f} s  {last}", end="\r")
+                    print(f"{CLEAR}  {time.monotonic() - start:5.0f} s  {last}", end="\r")
         finally:
             process.kill()
             process.wait()
@@ -158,11 +159,11 @@ def try_out(name: str, python: str, constraints: list[str]) -> dict[str, str]:
         for install, command in readme_commands():
             code, _, seconds = run(install, clone, log, **environ)
             result = "installation failed"
-            print(f"\033[K  {seconds:5.0f} s  {install}", flush=True)
+            print(f"{CLEAR}  {seconds:5.0f} s  {install}", flush=True)
             if code == 0:
                 code, printed, seconds = run(command, clone, log, **environ)
                 result = result_of(code, printed)
-            print(f"\033[K  {seconds:5.0f} s  {command}: {result}", flush=True)
+            print(f"{CLEAR}  {seconds:5.0f} s  {command}: {result}", flush=True)
             row[command] = f"{result}, {seconds:.0f} s"
         inspect = [venv / "bin" / "python", "-m", "pip", "inspect"]
         about = json.loads(subprocess.run(inspect, capture_output=True, check=True).stdout)
