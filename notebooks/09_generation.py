@@ -512,7 +512,7 @@ def bytes_per_token(num_layers, num_kv_heads, head_width, bytes_each):
     return 2 * num_layers * num_kv_heads * head_width * bytes_each
 
 
-held = sum(key.numel() + value.numel() for key, value in cache.values()) * 4  # float32
+held = sum(x.numel() for layer in cache.lengths for x in cache[layer]) * 4  # float32
 config = model.config
 formula = ids.shape[1] * bytes_per_token(2, config.num_kv_heads, config.d_model // 2, 4)
 print(f"the cache above holds {held} bytes, by the formula {formula}")
