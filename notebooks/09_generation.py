@@ -551,9 +551,8 @@ def table_model(follows):
     table = DecoderOnly(Config(size, d_model=size, num_layers=0, num_heads=1, style="llama"))
     with torch.no_grad():
         table.embedding.tokens.weight.copy_(torch.eye(size))
-        table.head.projection.weight.copy_(
-            chances.log().T / size**0.5
-        )  # the final norm scales by √size
+        # The final norm scales by √size.
+        table.head.projection.weight.copy_(chances.log().T / size**0.5)
     return table.eval(), words
 
 
