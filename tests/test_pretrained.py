@@ -900,7 +900,7 @@ def test_a_model_without_a_head_has_the_hidden_states(name, tmp_path):
     ids, mask = batch("right")
     expected = theirs(input_ids=ids, attention_mask=mask).last_hidden_state
     assert largest_difference(ours.encode(ids, mask)[mask != 0], expected[mask != 0]) <= ROUNDING
-    assert ours.head.weight is ours.embedding.tokens.weight
+    assert ours.head.projection.weight is ours.embedding.tokens.weight
     save_pretrained(ours, tmp_path / "back")
     assert_same_model(load_pretrained(tmp_path / "back"), ours)
 

@@ -83,13 +83,12 @@ def run(attention, query, key, value, d_output, mask):
     """The output and the three gradients."""
     leaves = [x.detach().requires_grad_() for x in (query, key, value)]
     output = attention(*leaves, mask)
+    output = output[0] if isinstance(output, tuple) else output  # a kernel gives no weights
     assert output.dtype == value.dtype
     return [output.detach(), *grad(output, leaves, d_output)]
 
 
 def formula(query, key, value, mask):
-    group = query.shape[1] // key.shape[1]
-    key, value = (x.repeat_interleave(group, dim=1) for x in (key, value))
     return scaled_dot_product_attention(query, key, value, mask)[0]
 
 
@@ -328,6 +327,7 @@ def test_the_map_lists_whole_tiles_first_and_then_partial_ones():
     assert plan.used.tolist() == [[[True] * 7 + [False]]]
 
 
+@ON_CPU
 def test_a_map_is_made_once_for_all_layers_and_never_looked_up(monkeypatch):
     made = []
     monkeypatch.setattr(module, "tile_map", lambda *a: made.append(a) or tile_map(*a))

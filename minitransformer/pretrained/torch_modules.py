@@ -54,7 +54,7 @@ def from_torch(
     kind = DecoderLayer if decodes else EncoderLayer
     configs = [_config(layer) for layer in module.layers]
     stack = Stack(configs[0], kind, 0)
-    stack.layers = nn.ModuleList(map(kind, configs))
+    stack.layers = nn.ModuleList(kind(config, stack.kernel) for config in configs)
     for ours, theirs in zip(stack.layers, module.layers, strict=True):
         for name, number in _residuals(decodes).items():
             residual = getattr(ours, name)
@@ -65,6 +65,7 @@ def from_torch(
     tensors = {key: t for key, t in module.state_dict().items() if key.startswith("layers.")}
     stack.load_state_dict(convert(stack, tensors, _names(decodes), (), "the module"))
     for ours, theirs in zip(stack.layers, module.layers, strict=True):
+        del ours.feed_forward.activation  # a module; theirs may be a function
         ours.feed_forward.activation = theirs.activation
     stack.norm = nn.Identity() if module.norm is None else deepcopy(module.norm)
     return stack.train(module.training)
