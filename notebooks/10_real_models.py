@@ -264,7 +264,7 @@ errors["nothing (rounding)"] = largest_difference(theirs, ours)
 
 theirs, ours = fresh("GPT-2")
 for layer in ours.decoder.layers:
-    layer.feed_forward.activation = nn.functional.gelu
+    layer.feed_forward.activation = nn.GELU()
 errors["GPT-2: the exact GELU"] = largest_difference(theirs, ours)
 
 theirs, ours = fresh("BERT")
@@ -328,7 +328,7 @@ assert all(error > 2e-5 for error in list(errors.values())[1:])
 theirs, ours = fresh("GPT-2")
 exact = largest_difference(theirs.double(), ours.double())
 for layer in ours.decoder.layers:
-    layer.feed_forward.activation = nn.functional.gelu
+    layer.feed_forward.activation = nn.GELU()
 print(f"float64: right {exact:.1e}, with the exact GELU {largest_difference(theirs, ours):.1e}")
 theirs.float()
 assert exact < 1e-12
