@@ -64,7 +64,7 @@ def check_attention_inputs(query: Tensor, key: Tensor, value: Tensor, mask: Tens
 
 def check_mask(mask: Tensor, sizes: tuple[int, ...] = ()) -> None:
     """Refuse what is not bool of four axes, (batch or 1, heads or 1, queries, keys) of `sizes`."""
-    hint = "for a (batch, length) mask call padding_mask()"
+    hint = "for a 0/1 attention_mask call padding_mask()"
     check_tensor("mask", mask, "batch, heads, queries, keys", f"; {hint}")
     if mask.dtype != torch.bool:
         raise TypeError(f"mask must be bool (True = may attend), got {mask.dtype}; {hint}")

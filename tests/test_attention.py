@@ -581,7 +581,7 @@ def test_heads_under_autocast_survive_large_scores(device):
         (None, TypeError, "mask must be a tensor, got NoneType"),
         (torch.ones(4, 1, 5, 7), TypeError, r"mask must be bool .* got torch.float32; .* padding_"),
         (torch.ones(4, 1, 5, 7).long(), TypeError, r"mask must be bool .* got torch.int64"),
-        (torch.ones(4, 7).bool(), ValueError, r"shape \(4, 7\); for a \(batch, length\) mask call"),
+        (torch.ones(4, 7).bool(), ValueError, r"shape \(4, 7\); for a 0/1 attention_mask call"),
         (torch.ones(4, 5, 7).bool(), ValueError, r"\(batch, heads, queries, keys\), got shape"),
         (torch.ones(1, 4, 1, 5, 7).bool(), ValueError, r"got shape \(1, 4, 1, 5, 7\)"),
         (torch.ones(4, 1, 7, 5).bool(), ValueError, r"5 queries, 7 keys\), got \(4, 1, 7, 5\)"),
