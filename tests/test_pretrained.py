@@ -985,7 +985,7 @@ def test_weights_that_are_integers_are_refused(copy):
 def test_a_file_without_tensors_is_refused(copy):
     folder, _ = copy("bart")
     write(folder, {})
-    with pytest.raises(InputError, match="holds 0 tensors for 3 layers|is damaged or no safetensors"):
+    with pytest.raises(InputError, match=r"holds 0 tensors|is damaged or no safetensors"):
         load_pretrained(folder)
 
 
