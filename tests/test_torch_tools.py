@@ -12,6 +12,8 @@ from torch.func import functional_call, grad, vmap
 import minitransformer as mt
 from minitransformer import Config, DecoderOnly, EncoderDecoder, EncoderOnly
 
+pytestmark = pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
+
 KINDS = [EncoderOnly, DecoderOnly, EncoderDecoder]
 STYLES = ["vanilla", "bert", "gpt2", "llama"]
 SLOW = pytest.mark.slow
