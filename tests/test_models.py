@@ -916,6 +916,31 @@ def test_a_config_cannot_be_changed():
         Config(VOCAB).d_model = 7
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_linear_layer_is_drawn_once(kind, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(nn.init, "xavier_uniform_", lambda weight: drawn.append(id(weight)))
+    model = make_model(kind)
+    assert len(drawn) == len(set(drawn))
+    assert len(drawn) == sum(isinstance(module, nn.Linear) for module in model.modules())
+
+
+@pytest.mark.parametrize("side", ["left", "right", "holes"])
+def test_a_window_sees_so_many_tokens_wherever_the_padding_is(side):
+    """Two layers with a window of 2: a token depends on itself and the two before, on no other."""
+    model = make_model("decoder", "gpt2", window=2)
+    ids, mask = inputs_of(model, side)
+    row = int((mask != 0).sum(dim=1).argmax())
+    places = mask[row].nonzero().squeeze(1)
+    assert len(places) > 3
+    expected = model(ids, mask)[row]
+    for age, place in enumerate(reversed(places[:-1].tolist()), 1):
+        changed = ids.clone()
+        changed[row, place] = (changed[row, place] + 1) % VOCAB
+        moved = not torch.equal(model(changed, mask)[row, places[-1]], expected[places[-1]])
+        assert moved == (age <= 2), age
+
+
 # ---- each layer needs its mask -----------------------------------------------------------------
 # Remove it from one layer, wholly or in part, and a check above must notice.
 

@@ -167,6 +167,8 @@ def test_copies_compute_the_same_bits_and_ties_stay_tied(kind, tied):
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), empty):
         assert torch.equal(other(*inputs), model(*inputs))
         assert (other.head.projection.weight is other.embedding.tokens.weight) == tied
+        if has_source(other):  # one vocabulary, one table
+            assert other.source_embedding.tokens.weight is other.embedding.tokens.weight
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
