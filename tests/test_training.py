@@ -1,10 +1,11 @@
 """Training: batches that can be repeated, runs that can be kept, and files that can be wrong."""
 
 import contextlib
-import json
+import copy
 import os
 import signal
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -16,13 +17,12 @@ from minitransformer.data.files import (
     read_lines,
     read_pairs,
     split_documents,
-    write_atomically,
 )
 from minitransformer.data.vocabulary import BOS, EOS, MASK, SPECIAL, UNKNOWN, Vocabulary
 from minitransformer.inference.answering import answer
 from minitransformer.training import loop, tasks
-from minitransformer.training.loop import Settings, schedule, train
-from minitransformer.training.run import Run, new_folder
+from minitransformer.training.loop import Settings, Training, schedule, train
+from minitransformer.training.signals import asked_to_stop
 from minitransformer.training.tasks import (
     LanguageModelTask,
     MaskedLanguageModelTask,
@@ -154,18 +154,18 @@ def test_python_carries_enough_prose_to_train_on():
 # ---- the loop --------------------------------------------------------------------------------
 
 
-def run_training(task, settings=None, save=lambda history: None):
+def run_training(task, settings=None, save=lambda training: None):
     torch.manual_seed(0)
     model = task.model_class(Config(len(task.vocabulary), **SMALL, max_length=256))
-    settings = settings or Settings(steps=6, batch_size=8, warmup=2)
-    history, finished = train(model, task, settings, save, quiet=True)
-    return model, history, finished
+    training = Training(model, settings or Settings(steps=6, batch_size=8, warmup=2))
+    stopped = train(training, task, save, quiet=True)
+    return model, training.history, stopped
 
 
 def test_training_lowers_the_loss_and_says_how_it_went(task):
     settings = Settings(steps=30, batch_size=16, warmup=5, learning_rate=1e-2)
-    model, history, finished = run_training(task, settings)
-    assert finished
+    model, history, stopped = run_training(task, settings)
+    assert stopped == 0
     assert [row["step"] for row in history] == list(range(1, 31))
     assert history[-1]["loss"] < 0.8 * history[0]["loss"]
     assert {"exact_match", "held_out_loss"} & history[-1].keys()
@@ -180,6 +180,13 @@ def test_the_same_seed_gives_the_same_bits(pairs):
     assert not torch.equal(first["head.projection.weight"], other["head.projection.weight"])
 
 
+def NotFused(optimizer, *groups, fused, **options):
+    """The fused one has no meta, and the others no way to skip a step."""
+    made = optimizer(*groups, **options)
+    made.step = lambda: None
+    return made
+
+
 @pytest.mark.parametrize("attention", ["auto", "reference"])
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_step_reads_nothing_back(task, attention, packed, monkeypatch):
@@ -187,10 +194,10 @@ def test_a_step_reads_nothing_back(task, attention, packed, monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *a, **k: contextlib.nullcontext())  # has no meta
     config = Config(len(task.vocabulary), **SMALL, max_length=256, attention=attention)
     model = task.model_class(config).to("meta")
-    optimizer = torch.optim.AdamW(model.parameters())
+    monkeypatch.setattr(torch.optim, "AdamW", partial(NotFused, torch.optim.AdamW))
+    training = Training(model, Settings(accumulate=2))
     batch = task.batch(0, 0, 8, packed)
-    loss = loop.training_step(model, batch, optimizer, Settings())
-    assert loss.device.type == "meta"
+    assert training.step(batch).device.type == "meta"
     with pytest.raises((RuntimeError, NotImplementedError)):  # as labels there would make us
         model.loss(**batch.to("meta"))
 
@@ -200,19 +207,118 @@ def test_losses_that_are_read_rarely_are_the_same(pairs, monkeypatch):
     each = run_training(task, settings)[1]
     monkeypatch.setitem(loop.READ_EVERY, "cpu", 10)
     saved = []
-    rarely = run_training(task, settings, lambda history: saved.append(list(history)))[1]
+    rarely = run_training(task, settings, lambda one: saved.append(list(one.history)))[1]
     assert [row["loss"] for row in rarely] == [row["loss"] for row in each]
     assert all(row["loss"] == row["loss"] for rows in saved for row in rows)
     assert all(row["tokens_per_second"] > 0 for row in rarely)
 
 
 @pytest.mark.parametrize("every", [1, 10])
-def test_a_loss_that_is_no_number_ends_training_and_names_its_step(pairs, every, monkeypatch):
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_after_a_loss_that_is_no_number_training_stands_before_its_step(
+    pairs, every, dropout, monkeypatch
+):
+    """The weights, the optimizer and the random state, also where the loss is read ten steps on."""
     monkeypatch.setitem(loop.READ_EVERY, "cpu", every)
-    losses = iter([1.0, 0.5, float("nan"), *[1.0] * 97])
-    monkeypatch.setattr(loop, "training_step", lambda *inputs: torch.tensor(next(losses)))
-    with pytest.raises(InputError, match="the loss is nan at step 3: lower --learning-rate"):
-        run_training(PairsTask(pairs, 64), Settings(steps=100, batch_size=4))
+    task = PairsTask(pairs, 64)
+    config = Config(len(task.vocabulary), **SMALL, dropout=dropout)
+    settings = Settings(steps=100, batch_size=4)
+
+    def trained(last):
+        torch.manual_seed(0)
+        training = Training(EncoderDecoder(config), settings)
+        loss = training.loss.forward
+        calls = []
+
+        def poisoned(inputs, num_labels):
+            calls.append(num_labels)
+            return loss(inputs, num_labels) * (float("nan") if len(calls) == last else 1.0)
+
+        training.loss.forward = poisoned
+        with pytest.raises(loop.NonFiniteLoss, match=f"the loss is nan at step {last}") as error:
+            train(training, task, quiet=True)
+        return training, error.value.batch, loop.random_state(training.device)["cpu"]
+
+    training, batch, random = trained(13)
+    assert len(training.history) == 12
+    assert all(row["loss"] == row["loss"] for row in training.history)
+    assert torch.equal(batch.source_ids, training.batch(task, 12).source_ids)
+
+    torch.manual_seed(0)
+    other = Training(EncoderDecoder(config), settings)
+    other.model.train()
+    for step in range(12):
+        for group in other.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * schedule(step, settings)
+        other.step(other.batch(task, step))
+    assert torch.equal(random, torch.get_rng_state())
+    for ours, theirs in zip(training.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+        for name, value in other.optimizer.state[theirs].items():
+            assert torch.equal(training.optimizer.state[ours][name], value)
+
+
+def test_a_gradient_that_is_infinite_ends_training_too(pairs):
+    task = PairsTask(pairs, 64)
+    training = Training(make_model(task), Settings(steps=9, batch_size=4))
+    training.model.head.projection.weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = [p.clone() for p in training.model.parameters()]
+    with pytest.raises(InputError, match=r"the gradient is (nan|inf) at step 1"):
+        train(training, task, quiet=True)
+    assert all(map(torch.equal, before, training.model.parameters()))
+
+
+# ---- what is divided by what ---------------------------------------------------------------------
+
+
+def gradients_of(training, batch, monkeypatch):
+    """Before clipping; of one step."""
+    monkeypatch.setattr(loop.nn.utils, "clip_grad_norm_", lambda *a: torch.tensor(1.0))
+    numbers = training.step(batch)
+    return numbers[0], [p.grad.clone() for p in training.model.parameters()]
+
+
+@pytest.mark.parametrize("parts", [2, 3, 64])
+def test_a_batch_in_parts_is_the_same_step(task, parts, monkeypatch):
+    """The labels of the whole step divide; 64 parts are more than there are rows."""
+    model = make_model(task).double()
+    batch = task.batch(0, 0, 24, True)
+    whole, in_parts = (
+        gradients_of(Training(copy.deepcopy(model), Settings(accumulate=n)), batch, monkeypatch)
+        for n in (1, parts)
+    )
+    assert whole[0].item() == pytest.approx(in_parts[0].item(), rel=1e-13)
+    for a, b in zip(whole[1], in_parts[1], strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+    counts = [int((batch.part(i, parts).labels != -100).sum()) for i in range(parts)]
+    assert len(set(counts)) > 1
+    if parts == 2:  # the mean of the parts' means is another number, visibly
+        means = [model.loss(**batch.part(i, parts)).item() for i in range(parts)]
+        assert abs(sum(means) / parts - whole[0].item()) > 1e-6
+
+
+def test_the_parts_of_a_batch_are_the_batch(task):
+    batch = task.batch(0, 0, 24, True)
+    parts = [batch.part(i, 3) for i in range(3)]
+    for name, tensor in batch.items():
+        if tensor is not None:
+            rows = [row.tolist() for part in parts for row in part[name]]
+            assert sorted(rows) == sorted(tensor.tolist())
+    empty = batch.part(100, 101)
+    assert len(empty.labels) == 1
+    assert (empty.labels == -100).all()
+
+
+def test_without_a_label_there_is_no_step(prose):
+    task = LanguageModelTask(prose, 256)
+    training = Training(make_model(task), Settings())
+    batch = task.batch(0, 0, 4, True)
+    batch.labels.fill_(-100)
+    before = [p.clone() for p in training.model.parameters()]
+    assert training.step(batch).tolist() == [0.0, 0.0]
+    assert all(map(torch.equal, before, training.model.parameters()))
+    assert training.optimizer.state == {}
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
@@ -222,7 +328,7 @@ def test_recomputing_the_layers_changes_nothing_but_what_is_kept(pairs, dropout)
         torch.manual_seed(0)
         model = EncoderDecoder(Config(len(task.vocabulary), **SMALL, dropout=dropout))
         settings = Settings(steps=1, batch_size=8, recompute=recompute)
-        train(model, task, settings, lambda history: None, quiet=True)  # as `train` switches it on
+        train(Training(model, settings), task, quiet=True)  # as `train` switches it on
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(
             lambda x, sizes=sizes: sizes.append(x.numel()) or x, lambda x: x
@@ -246,8 +352,8 @@ def test_ctrl_c_ends_after_the_step_under_way(pairs, monkeypatch, capsys):
 
     monkeypatch.setattr(task, "batch", interrupting)
     before = signal.getsignal(signal.SIGINT)
-    _, history, finished = run_training(task, Settings(steps=30, batch_size=2, warmup=0))
-    assert not finished
+    _, history, stopped = run_training(task, Settings(steps=30, batch_size=2, warmup=0))
+    assert stopped == signal.SIGINT
     assert len(history) == 5
     assert signal.getsignal(signal.SIGINT) is before
     said = "stopping after this step; once more to give up 1 unsaved step\n"
@@ -268,11 +374,11 @@ def test_ctrl_c_ends_an_evaluation_of_which_no_result_is_kept(pairs, monkeypatch
     monkeypatch.setattr(tasks, "answer", interrupting)
     saved = []
     settings = Settings(steps=20, batch_size=2, warmup=0)
-    _, history, finished = run_training(task, settings, lambda rows: saved.append(len(rows)))
+    _, history, stopped = run_training(task, settings, lambda one: saved.append(len(one.history)))
     assert len(calls) == 2 < len(task.held_out)
-    assert not finished
+    assert stopped == signal.SIGINT
     assert len(history) == 2
-    assert saved == [2]
+    assert saved == [0, 2]
     assert "exact_match" not in history[-1]
     assert "once more to give up 2 unsaved steps" in capsys.readouterr().err
 
@@ -294,18 +400,29 @@ def test_an_evaluation_looks_at_so_many_examples_and_says_so(tmp_path):
 
 
 def test_a_second_ctrl_c_interrupts_at_once():
-    with loop.interruptible(lambda: 7) as interrupted:
+    with asked_to_stop(lambda: 7) as signaled:
+        assert signaled() == 0
         os.kill(os.getpid(), signal.SIGINT)
-        assert interrupted()
+        assert signaled() == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_the_history_is_handed_over_ten_times_and_at_the_end(pairs):
-    seen = []
-    settings = Settings(steps=25, batch_size=2, warmup=0)
-    run_training(PairsTask(pairs, 64), settings, lambda history: seen.append(len(history)))
-    assert seen == [3, 6, 9, 12, 15, 18, 21, 24, 25]
+@pytest.mark.parametrize(
+    ("how_often", "steps"),
+    [
+        ({}, [0, 3, 6, 9, 12, 15, 18, 21, 24, 25]),
+        ({"evaluate_every": 10}, [0, 10, 20, 25]),
+        ({"save_every": 8}, [0, 8, 16, 24, 25]),
+        ({"save_every": 100}, [0, 25]),
+        ({"evaluate_every": 100, "save_minutes": 1e-9}, list(range(26))),
+    ],
+)
+def test_the_training_is_saved_at_the_ends_and_as_often_as_is_said(pairs, how_often, steps):
+    saved = []
+    settings = Settings(steps=25, batch_size=2, warmup=0, **how_often)
+    run_training(PairsTask(pairs, 64), settings, lambda one: saved.append(len(one.history)))
+    assert saved == steps
 
 
 def test_the_learning_rate_rises_then_falls_to_zero():
@@ -395,113 +512,6 @@ def test_vocabulary_round_trip():
     ]
     assert vocabulary.unknown(["he?", "llo!"]) == ["!", "?"]
     assert Vocabulary(vocabulary.characters).tokens == vocabulary.tokens
-
-
-# ---- the folder of a run -------------------------------------------------------------------------
-
-
-@pytest.fixture
-def run(pairs):
-    task = PairsTask(pairs, 64)
-    model, history, _ = run_training(task)
-    return Run("pairs", model, task.vocabulary, {"steps": 6}, history)
-
-
-def test_a_run_that_is_loaded_answers_as_the_one_that_was_saved(run, tmp_path):
-    run.save(tmp_path / "run")
-    loaded = Run.load(tmp_path / "run")
-    ours, theirs = run.model.state_dict(), loaded.model.state_dict()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert loaded.vocabulary.tokens == run.vocabulary.tokens
-    assert (loaded.task, loaded.settings) == (run.task, run.settings)
-    csv = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
-    assert csv[0] == "step,loss,learning_rate,tokens_per_second,exact_match"
-    assert len(csv) == 7
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
-        "config.json",
-        "metrics.csv",
-        "model.safetensors",
-        "vocabulary.json",
-    ]
-
-
-def test_tied_embeddings_survive_the_folder(tmp_path):
-    vocabulary = Vocabulary("abc")
-    config = Config(len(vocabulary), **SMALL, tie_embeddings=True)
-    Run("pairs", EncoderDecoder(config), vocabulary).save(tmp_path / "run")
-    model = Run.load(tmp_path / "run").model
-    assert model.head.projection.weight is model.embedding.tokens.weight
-
-
-@pytest.mark.parametrize(
-    ("file", "content", "says"),
-    [
-        ("config.json", None, "holds no config.json"),
-        ("config.json", b"{", "config.json: is not JSON"),
-        ("config.json", b'{"task": "dates"}', "config.json: not a run's config"),
-        ("config.json", b"[]", "config.json: not a run's config"),
-        (
-            "config.json",
-            b'{"task": "x", "model": "EncoderOnly", "training": {}, "config": '
-            b'{"vocab_size": 9, "norm_eps": "x"}}',
-            "config.json: not a run's config.*norm_eps must be a number",
-        ),
-        ("config.json", 100_000 * b"[", "config.json: is not JSON"),
-        ("vocabulary.json", None, "vocabulary.json: no such file"),
-        ("vocabulary.json", b'{"characters": ["a"]}', "vocabulary.json: has 6 tokens"),
-        ("vocabulary.json", b'{"words": 1}', "vocabulary.json: holds no list of characters"),
-        ("vocabulary.json", b'{"characters": [1]}', "vocabulary.json: holds no list of char"),
-        ("model.safetensors", None, "model.safetensors: no such file"),
-        ("model.safetensors", b"not safe", "model.safetensors: does not hold this model"),
-    ],
-)
-def test_a_damaged_folder_is_refused_by_file_name(run, tmp_path, file, content, says):
-    run.save(tmp_path)
-    if content is None:
-        (tmp_path / file).unlink()
-    else:
-        (tmp_path / file).write_bytes(content)
-    with pytest.raises(InputError, match=says):
-        Run.load(tmp_path)
-
-
-def test_truncated_and_foreign_weights_are_refused(run, tmp_path):
-    run.save(tmp_path)
-    weights = tmp_path / "model.safetensors"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:-100])
-    with pytest.raises(InputError, match="does not hold this model"):
-        Run.load(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["config"]["num_layers"] = 1
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    weights.write_bytes(whole)
-    with pytest.raises(InputError, match="does not hold this model"):
-        Run.load(tmp_path)
-
-
-def test_a_failure_while_saving_leaves_the_older_file(tmp_path):
-    path = tmp_path / "weights"
-    path.write_text("old")
-
-    def fail(temporary):
-        temporary.write_text("half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, fail)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_no_run_overwrites_another(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert str(new_folder(None, "dates")) == os.path.join("runs", "dates")
-    (tmp_path / "runs" / "dates").mkdir(parents=True)
-    assert str(new_folder(None, "dates")) == os.path.join("runs", "dates-2")
-    (tmp_path / "runs" / "dates" / "precious").touch()
-    with pytest.raises(InputError, match="already exists"):
-        new_folder("runs/dates", "dates")
 
 
 # ---- the user's files ----------------------------------------------------------------------------

@@ -1,10 +1,14 @@
-"""`minitransformer train`: from a task and options to a folder with a model."""
+"""`minitransformer train`: from a task and options to a folder with a model, and on from there."""
 
 import argparse
+import os
 import re
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,12 +17,23 @@ from tqdm import tqdm
 from minitransformer.cli.options import add_device, find_device, positive, seed
 from minitransformer.config import ATTENTIONS, STYLES, Config
 from minitransformer.data.files import InputError
-from minitransformer.training.loop import DTYPES, Settings, train
+from minitransformer.data.manifest import MANIFEST
+from minitransformer.training.checkpoint import (
+    checkpoints,
+    locked,
+    make_folder,
+    read_checkpoint,
+    run_of,
+)
+from minitransformer.training.loop import DTYPES, NonFiniteLoss, Settings, Training, train
 from minitransformer.training.pictures import attention_pictures, loss_picture, save_pictures
-from minitransformer.training.run import Run, create_folder, new_folder
+from minitransformer.training.processes import Processes, start_processes
+from minitransformer.training.run import Run
+from minitransformer.training.saver import Saver, restore
 from minitransformer.training.tasks import (
     PairsTask,
     Task,
+    fingerprint,
     largest_padding_weight,
     looked_at,
     make_task,
@@ -37,6 +52,9 @@ CONFIG_HELP = {
 SETTINGS_HELP = {
     "steps": "training steps",
     "batch_size": "examples in one step",
+    "accumulate": "cut each step's batch into N parts, one after the other: less memory, "
+    "the same step up to rounding",
+    "evaluate_every": "steps between two looks at held-out examples (default: ten times in a run)",
     "learning_rate": "the highest learning rate",
     "seed": "for weights, examples and their order",
 }
@@ -47,7 +65,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task",
         choices=["dates", "pairs", "lm", "mlm"],
-        default="dates",
         help="dates: read dates (default). pairs: turn one text into another. "
         "lm: continue prose. mlm: find hidden characters",
     )
@@ -59,10 +76,36 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", metavar="DIR", help="where to save (default: runs/TASK)")
     parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="go on with a training from its last checkpoint, bit for bit, or from another one "
+        "(RUN/checkpoints/000300); --steps may be more than before",
+    )
+    parser.add_argument(
+        "--save-every",
+        dest="interval",
+        type=_interval,
+        default={},
+        metavar="N",
+        help="write a checkpoint after N steps, or N minutes if N ends in m, as in 5m "
+        "(default: at each evaluation, and 10m)",
+    )
+    parser.add_argument(
+        "--keep",
+        type=positive,
+        default=2,
+        metavar="N",
+        help="checkpoints to keep, beside the one with the best result (default: 2)",
+    )
+    parser.add_argument(
+        "--shard",
+        action="store_true",
+        help="under torchrun: a part of the weights in each process (FSDP), not all in all (DDP)",
+    )
+    parser.add_argument(
         "--threads",
         type=int,
         choices=range(1, 257),
-        default=1,
         metavar="N",
         help="CPU threads (default: 1)",
     )
@@ -96,45 +139,144 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     for cls, words in (Config, CONFIG_HELP), (Settings, SETTINGS_HELP):
         for field in fields(cls):
             if field.name in words:
-                number = field.type in (float, "float")
+                number = field.type is float
                 kind = float if number else seed if field.name == "seed" else positive
                 option, metavar = "--" + field.name.replace("_", "-"), "X" if number else "N"
                 parser.add_argument(option, type=kind, metavar=metavar, help=words[field.name])
 
 
 def _train(options: argparse.Namespace) -> int:
-    torch.set_num_threads(options.threads)
-    device = find_device(options.device)
-    folder = new_folder(options.out, options.task)
-    task = make_task(options.task, options.data, options.max_length)
-    chosen = task.defaults | {name: v for name, v in vars(options).items() if v is not None}
-    try:
+    with start_processes(find_device(options.device), options.shard) as processes:
+        _go_on_after_a_restart(options)
+        begin = _begin if options.resume is None else _resume
+        return begin(options, processes)
+
+
+def _begin(options: argparse.Namespace, processes: Processes) -> int:
+    """A new training, in a folder of its own."""
+    name, threads = options.task or "dates", options.threads or 1
+    torch.set_num_threads(threads)
+    task = make_task(name, options.data, options.max_length)
+    chosen = task.defaults | _given(options)
+    with _named_as_options():
         config = Config(vocab_size=len(task.vocabulary), **_only(Config, chosen))
         settings = Settings(**_only(Settings, chosen))
         torch.manual_seed(settings.seed)
-        model = task.model_class(config).to(device)
-    except (ValueError, RuntimeError) as error:  # such numbers, or not enough memory for them
-        raise InputError(_in_options(" ".join(str(error).split()))) from None
-    create_folder(folder)
-    run = Run(task.name, model, task.vocabulary, asdict(settings))
+        model = task.model_class(config)
+    data = options.data and os.path.abspath(options.data)
+    about = {"data": data, "sha256": fingerprint(task), "threads": threads}
+    run = Run(name, model, task.vocabulary, asdict(settings) | about)
+    folder = make_folder(options.out, name) if processes.rank == 0 else None
+    return _go_on(run, task, settings, processes.from_first(folder), {}, options, processes)
 
+
+def _resume(options: argparse.Namespace, processes: Processes) -> int:
+    """Where a training ended, or at a checkpoint of it."""
+    given = Path(options.resume)
+    folder = run_of(given)
+    if options.out is not None:
+        raise InputError(f"--out: a training that is gone on with stays where it is, in {folder}")
+    found = processes.from_first(read_checkpoint(given) if processes.rank == 0 else None)
+    run = Run.from_files(found, given)
+    _check_same(options, run, folder)
+    threads = options.threads or run.settings["threads"]
+    torch.set_num_threads(threads)
+    config = run.model.config
+    task = make_task(run.task, options.data or run.settings["data"], config.max_length)
+    if fingerprint(task) != run.settings["sha256"]:
+        name = options.data or run.settings["data"] or f"--task {run.task}"
+        raise InputError(f"{name}: is not the data that {folder} was trained on so far")
+    with _named_as_options():
+        settings = Settings(**_only(Settings, run.settings | _given(options)))
+    made = len(run.history)
+    if settings.steps < made or (settings.steps == made and (folder / MANIFEST).exists()):
+        raise InputError(f"--steps: {folder} has made {made:,} steps; say how many it shall have")
+    run.settings |= asdict(settings) | {"threads": threads}
+    return _go_on(run, task, settings, folder, found, options, processes)
+
+
+CHANGEABLE = ("steps", "evaluate_every", "save_every", "save_minutes", "threads")
+
+
+def _check_same(options: argparse.Namespace, run: Run, folder: Path) -> None:
+    """Refuse options that would make another training of it; the data has its sha256."""
+    known = asdict(run.model.config) | run.settings | {"task": run.task}
+    for name, value in _given(options).items():
+        if name in known and name not in (*CHANGEABLE, "data") and known[name] != value:
+            may = ", ".join(map(_option, CHANGEABLE[:3]))
+            raise InputError(
+                f"{_option(name)} is {known[name]} in {folder}, not {value}: "
+                f"only {may}, --threads and --device may differ when a training goes on"
+            )
+
+
+def _go_on_after_a_restart(options: argparse.Namespace) -> None:
+    """torchrun starts the same command again when a process was lost: resume, then."""
+    if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) == 0 or options.resume is not None:
+        return
+    if options.out is None:
+        raise InputError("--max-restarts needs --out DIR, where a restart finds what there is")
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) and checkpoints(Path(options.out)):
+        options.resume, options.out = options.out, None
+
+
+def _go_on(
+    run: Run,
+    task: Task,
+    settings: Settings,
+    folder: Path,
+    files: Mapping[str, bytes],
+    options: argparse.Namespace,
+    processes: Processes,
+) -> int:
+    """Train from the step where the run stands, and leave its folder complete."""
+    first = processes.rank == 0
+    device = find_device(options.device)
+    with ExitStack() as stack:
+        if first:
+            stack.enter_context(locked(folder))
+        with _named_as_options():
+            training = Training(run.model.to(device), settings, processes)
+        training.history = run.history
+        if files:
+            restore(training, files)
+        elif processes.rank:  # the weights are the same in all processes, dropout is not
+            torch.manual_seed(settings.seed * 1_000_003 + processes.rank)
+        saver = Saver(run, folder, options.keep)
+        if first:
+            _introduce(run, settings, processes)
+        try:
+            stopped = train(training, task, saver)
+        except NonFiniteLoss as error:
+            saver.keep_for_inspection(training, error)
+        if not first:
+            return 128 + stopped if stopped else 0
+        saver.finish()
+        return _finish(run, task, settings, folder, stopped)
+
+
+def _introduce(run: Run, settings: Settings, processes: Processes) -> None:
+    config, made = run.model.config, len(run.history)
     size = sum(parameter.numel() for parameter in run.model.parameters())
     print(
-        f"{task.name}: {type(run.model).__name__}, {config.style} style, {size:,} parameters, "
-        f"{config.vocab_size} tokens; {settings.steps:,} steps of {settings.batch_size} examples",
+        f"{run.task}: {type(run.model).__name__}, {config.style} style, {size:,} parameters, "
+        f"{config.vocab_size} tokens; {settings.steps:,} steps of {settings.batch_size} examples"
+        + (f", from step {made:,} on" if made else "")
+        + (f", in {processes.size} processes" if processes.size > 1 else ""),
         flush=True,
     )
 
-    def save(history: list[dict[str, float]]) -> None:
-        run.history = history
-        run.save(folder)
 
-    run.history, finished = train(run.model, task, settings, save)
-    run.save(folder)
-    if not finished:
+def _finish(run: Run, task: Task, settings: Settings, folder: Path, stopped: int) -> int:
+    """Say what was reached and draw it; with a machine that is wanted back, only where it lies."""
+    if stopped:
         print(f"\ninterrupted after step {len(run.history):,} of {settings.steps:,}")
     print(f"saved in {folder}", flush=True)
-    if finished:
+    if stopped:
+        print(f"to go on: minitransformer train --resume {folder}", flush=True)
+    if stopped not in (0, signal.SIGINT):
+        return 128 + stopped
+    if not stopped:
         _report(run, task)
     try:
         save_pictures([("loss.png", loss_picture(run))], folder)
@@ -142,8 +284,9 @@ def _train(options: argparse.Namespace) -> int:
         save_pictures(attention_pictures(run, texts, draw=[len(texts) // 2]), folder)
     except ImportError as error:
         print(f"no pictures: {error}", file=sys.stderr)
-    print(f"\n{folder} holds {', '.join(sorted(path.name for path in folder.iterdir()))}")
-    return 0 if finished else 130
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    print(f"\n{folder} holds {', '.join(names)}")
+    return 128 + stopped if stopped else 0
 
 
 def _report(run: Run, task: Task) -> None:
@@ -178,10 +321,32 @@ def ragged_texts(task: Task) -> list[str]:
     return sorted(starts, key=len)
 
 
-def _in_options(message: str) -> str:
-    """The message with the names of Config and Settings as the user writes them."""
-    names = "|".join([*CONFIG_HELP, *SETTINGS_HELP])
-    return re.sub(rf"\b({names})\b", lambda name: "--" + name[0].replace("_", "-"), message)
+def _interval(text: str) -> dict[str, float]:
+    """As Settings have it: steps, or minutes."""
+    if text.endswith("m"):
+        return {"save_minutes": float(text.removesuffix("m"))}
+    return {"save_every": positive(text)}
+
+
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    named = {**vars(options), **options.interval}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+@contextmanager
+def _named_as_options() -> Iterator[None]:
+    """Numbers that cannot be, or that no memory has room for, under the names that users write."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        names = "|".join([*CONFIG_HELP, *SETTINGS_HELP])
+        said = " ".join(str(error).split())
+        said = re.sub(rf"\b({names})\b", lambda name: _option(name[0]), said)
+        raise InputError(said) from None
 
 
 def _only(cls: type, values: dict[str, Any]) -> dict[str, Any]:

@@ -41,6 +41,18 @@ class _Tensors(Mapping[str, Tensor | None]):
         moved = {n: t if t is None else t.to(device, non_blocking=later) for n, t in self.items()}
         return type(self)(**moved)
 
+    def part(self, number: int, parts: int):
+        """Every `parts`-th row, from row `number` on; together the parts are the batch.
+
+        Where there is no such row, it is the first one without its labels: a process that has
+        nothing to do takes part in the step all the same.
+        """
+        rows = {n: t if t is None else t[number::parts] for n, t in self.items()}
+        if not len(rows["labels"]):
+            rows = {n: t if t is None else t[:1] for n, t in self.items()}
+            rows["labels"] = torch.full_like(rows["labels"], IGNORE_INDEX)
+        return type(self)(**rows)
+
 
 @dataclass(frozen=True, eq=False)
 class Batch(_Tensors):

@@ -1,8 +1,12 @@
 """The user's files: read with errors that name file and line, written whole or not at all."""
 
+import csv
+import io
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,23 +111,68 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: is not JSON: {error}") from None
 
 
-def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def to_json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` fill a temporary file, then put it in place of `path` in one step."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def to_csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """A line for each row, under the names that any of them has."""
+    rows = list(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Fill a temporary file, then put it in place of `path` in one step.
+
+    Raises InputError, which names the file, where it cannot be written; it is then as it was.
+    """
+    temporary = temporary_name(path)
+    with naming(path):
+        try:
+            write(temporary, data)
+            os.replace(temporary, path)
+            sync(path.parent)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+TEMPORARY = re.compile(r"^\..+\.\d+\.tmp$")  # what `temporary_name` gives
+
+
+def temporary_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def write(path: Path, data: bytes) -> None:
+    """A new file that is on the disk when this returns, power cut or not."""
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync(folder: Path) -> None:
+    """Have the folder's list of names on the disk; Windows keeps it there itself."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Where a full disk, say, stops the block, name the file: the system's error often does not."""
     try:
-        write(temporary)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # whoever may read the other files may read this one
-        with open(temporary, "r+b") as file:  # Windows flushes only what can be written to
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def _short(text: str, length: int = 40) -> str:

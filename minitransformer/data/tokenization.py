@@ -4,12 +4,17 @@ tokenizer = Tokenizer.train(texts, vocab_size=2000)
 batch = pad(tokenizer.encode(["a short text", "a longer one"]), tokenizer.pad_id)
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from minitransformer.data.files import InputError, check_pointer, read_json, write_atomically
+from minitransformer.data.files import (
+    InputError,
+    check_pointer,
+    read_json,
+    to_json,
+    write_atomically,
+)
 
 # What a special token is for -> the names it goes by, in the order in which they are tried.
 ROLES = {
@@ -87,15 +92,9 @@ class Tokenizer:
             if i is not None and (name := self.tokenizer.id_to_token(i))
         }
         about = {"tokenizer_class": "PreTrainedTokenizerFast", **said}
-        write_atomically(
-            folder / "tokenizer.json", lambda path: self.tokenizer.save(str(path), pretty=False)
-        )
-        write_atomically(
-            folder / "tokenizer_config.json",
-            lambda path: path.write_text(
-                json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-            ),
-        )
+        written = self.tokenizer.to_str(pretty=False).encode()
+        write_atomically(folder / "tokenizer.json", written)
+        write_atomically(folder / "tokenizer_config.json", to_json(about))
 
     @property
     def _wordpiece(self) -> bool:

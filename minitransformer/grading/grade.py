@@ -7,7 +7,6 @@ the same seed is not graded again, so an interrupted run goes on where it stoppe
 """
 
 import ast
-import csv
 import hashlib
 import html
 import multiprocessing
@@ -30,7 +29,7 @@ import torch
 from tqdm import tqdm
 
 from minitransformer.checks.time_limit import OutOfTime
-from minitransformer.data.files import InputError, read_json, write_atomically, write_json
+from minitransformer.data.files import InputError, read_json, to_csv, to_json, write_atomically
 from minitransformer.exercises.cells import needed_by, parse_cell, read_cells
 from minitransformer.exercises.chapters import EXERCISES
 from minitransformer.exercises.exercise import (
@@ -320,12 +319,10 @@ class Grader:
         folder = self.out / "students" / one.student
         folder.mkdir(parents=True, exist_ok=True)
         page = feedback_page(one.student, feedback, notes)
-        write_atomically(
-            folder / "feedback.html", lambda path: path.write_text(page, encoding="utf-8")
-        )
+        write_atomically(folder / "feedback.html", page.encode())
         results = results_of(feedback, notes)
         results["extra_data"] = {"key": key, "seed": seed_of(self.seed, one.student)}
-        write_atomically(folder / "results.json", lambda path: write_json(path, results))
+        write_atomically(folder / "results.json", to_json(results))
 
 
 # ---- many of them ----------------------------------------------------------------------------
@@ -442,7 +439,7 @@ def grade_all(
     secret = out / "seed.json"
     if seed is None:
         seed = read_json(secret)["seed"] if secret.exists() else secrets.randbelow(2**31)
-    write_atomically(secret, lambda path: write_json(path, {"seed": seed}))
+    write_atomically(secret, to_json({"seed": seed}))
     todo = [one for one in found if not _is_graded(one, out, names, seed)]
     missing = {one.student: "not graded: the run was interrupted" for one in todo}
     rows: list[dict[str, Any]] = []
@@ -453,7 +450,7 @@ def grade_all(
                 missing[one.student] = plain(" ".join(error.split()))
     finally:
         rows += [_row(one.student, out, names, missing.get(one.student, "")) for one in found]
-        write_atomically(out / "scores.csv", lambda path: _write_csv(path, rows))
+        write_atomically(out / "scores.csv", to_csv(_harmless_rows(rows)))
     return rows
 
 
@@ -484,12 +481,9 @@ def _row(student: str, out: Path, names: Sequence[str], why: str) -> dict[str, A
     }
 
 
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+def _harmless_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     columns = max((list(row) for row in rows), key=len)
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows({name: _harmless(value) for name, value in row.items()} for row in rows)
+    return [{name: _harmless(row.get(name, "")) for name in columns} for row in rows]
 
 
 def _harmless(value: Any) -> Any:

@@ -16,8 +16,8 @@ from minitransformer.data.files import (
     InputError,
     check_pointer,
     read_json,
+    to_json,
     write_atomically,
-    write_json,
 )
 from minitransformer.models import EncoderDecoder, Model
 from minitransformer.pretrained.bart import BART, MARIAN
@@ -87,7 +87,7 @@ def save_pretrained(model: Model, folder: str | Path) -> None:
 
     Raises ValueError for a model that no family holds, such as a vanilla one.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     family = next((family for family in FAMILIES.values() if family.holds(model)), None)
     if family is None:
@@ -103,13 +103,10 @@ def save_pretrained(model: Model, folder: str | Path) -> None:
     theirs["dtype"] = str(model.head.projection.weight.dtype).removeprefix("torch.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(
-        folder / "model.safetensors",
-        lambda path: save_file(tensors, str(path), metadata={"format": "pt"}),
-    )
-    write_atomically(folder / "config.json", lambda path: write_json(path, theirs))
+    write_atomically(folder / "model.safetensors", save(tensors, {"format": "pt"}))
+    write_atomically(folder / "config.json", to_json(theirs))
     generation = write_generation(model.config, isinstance(model, EncoderDecoder))
-    write_atomically(folder / NAME, lambda path: write_json(path, generation))
+    write_atomically(folder / NAME, to_json(generation))
 
 
 def is_pretrained(folder: str | Path) -> bool:

@@ -1,22 +1,30 @@
-"""The training loop: one page, whatever the task."""
+"""The training loop: one page, whatever the task and on however many machines."""
 
 import math
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from tqdm import tqdm
 
 from minitransformer.data import Batch, PairBatch
 from minitransformer.data.files import InputError
 from minitransformer.inference.answering import AnyModel
 from minitransformer.layers import Stack
+from minitransformer.loss import IGNORE_INDEX
+from minitransformer.training.processes import ALONE, Processes
+from minitransformer.training.signals import asked_to_stop
 from minitransformer.training.tasks import Task
 
 DTYPES = ("float32", "bfloat16")
@@ -35,123 +43,240 @@ class Settings:
     clip: float = 1.0  # the longest gradient, in the Euclidean norm, that is taken as it is
     seed: int = 0
     packed: bool = True  # several examples in a row, or one in each, padded?
+    accumulate: int = 1  # parts of a step's batch, one after the other: less memory, the same step
     dtype: str = "float32"  # of matrix products; with "bfloat16" the weights stay float32
     recompute: bool = False  # activation checkpointing
+    evaluate_every: int | None = None  # steps; None: ten times in a run
+    save_every: int | None = None  # steps; None: at each evaluation
+    save_minutes: float = 10.0  # and at the latest so long after the last time
 
     def __post_init__(self):
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        for name in ("steps", "batch_size", "accumulate", "evaluate_every", "save_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be 1 or more, got {value}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
-        if not 0.0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate must be above 0, got {self.learning_rate}")
+        for name in ("learning_rate", "save_minutes"):
+            if not 0.0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
 
 
-Progress = Callable[[list[dict[str, float]]], None]
+class NonFiniteLoss(InputError):
+    """Of a step: its loss or gradient is NaN or infinite. The training stands before that step."""
+
+    def __init__(self, message: str, batch: Batch | PairBatch):
+        super().__init__(message)
+        self.batch = batch
+
+
+class Training:
+    """A model on its way. With the data it is all that the next step depends on.
+
+    The data of a step is a function of (seed, step), and the step is the length of the history, a
+    row for each one made: there is no other position to keep.
+    """
+
+    def __init__(self, model: AnyModel, settings: Settings, processes: Processes = ALONE):
+        self.model, self.settings, self.processes = model, settings, processes
+        self.device = next(model.parameters()).device
+        for module in model.modules():
+            if isinstance(module, Stack):
+                module.recompute = settings.recompute
+        self.loss = processes.spread(LossModule(model))
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(model, settings.weight_decay), betas=(0.9, 0.98), fused=True
+        )
+        self.failed = torch.zeros((), device=self.device)  # 1 after a loss that was not finite
+        self.history: list[dict[str, float]] = []
+
+    def batch(self, task: Task, step: int) -> Batch | PairBatch:
+        return task.batch(self.settings.seed, step, self.settings.batch_size, self.settings.packed)
+
+    def step(self, batch: Batch | PairBatch) -> Tensor:
+        """Forward, backward and the optimizer's step -> the loss and the length of the gradient.
+
+        The loss is summed over the labels of all parts of the batch, here and in other processes,
+        and divided by their number: where the batch is cut changes nothing but rounding. Without
+        a label there is no step.
+
+        Nobody has read the two numbers, (2,): to read one is to wait for a GPU, so nothing here
+        does. After one that is not finite the optimizer changes nothing any more.
+        """
+        settings, processes = self.settings, self.processes
+        num_labels = int((batch.labels != IGNORE_INDEX).sum())  # the batch is made on the CPU
+        if num_labels == 0:
+            return torch.zeros(2, device=self.device)
+        self.optimizer.zero_grad()
+        shares = []
+        for i in range(settings.accumulate):
+            part = batch.part(
+                i * processes.size + processes.rank, settings.accumulate * processes.size
+            )
+            inputs = {**part.to(self.device), "labels": part.labels}
+            with processes.summing(self.loss, last=i == settings.accumulate - 1):
+                with torch.autocast(
+                    self.device.type, torch.bfloat16, enabled=settings.dtype == "bfloat16"
+                ):
+                    share = self.loss(inputs, num_labels)
+                (share * processes.size).backward()  # of which the mean over processes is taken
+            shares.append(share.detach())
+        loss = processes.sum(torch.stack(shares).sum())
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
+        numbers = torch.stack([loss, processes.whole(norm).to(loss.dtype)])
+        self.failed = torch.maximum(self.failed, (~numbers.isfinite().all()).float())
+        self.optimizer.found_inf = self.failed  # as torch.amp.GradScaler has it skip a step
+        self.optimizer.step()
+        return numbers
+
+    def whole_model(self) -> AnyModel:
+        """The model or, where each process holds a part of it, a copy that process 0 has whole."""
+        if not self.processes.sharded:
+            return self.model
+        weights = get_model_state_dict(self.model, options=WHOLE)
+        if self.processes.rank > 0:
+            return self.model
+        copy = type(self.model)(self.model.config).to(self.device)
+        copy.load_state_dict(weights)
+        return copy
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """What the optimizer remembers, as "parameter.name"; whole in process 0."""
+        parameters = get_optimizer_state_dict(self.model, self.optimizer, options=WHOLE)
+        return {
+            f"{parameter}.{name}": value
+            for parameter, state in parameters.get("state", {}).items()
+            for name, value in state.items()
+        }
+
+    def load_optimizer_state(self, remembered: dict[str, Tensor]) -> None:
+        state = get_optimizer_state_dict(self.model, self.optimizer, options=WHOLE)
+        for key, value in remembered.items() if state else ():
+            parameter, _, name = key.rpartition(".")
+            state["state"].setdefault(parameter, {})[name] = value
+        options = replace(WHOLE, broadcast_from_rank0=self.processes.size > 1)
+        set_optimizer_state_dict(self.model, self.optimizer, state, options=options)
+
+
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+class LossModule(nn.Module):
+    """The loss as a module's forward, where torch's engines for several processes hook in."""
+
+    def __init__(self, model: AnyModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: dict[str, Tensor], num_labels: int) -> Tensor:
+        return self.model.loss(**inputs, num_labels=num_labels)
+
+
+Save = Callable[[Training], None]
+COLUMNS = ("step", "loss", "gradient_norm", "learning_rate", "tokens_per_second")  # of metrics.csv
+
+
+class Unread(NamedTuple):
+    """A step of which the loss was not looked at yet."""
+
+    batch: Batch | PairBatch
+    before: dict[str, Tensor]  # the random state
+    numbers: Tensor
 
 
 def train(
-    model: AnyModel, task: Task, settings: Settings, save: Progress, quiet: bool = False
-) -> tuple[list[dict[str, float]], bool]:
-    """Train the model in place.
+    training: Training, task: Task, save: Save = lambda training: None, quiet: bool = False
+) -> int:
+    """Train to the last step of the settings. Returns 0, or the signal that ended it early.
 
-    `save` is called with the history so far ten times in a run, after each evaluation. Returns
-    the history, a row for each step, and whether the run was finished: Ctrl-C ends it after the
-    step or the batch of an evaluation under way; of an evaluation that was cut short no result is
-    kept.
+    `save` is called before the first step, after evaluations, as often as the settings say and at
+    the end. Ctrl-C and SIGTERM end the training after the step or the batch of an evaluation under
+    way; of an evaluation that was cut short no result is kept.
+    Raises NonFiniteLoss, and the training then stands before the step where that came up.
     """
-    device = next(model.parameters()).device
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, settings.weight_decay), betas=(0.9, 0.98), fused=True
-    )
-    for module in model.modules():
-        if isinstance(module, Stack):
-            module.recompute = settings.recompute
-    history: list[dict[str, float]] = []
-    losses: list[Tensor] = []  # of the last steps, not read yet
+    settings, processes, history = training.settings, training.processes, training.history
+    read_every = READ_EVERY.get(training.device.type, 10)
+    evaluate_every = settings.evaluate_every or math.ceil(settings.steps / 10)
     results: dict[str, float] = {}
-    saved = 0
-    evaluate_every = math.ceil(settings.steps / 10)
-    model.train()
-    unsaved = lambda: len(history) - saved  # noqa: E731
-    with interruptible(unsaved) as interrupted, _progress_bar(settings.steps, quiet) as bar:
+    unread: list[Unread] = []
+    if not history:
+        save(training)
+    saved, saved_at = len(history), time.monotonic()
+    stopped = 0
+    training.model.train()
+    with (
+        asked_to_stop(lambda: len(history) - saved) as signaled,
+        _progress_bar(settings.steps, len(history), quiet or processes.rank > 0) as bar,
+    ):
 
         def watch(batches: Sequence) -> Iterator:
             for number, batch in enumerate(batches, 1):
-                if interrupted():
-                    raise Interrupted
+                if signaled():
+                    raise _Interrupted
                 said = f"evaluating {number}/{len(batches)}"
                 bar.set_description(said, refresh=sys.stderr.isatty())
                 yield batch
 
         start = time.perf_counter()
-        for step in range(settings.steps):
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * schedule(step, settings)
-            batch = task.batch(settings.seed, step, settings.batch_size, settings.packed)
-            losses.append(training_step(model, batch, optimizer, settings))
-            history.append(
-                {
-                    "step": step + 1,
-                    "loss": math.nan,
-                    "learning_rate": optimizer.param_groups[0]["lr"],
-                    "tokens_per_second": real_tokens(batch),
-                }
-            )
+        while len(history) < settings.steps and not stopped:
+            step = len(history)
+            rate = settings.learning_rate * schedule(step, settings)
+            for group in training.optimizer.param_groups:
+                group["lr"] = rate
+            batch = training.batch(task, step)
+            before = random_state(training.device)
+            unread.append(Unread(batch, before, training.step(batch)))
+            history.append({**dict.fromkeys(COLUMNS, math.nan), "step": step + 1})
+            history[-1]["learning_rate"] = rate
             evaluates = (step + 1) % evaluate_every == 0 or step + 1 == settings.steps
-            stops = interrupted()
-            if len(losses) == READ_EVERY.get(device.type, 10) or evaluates or stops:
-                _read(losses, history[-len(losses) :], start)
-                losses, start = [], time.perf_counter()
-            if evaluates:
-                model.eval()
-                with suppress(Interrupted):
-                    results = task.evaluate(model, quick=True, watch=watch)
-                    history[-1].update(results)
-                model.train()
+            late = time.monotonic() - saved_at > 60 * settings.save_minutes
+            stopped, late = processes.agree(signaled(), late)
+            saves = late or stopped or step + 1 == settings.steps
+            saves |= (step + 1) % settings.save_every == 0 if settings.save_every else evaluates
+            if len(unread) == read_every or evaluates or saves:
+                _read(unread, training, start)
+                unread, start = [], time.perf_counter()
+            if evaluates and not stopped:
+                model = training.whole_model()
+                if processes.rank == 0:
+                    with suppress(_Interrupted):
+                        results = task.evaluate(model.eval(), quick=True, watch=watch)
+                        history[-1].update(results)
+                training.model.train()
                 bar.set_description(refresh=False)
-                save(history)
-                saved, stops = len(history), interrupted()
+                stopped, _ = processes.agree(signaled(), False)
+            if saves:
+                save(training)
+                saved, saved_at = len(history), time.monotonic()
+            if evaluates or saves:
                 start = time.perf_counter()
-            if not losses:
+            if not unread:
                 shown = {"loss": f"{history[-1]['loss']:.4f}", **_rounded(results)}
                 bar.set_postfix(shown, refresh=False)
             bar.update()
-            if stops:
-                break
-    model.eval()
-    return history, not stops
+    training.model.eval()
+    return stopped
 
 
-def training_step(
-    model: AnyModel, batch: Batch | PairBatch, optimizer: torch.optim.Optimizer, settings: Settings
-) -> Tensor:
-    """Forward, backward and the optimizer's step -> the loss, a scalar that nobody has read.
-
-    To read a number back is to wait for a GPU, so nothing here does: the batch is made on the CPU,
-    and its labels are counted there.
-    """
-    device = next(model.parameters()).device
-    inputs = {**batch.to(device), "labels": batch.labels}
-    optimizer.zero_grad()
-    with torch.autocast(device.type, torch.bfloat16, enabled=settings.dtype == "bfloat16"):
-        loss = model.loss(**inputs)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-    optimizer.step()
-    return loss.detach()
+class _Interrupted(Exception):
+    """A signal came in the middle of an evaluation."""
 
 
-def _read(losses: list[Tensor], rows: list[dict[str, float]], start: float) -> None:
+def _read(unread: list[Unread], training: Training, start: float) -> None:
     """Put the losses of the last steps, and how fast these were, into their rows."""
-    values = torch.stack(losses).tolist()
+    values = torch.stack([one.numbers for one in unread]).tolist()
     seconds = time.perf_counter() - start
-    speed = round(sum(row["tokens_per_second"] for row in rows) / seconds)
-    for row, loss in zip(rows, values, strict=True):
-        if not math.isfinite(loss):
-            raise InputError(f"the loss is {loss:g} at step {row['step']}: lower --learning-rate")
-        row.update(loss=loss, tokens_per_second=speed)
+    speed = round(sum(real_tokens(one.batch) for one in unread) / seconds)
+    rows = training.history[-len(unread) :]
+    for one, row, (loss, norm) in zip(unread, rows, values, strict=True):
+        if not math.isfinite(loss + norm):
+            del training.history[row["step"] - 1 :]
+            set_random_state(one.before)
+            what = (
+                f"the loss is {loss:g}" if not math.isfinite(loss) else f"the gradient is {norm:g}"
+            )
+            raise NonFiniteLoss(f"{what} at step {row['step']}", one.batch)
+        row.update(loss=loss, gradient_norm=norm, tokens_per_second=speed)
 
 
 def schedule(step: int, settings: Settings) -> float:
@@ -170,46 +295,32 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     ]
 
 
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """What dropout draws from next, on the CPU and on the device."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        state[device.type] = torch.get_device_module(device).get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Tensor]) -> None:
+    for kind, value in state.items():
+        if kind == "cpu":
+            torch.set_rng_state(value)
+        else:
+            torch.get_device_module(kind).set_rng_state(value)
+
+
 def real_tokens(batch: Batch | PairBatch) -> int:
     """How many tokens of the batch are not padding."""
     return sum(int((batch[name] != 0).sum()) for name in batch if name.endswith("mask"))
 
 
-class Interrupted(Exception):
-    """Ctrl-C was pressed in the middle of an evaluation."""
-
-
-@contextmanager
-def interruptible(unsaved: Callable[[], int]) -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a request that the loop asks for; the second one interrupts.
-
-    The first is answered at once, with the number of `unsaved` steps that a second would cost.
-    """
-    requests: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-
-    def request(signum, frame):
-        requests.append(signum)
-        signal.signal(signal.SIGINT, before)
-        lost = unsaved()
-        said = "stopping after this step"
-        if lost:
-            said += f"; once more to give up {lost:,} unsaved step{'s' * (lost > 1)}"
-        with suppress(RuntimeError):  # it came while something else was printed there
-            print(f"\n{said}", file=sys.stderr, flush=True)
-
-    before = signal.signal(signal.SIGINT, request)
-    try:
-        yield lambda: bool(requests)
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _progress_bar(steps: int, quiet: bool) -> tqdm:
+def _progress_bar(steps: int, made: int, quiet: bool) -> tqdm:
     often = 0.1 if sys.stderr.isatty() else 10.0  # seconds; a log file wants few lines
-    return tqdm(total=steps, disable=quiet, mininterval=often, unit="step", dynamic_ncols=True)
+    return tqdm(
+        total=steps, initial=made, disable=quiet, mininterval=often, unit="step", dynamic_ncols=True
+    )
 
 
 def _rounded(results: dict[str, float]) -> dict[str, str]:

@@ -5,6 +5,8 @@ run can be repeated, or resumed in the middle.
 """
 
 import functools
+import hashlib
+import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -273,6 +275,12 @@ def looked_at(task: Task) -> str:
     of = f"{looked:,} of {count:,}" if looked < count else f"{count:,}"
     what = "training" if task.held_out is task.training else "held-out"
     return f"{of} {what} examples"
+
+
+def fingerprint(task: Task) -> str:
+    """The sha256 of the data: who goes on with a training must have the same."""
+    examples = [task.vocabulary.characters, list(task.training), list(task.held_out)]
+    return hashlib.sha256(json.dumps(examples).encode()).hexdigest()
 
 
 @torch.no_grad()
