@@ -155,7 +155,7 @@ def test_a_newer_format_is_refused_by_its_number(tmp_path):
 def test_a_manifest_reaches_no_other_folder(tmp_path, name):
     write_folder(tmp_path / "folder", FILES)
     (tmp_path / "folder" / MANIFEST).write_bytes(manifest_of({name: b""}))
-    with pytest.raises(DamagedError, match="manifest.json: is damaged"):
+    with pytest.raises(DamagedError, match=r"manifest.json: is damaged"):
         read_folder(tmp_path / "folder")
 
 
@@ -197,6 +197,14 @@ def prepared(folder, made, steps):
     return [step for step in made if step != "end"]
 
 
+def refusal_of(function, *arguments):
+    try:
+        function(*arguments)
+    except InputError as refusal:
+        return str(refusal)
+    return ""
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks the system for a file's name")
 @pytest.mark.parametrize("error", [None, FULL], ids=["the process ends", "the disk is full"])
 @pytest.mark.parametrize("writer", WRITERS)
@@ -218,19 +226,15 @@ def test_whatever_fails_while_writing_a_whole_step_is_there(
             if error is None:
                 with pytest.raises(Crash):
                     write(folder, steps)
-            else:
-                try:
-                    write(folder, steps)
-                except InputError as refusal:
-                    assert str(folder) in str(refusal)
-                    assert str(refusal).endswith("cannot be written: No space left on device")
+            elif refusal := refusal_of(write, folder, steps):
+                assert str(folder) in refusal
+                assert refusal.endswith("cannot be written: No space left on device")
             assert failing.calls > good
-        try:
-            run = Run.load(folder)
-        except InputError as refusal:
+        if refusal := refusal_of(Run.load, folder):
             assert not before
-            assert "holds no manifest.json and no checkpoints" in str(refusal)
+            assert "holds no manifest.json and no checkpoints" in refusal
             continue
+        run = Run.load(folder)
         step = len(run.history)
         seen.add(step)
         wanted = Run.from_files(steps[step], folder)
@@ -539,7 +543,8 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(
         patched.setattr(manifest, "write", full_after_step_20)
         assert trained(pairs, run, *LONG) == 2
     good = run / "checkpoints" / "000020"
-    said = f"config.json: cannot be written: No space left on device; the last good checkpoint is {good}"
+    said = "config.json: cannot be written: No space left on device; the last good checkpoint is "
+    said += str(good)
     error = capsys.readouterr().err
     assert f"step 25 is not saved: {run / 'checkpoints' / '000025'}/{said}" in error
     assert error.splitlines()[-1] == (
@@ -579,9 +584,12 @@ def test_two_trainings_get_two_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folders = [make_folder(None, "dates") for _ in range(3)]
     assert folders == [Path("runs", name) for name in ("dates", "dates-2", "dates-3")]
-    with locked(folders[0]), pytest.raises(InputError, match="another training is writing there"):
-        with locked(folders[0]):
-            pass
+    with (
+        locked(folders[0]),
+        pytest.raises(InputError, match="another training is writing there"),
+        locked(folders[0]),
+    ):
+        pass
     assert not is_locked(folders[0])
     with locked(folders[0]):
         assert is_locked(folders[0])

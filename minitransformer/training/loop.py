@@ -136,7 +136,9 @@ class Training:
         weights = get_model_state_dict(self.model, options=WHOLE)
         if self.processes.rank > 0:
             return self.model
-        copy = type(self.model)(self.model.config).to(self.device)
+        copy = type(self.model)(self.model.config).to(
+            self.device, weights["head.projection.weight"].dtype
+        )
         copy.load_state_dict(weights)
         return copy
 
@@ -150,11 +152,13 @@ class Training:
         }
 
     def load_optimizer_state(self, remembered: dict[str, Tensor]) -> None:
-        state = get_optimizer_state_dict(self.model, self.optimizer, options=WHOLE)
+        """The inverse: each process has all of it and takes its part."""
+        options = WHOLE if self.processes.sharded else StateDictOptions()
+        state = get_optimizer_state_dict(self.model, self.optimizer, options=options)
         for key, value in remembered.items() if state else ():
             parameter, _, name = key.rpartition(".")
             state["state"].setdefault(parameter, {})[name] = value
-        options = replace(WHOLE, broadcast_from_rank0=self.processes.size > 1)
+        options = replace(options, broadcast_from_rank0=self.processes.sharded)
         set_optimizer_state_dict(self.model, self.optimizer, state, options=options)
 
 

@@ -103,9 +103,12 @@ def start_processes(device: torch.device, sharded: bool) -> Iterator[Processes]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    store, rank, size = next(dist.rendezvous("env://"))
+    # After a restart torchrun's store still has the addresses of the processes that are gone.
+    store = dist.PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
-        size = dist.get_world_size()
-        yield Processes(dist.get_rank(), size, sharded and size > 1)
+        yield Processes(rank, size, sharded and size > 1)
     finally:
         dist.destroy_process_group()

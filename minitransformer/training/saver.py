@@ -63,11 +63,13 @@ class Saver:
 
 
 def files_of(run: Run, training: Training) -> dict[str, bytes]:
-    """All that the next step depends on; every process calls this, process 0 has all of it."""
+    """All that the next step depends on; every process calls this, process 0 has the files."""
     optimizer = training.optimizer_state()
     states = training.processes.gather(random_state(training.device))
     random = {f"{i}.{kind}": t for i, state in enumerate(states) for kind, t in state.items()}
     run.model, run.history = training.whole_model(), training.history
+    if training.processes.rank > 0:
+        return {}
     return {
         **run.files(),
         OPTIMIZER: safetensors.save({name: t.contiguous() for name, t in optimizer.items()}),
