@@ -3,7 +3,7 @@
 Each family is one short file: a map of its config and a map of its names.
 """
 
-import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from minitransformer.data.files import (
     InputError,
-    check_pointer,
+    check_file,
     read_json,
     write_atomically,
     write_json,
@@ -59,7 +59,7 @@ def load_pretrained(folder: str | Path, dtype: torch.dtype | None = torch.float3
     try:
         said = read_generation(folder, theirs)
         config = family.read_config(said, str(folder / "config.json"))
-        tensors = {name: _as(t, dtype) for name, t in _read_tensors(folder).items()}
+        tensors = _read_tensors(folder, dtype)
         layers = max(config.num_layers, config.num_decoder_layers)
         if layers > len(tensors):  # not even one each
             raise ValueError(f"{folder}: holds {len(tensors)} tensors for {layers} layers")
@@ -117,8 +117,8 @@ def is_pretrained(folder: str | Path) -> bool:
     if (Path(folder) / ADAPTER).is_file():
         return True  # to say what it is
     try:
-        return "model_type" in json.loads((Path(folder) / "config.json").read_text("utf-8-sig"))
-    except (OSError, ValueError, TypeError, RecursionError):
+        return "model_type" in read_json(Path(folder) / "config.json")
+    except (InputError, TypeError):
         return False
 
 
@@ -129,7 +129,7 @@ def _read_family(folder: Path) -> tuple[Family, Mapping[str, Any]]:
             f"{folder}: holds an adapter ({ADAPTER}); merge it into its model and save that: "
             "model.merge_and_unload().save_pretrained(another_folder)"
         )
-    if not file.is_file():
+    if not os.path.lexists(file):
         what = "holds no config.json" if folder.is_dir() else "no such folder"
         raise InputError(f"{folder}: {what}; expected a folder that save_pretrained wrote")
     theirs = read_json(file)
@@ -139,12 +139,12 @@ def _read_family(folder: Path) -> tuple[Family, Mapping[str, Any]]:
     return FAMILIES[model_type], theirs
 
 
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
+def _read_tensors(folder: Path, dtype: torch.dtype | None) -> dict[str, Tensor]:
     """Every tensor of the folder's files, which stay open behind them."""
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if single.is_file():
-        return _read_file(single)
-    if not index.is_file():
+    if os.path.lexists(single):
+        return _read_weights(single, dtype)
+    if not os.path.lexists(index):
         pickles = sorted(path.name for path in folder.glob("*.bin"))
         others = sorted(path.name for path in folder.glob("*.safetensors"))
         hint = ""
@@ -161,7 +161,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     for name in sorted(set(places.values())):
         if Path(name).name != name:
             raise InputError(f"{index}: {name!r} is not the name of a file in this folder")
-        held = _read_file(folder / name)
+        held = _read_weights(folder / name, dtype)
         for key in (key for key, file in places.items() if file == name):
             if key not in held:
                 raise InputError(f"{folder / name}: lacks {key}, which {index.name} says is there")
@@ -169,21 +169,32 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_file(file: Path) -> dict[str, Tensor]:
+def _read_weights(file: Path, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """The tensors of one file, the floating-point ones in this dtype, and finite in it."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    check_file(file)
     try:
-        check_pointer(file)
-        return load_file(file)
-    except FileNotFoundError:
-        raise InputError(f"{file}: no such file") from None
-    except (SafetensorError, OSError, ValueError) as error:
+        tensors = load_file(file)
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise InputError(f"{file}: is damaged or no safetensors file: {error}") from None
-
-
-def _as(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    return tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            continue  # the model's own tables; refused where a weight is wanted
+        kind = str(tensor.dtype).removeprefix("torch.")
+        if tensor.dtype.itemsize < 2:
+            raise InputError(
+                f"{file}: {name} is {kind}; only weights of 16 bits and more are read: save "
+                "the model without quantization"
+            )
+        tensors[name] = tensor = tensor.to(dtype or tensor.dtype)
+        if tensor.numel() and not all(bound.isfinite() for bound in tensor.aminmax()):
+            raise InputError(
+                f"{file}: {name}, {kind} read as {str(tensor.dtype).removeprefix('torch.')}, "
+                "holds NaN or Inf; expected finite weights"
+            )
+    return tensors
 
 
 def _names(family: Family, model: Model) -> set[str]:
