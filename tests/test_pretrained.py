@@ -1058,7 +1058,7 @@ def damaged(folder, how):
         ("adapter", r"holds an adapter \(adapter_config.json\); merge it into its model"),
         ("no config", "holds no config.json"),
         ("not JSON", "config.json: is not JSON"),
-        ("a list", "config.json: model_type is None"),
+        ("a list", "config.json: must be a JSON object, got "),
         ("shard missing", "model-00001-of-00002.safetensors: lacks a, which"),
         ("index elsewhere", "'../x' is not the name of a file in this folder"),
         ("index without map", "holds no weight_map"),

@@ -168,6 +168,13 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: is not JSON: {error}") from None
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: must be a JSON object, got {_short(json.dumps(value))}")
+    return value
+
+
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from minitransformer.data.files import InputError, read_file, read_json, write_atomically
+from minitransformer.data.files import InputError, read_file, read_object, write_atomically
 
 LARGEST = 2**28  # bytes of a tokenizer.json
 # What a special token is for -> the names it goes by, in the order in which they are tried.
@@ -195,9 +195,7 @@ def _roles_in(folder: Path) -> dict[str, str]:
     roles: dict[str, str] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         file = folder / name
-        said = read_json(file) if os.path.lexists(file) else {}
-        if not isinstance(said, dict):
-            raise InputError(f"{file}: must be a JSON object")
+        said = read_object(file) if os.path.lexists(file) else {}
         for role in ROLES:
             keys = ["cls_token", "bos_token"] if role == "bos" else [f"{role}_token"]
             keys = ["sep_token", *keys] if role == "eos" else keys

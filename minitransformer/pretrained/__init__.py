@@ -16,6 +16,7 @@ from minitransformer.data.files import (
     InputError,
     check_file,
     read_json,
+    read_object,
     write_atomically,
     write_json,
 )
@@ -75,7 +76,7 @@ def load_pretrained(folder: str | Path, dtype: torch.dtype | None = torch.float3
             )
         state = convert(model, tensors, family.names, ties, str(folder))
     except (ValueError, RuntimeError) as error:
-        raise InputError(" ".join(str(error).split())) from None
+        raise InputError(str(error)) from None
     model.load_state_dict({key: t.contiguous() for key, t in state.items()}, assign=True)
     model.tie()
     return model.eval()
@@ -113,18 +114,20 @@ def save_pretrained(model: Model, folder: str | Path) -> None:
 
 
 def is_pretrained(folder: str | Path) -> bool:
-    """Does the folder hold a model of the transformers library (and not one of `train`)?"""
-    if (Path(folder) / ADAPTER).is_file():
+    """Does the folder hold a model of the transformers library (and not one of `train`)?
+
+    Raises InputError for a config.json that cannot be read.
+    """
+    if os.path.lexists(Path(folder) / ADAPTER):
         return True  # to say what it is
-    try:
-        return "model_type" in read_json(Path(folder) / "config.json")
-    except (InputError, TypeError):
-        return False
+    config = Path(folder) / "config.json"
+    about = read_json(config) if os.path.lexists(config) else None
+    return isinstance(about, dict) and "model_type" in about
 
 
 def _read_family(folder: Path) -> tuple[Family, Mapping[str, Any]]:
     file = folder / "config.json"
-    if (folder / ADAPTER).is_file():
+    if os.path.lexists(folder / ADAPTER):
         raise InputError(
             f"{folder}: holds an adapter ({ADAPTER}); merge it into its model and save that: "
             "model.merge_and_unload().save_pretrained(another_folder)"
@@ -132,8 +135,8 @@ def _read_family(folder: Path) -> tuple[Family, Mapping[str, Any]]:
     if not os.path.lexists(file):
         what = "holds no config.json" if folder.is_dir() else "no such folder"
         raise InputError(f"{folder}: {what}; expected a folder that save_pretrained wrote")
-    theirs = read_json(file)
-    model_type = theirs.get("model_type") if isinstance(theirs, dict) else None
+    theirs = read_object(file)
+    model_type = theirs.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise InputError(f"{file}: model_type is {model_type!r}; known are {', '.join(FAMILIES)}")
     return FAMILIES[model_type], theirs
@@ -153,8 +156,7 @@ def _read_tensors(folder: Path, dtype: torch.dtype | None) -> dict[str, Tensor]:
         elif pickles:
             hint = f"; {pickles[0]} is a pickle, which may run code: save it as safetensors"
         raise InputError(f"{folder}: holds no model.safetensors{hint}")
-    places = read_json(index)
-    places = places.get("weight_map") if isinstance(places, dict) else None
+    places = read_object(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(n, str) for n in places.values()):
         raise InputError(f"{index}: holds no weight_map from tensors to files")
     tensors: dict[str, Tensor] = {}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from minitransformer.config import Config
-from minitransformer.data.files import InputError, read_json
+from minitransformer.data.files import InputError, read_object
 
 NAME = "generation_config.json"
 FOLLOWED = (
@@ -33,9 +33,7 @@ def read_generation(folder: Path, theirs: Mapping[str, Any]) -> dict[str, Any]:
     Raises InputError for what we cannot follow, with its file and key.
     """
     file = folder / NAME
-    own = read_json(file) if os.path.lexists(file) else {}
-    if not isinstance(own, dict):
-        raise InputError(f"{file}: must be a JSON object")
+    own = read_object(file) if os.path.lexists(file) else {}
     own = {key: own[key] for key in (*FOLLOWED, *REFUSED) if own.get(key) is not None}
     said = {**theirs, **own}
 
