@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from minitransformer.cli.options import add_device, find_device, positive, seed
+from minitransformer.cli.options import add_device, find_device, integer, positive, seed
 from minitransformer.data.files import InputError, decode_lines, read_lines, read_stream
 from minitransformer.data.tokenization import Tokenizer
 from minitransformer.inference.answering import ROWS, answer, encode, stream_answer
@@ -35,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--num-beams",
-        type=positive,
+        type=integer(1, 1000),
         default=1,
         metavar="N",
         help="search N texts at a time for the likeliest, instead of drawing",

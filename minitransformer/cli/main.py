@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from typing import Any, NoReturn, TextIO
 
+import torch
+
 from minitransformer import __version__
 from minitransformer.cli import check, exercise, generate, train
 from minitransformer.data.files import InputError, printable
@@ -38,9 +40,13 @@ def _run(arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:  # whoever reads our output, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (InputError, ImportError, OSError, MemoryError) as error:
-        said = str(error) or "not enough memory"
-        print(f"minitransformer: error: {printable(said)}", file=sys.stderr)
+    except (InputError, ImportError, OSError) as error:
+        print(f"minitransformer: error: {printable(str(error))}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        print("minitransformer: error: not enough memory for these numbers", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nminitransformer: interrupted", file=sys.stderr)
@@ -48,6 +54,12 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 SIGNS = {"\N{CHECK MARK}": "+", "\N{BALLOT X}": "x", "→": "->", "←": "<-", "…": "..."}
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """torch has no class of its own for a lack of main memory."""
+    lacking = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return lacking or "can't allocate memory" in str(error)
 
 
 def _write_signs_anywhere() -> None:
@@ -125,7 +137,8 @@ def _parser() -> argparse.ArgumentParser:
         "run a trained model on text",
         "An encoder-decoder translates each text, a decoder continues it, an encoder fills its "
         "[MASK]s. One line is printed for each text; several go through the model as one batch, "
-        "one is written as it comes.",
+        "one is written as it comes. On a terminal, control characters of the answer are shown as "
+        "escapes (\\x1b); a file or a pipe gets them as they are.",
     )
     verb(
         "show",

@@ -30,7 +30,13 @@ import torch
 from tqdm import tqdm
 
 from minitransformer.checks.time_limit import OutOfTime
-from minitransformer.data.files import InputError, read_json, write_atomically, write_json
+from minitransformer.data.files import (
+    InputError,
+    read_json,
+    read_object,
+    write_atomically,
+    write_json,
+)
 from minitransformer.exercises.cells import needed_by, parse_cell, read_cells
 from minitransformer.exercises.chapters import EXERCISES
 from minitransformer.exercises.exercise import (
@@ -441,7 +447,7 @@ def grade_all(
     out.mkdir(parents=True, exist_ok=True)
     secret = out / "seed.json"
     if seed is None:
-        seed = read_json(secret)["seed"] if secret.exists() else secrets.randbelow(2**31)
+        seed = _read_seed(secret) if secret.exists() else secrets.randbelow(2**31)
     write_atomically(secret, lambda path: write_json(path, {"seed": seed}))
     todo = [one for one in found if not _is_graded(one, out, names, seed)]
     missing = {one.student: "not graded: the run was interrupted" for one in todo}
@@ -455,6 +461,13 @@ def grade_all(
         rows += [_row(one.student, out, names, missing.get(one.student, "")) for one in found]
         write_atomically(out / "scores.csv", lambda path: _write_csv(path, rows))
     return rows
+
+
+def _read_seed(path: Path) -> int:
+    seed = read_object(path).get("seed")
+    if type(seed) is not int:
+        raise InputError(f"{path}: seed must be an integer, got {seed!r}; say --seed N")
+    return seed
 
 
 def _is_graded(one: Submission, out: Path, names: Sequence[str], seed: int) -> bool:
