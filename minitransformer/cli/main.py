@@ -41,7 +41,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (InputError, ImportError, OSError) as error:
-        print(f"minitransformer: error: {printable(str(error))}", file=sys.stderr)
+        print(f"minitransformer: error: {InputError(str(error))}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
         if not _is_lack_of_memory(error):
