@@ -653,6 +653,20 @@ def test_a_lack_of_memory_is_one_line(here, capsys, monkeypatch):
     )
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="exercise grade needs Linux")
+@pytest.mark.parametrize("content", ["{}", "[]", '{"seed": "1"}'])
+def test_a_damaged_seed_of_the_grader_is_named(content, tmp_path, capsys):
+    for name in ("submissions", "out"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "submissions" / "ann.py").write_text("")
+    (tmp_path / "out" / "seed.json").write_text(content)
+    folders = [str(tmp_path / "submissions"), "--out", str(tmp_path / "out")]
+    assert main(["exercise", "grade", *folders]) == 2
+    error = capsys.readouterr().err.removesuffix("\n")
+    assert "seed.json: " in error
+    check_line(error)
+
+
 class Terminal:
     """A stream that keeps what is written, and says that it is a terminal."""
 
