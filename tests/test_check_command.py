@@ -151,7 +151,7 @@ def test_json_is_all_that_is_printed(folder, capsys):
         (["student.py:attention", "--dtypes", "float31"], "expected a torch dtype"),
         (
             ["--museum", "no such bug"],
-            "the museum has no 'no such bug'. It has:\n  no mask at all\n",
+            "the museum has no 'no such bug'; `minitransformer check --museum` lists what it has\n",
         ),
     ],
 )

@@ -163,7 +163,7 @@ REFUSED = [
     ("show {here}/dates x --device cuda", "--device cuda: torch finds none here"),
     ("train --learning-rate nan", "--learning-rate must be above 0, got nan"),
     ("train --learning-rate inf", "--learning-rate must be above 0, got inf"),
-    ("train --d-model 1000000000000", "memory"),
+    ("train --d-model 2000000000", "memory"),
     ("train --out /dev/null", "already exists"),
     ("train --out /dev/null/x", "cannot be written to: Not a directory"),
     ("train --out " + 300 * "x", "name too long"),

@@ -10,6 +10,7 @@ import re
 import sys
 import textwrap
 from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 
 from torch import Tensor
@@ -171,8 +172,12 @@ def _museum(options: argparse.Namespace) -> int:
     if options.subject:
         chosen = [one for one in chosen if one.name == options.subject]
         if not chosen:
-            names = "\n  ".join(one.name for one in pieces(options.kind))
-            raise ValueError(f"the museum has no {options.subject!r}. It has:\n  {names}")
+            near = get_close_matches(options.subject, [one.name for one in pieces(options.kind)])
+            hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+            raise ValueError(
+                f"the museum has no {options.subject!r}; {hint}`minitransformer check --museum` "
+                "lists what it has"
+            )
     reports = {one.name: report_of(one) for one in _progress(chosen, "piece")}
     if options.json:
         print(json.dumps([_as_dict(one, reports[one.name]) for one in chosen], indent=2))

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from minitransformer.checks.finding import find as find_callable
-from minitransformer.data.files import InputError
+from minitransformer.cli.options import positive, seed
+from minitransformer.data.files import LARGEST_TEXT, InputError, read_file
 from minitransformer.exercises import EXERCISES, Feedback, check, find, hint
 from minitransformer.exercises.cells import load_cells, read_cells
 from minitransformer.exercises.export import EXPORTS, export
@@ -55,8 +56,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="a folder with a .py or .ipynb file, or a folder, for each student",
     )
     grade.add_argument("--out", type=Path, required=True, metavar="DIR", help="scores and feedback")
-    grade.add_argument("--seed", type=int, help="of the random inputs; default: a secret one")
-    grade.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="default: all cores")
+    grade.add_argument("--seed", type=seed, help="of the random inputs; default: a secret one")
+    grade.add_argument(
+        "--jobs", type=positive, default=os.cpu_count() or 1, help="default: all cores"
+    )
     grade.add_argument(
         "--trust",
         action="store_true",
@@ -123,7 +126,7 @@ def _checked(name: str, path: Path) -> Feedback:
     if path.suffix != ".ipynb":
         return check(name, find_callable(f"{path}:{name}"))
     try:
-        cells = read_cells(path.name, path.read_bytes())
+        cells = read_cells(path.name, read_file(path, LARGEST_TEXT))
     except ValueError as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     space, errors = load_cells(cells, [name])

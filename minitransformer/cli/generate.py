@@ -6,13 +6,15 @@ from pathlib import Path
 
 import torch
 
-from minitransformer.cli.options import add_device, find_device, positive, seed
-from minitransformer.data.files import InputError, decode_lines, read_lines
+from minitransformer.cli.options import add_device, find_device, integer, positive, seed
+from minitransformer.data.files import InputError, decode_lines, read_lines, read_stream
 from minitransformer.data.tokenization import Tokenizer
 from minitransformer.inference.answering import ROWS, answer, encode, stream_answer
 from minitransformer.models import DecoderOnly, EncoderOnly
 from minitransformer.training.pictures import attention_pictures, save_pictures
 from minitransformer.training.run import Run
+
+CHARACTERS = 1000  # that no token has
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -25,13 +27,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="0 takes the likeliest token; above 0 tokens are drawn (default: 0.8 for lm, else 0)",
     )
-    parser.add_argument("--top-k", type=int, metavar="N", help="draw among the N likeliest only")
+    parser.add_argument(
+        "--top-k", type=positive, metavar="N", help="draw among the N likeliest only"
+    )
     parser.add_argument(
         "--top-p", type=float, metavar="X", help="draw among the likeliest of total probability X"
     )
     parser.add_argument(
         "--num-beams",
-        type=positive,
+        type=integer(1, 1000),
         default=1,
         metavar="N",
         help="search N texts at a time for the likeliest, instead of drawing",
@@ -111,11 +115,17 @@ def _texts(options: argparse.Namespace, run: Run, new_tokens: int = 0) -> list[s
     elif options.file:
         texts, where = read_lines(options.file), f"{options.file}:{{}}"
     else:
-        texts = decode_lines(sys.stdin.buffer.read(), "standard input")
+        typed = read_stream(sys.stdin.buffer, "standard input")
+        texts = decode_lines(typed, "standard input")
         where = "standard input:{}"
+    limit = run.model.config.max_length
     for number, text in enumerate(texts, 1):
+        if len(text) > CHARACTERS * limit:  # before minutes are spent on its tokens
+            raise InputError(
+                f"{where.format(number)}: has {len(text):,} characters, "
+                f"more than the {limit} tokens that the model was built for"
+            )
         length = len(encode(run.model, run.vocabulary, [text])[0]) + new_tokens
-        limit = run.model.config.max_length
         if not text.strip() and not isinstance(run.model, DecoderOnly):
             raise InputError(f"{where.format(number)}: is empty")
         if (

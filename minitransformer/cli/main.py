@@ -9,14 +9,24 @@ import codecs
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from typing import Any, NoReturn, TextIO
+
+import torch
 
 from minitransformer import __version__
 from minitransformer.cli import check, exercise, generate, train
-from minitransformer.data.files import InputError
+from minitransformer.data.files import InputError, printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    _open_what_is_closed()
     _write_signs_anywhere()
+    with redirect_stdout(_Escaped(sys.stdout) if sys.stdout.isatty() else sys.stdout):
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if rest and (not hasattr(options, "text") or any(word.startswith("-") for word in rest)):
@@ -31,7 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (InputError, ImportError, OSError) as error:
-        print(f"minitransformer: error: {error}", file=sys.stderr)
+        print(f"minitransformer: error: {InputError(str(error))}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        print("minitransformer: error: not enough memory for these numbers", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nminitransformer: interrupted", file=sys.stderr)
@@ -39,6 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 SIGNS = {"\N{CHECK MARK}": "+", "\N{BALLOT X}": "x", "→": "->", "←": "<-", "…": "..."}
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """torch has no class of its own for a lack of main memory."""
+    lacking = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return lacking or "can't allocate memory" in str(error)
 
 
 def _write_signs_anywhere() -> None:
@@ -59,8 +80,37 @@ def _write_signs_anywhere() -> None:
             stream.reconfigure(errors="replace_signs")
 
 
+def _open_what_is_closed() -> None:
+    """A stream that whoever started us has closed (`>&-`) is empty, and forgets what is written."""
+    for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115
+            setattr(sys, name, stream)
+
+
+class _Escaped:
+    """A terminal on which control characters are shown as escapes, but for tabs and ends of lines:
+    what a model or a file says must not move the cursor. (What goes to a file or a pipe is left as
+    it is.)"""
+
+    def __init__(self, terminal: TextIO):
+        self.terminal = terminal
+
+    def write(self, text: str) -> int:
+        return self.terminal.write(printable(text, keep="\t\n"))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.terminal, name)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """The usage and one printable line, whatever was typed."""
+        super().error(str(InputError(message)))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="minitransformer",
         description="Train a small transformer, run it on text, look at its attention; check what "
         "any implementation does with its masks.",
@@ -87,7 +137,8 @@ def _parser() -> argparse.ArgumentParser:
         "run a trained model on text",
         "An encoder-decoder translates each text, a decoder continues it, an encoder fills its "
         "[MASK]s. One line is printed for each text; several go through the model as one batch, "
-        "one is written as it comes.",
+        "one is written as it comes. On a terminal, control characters of the answer are shown as "
+        "escapes (\\x1b); a file or a pipe gets them as they are.",
     )
     verb(
         "show",

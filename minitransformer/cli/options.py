@@ -1,6 +1,7 @@
 """Options that several verbs have: the device, and numbers that are checked."""
 
 import argparse
+from collections.abc import Callable
 
 import torch
 
@@ -31,15 +32,24 @@ def find_device(name: str) -> torch.device:
     return torch.device(found[0] if name == "auto" else name)
 
 
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, got {number}")
-    return number
+def integer(least: int, most: int) -> Callable[[str], int]:
+    """What reads an option that is a whole number in this range."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:  # or so many digits that Python reads them no more
+            number = None
+        if number is None or not least <= number <= most:
+            got = text if len(text) <= 40 else text[:40] + "…"
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number from {least} to {most}, got {got!r}"
+            )
+        return number
+
+    return read
 
 
-def seed(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 2**32:
-        raise argparse.ArgumentTypeError(f"must be from 0 to 2**32 - 1, got {number}")
-    return number
+LARGEST = 2**31 - 1  # of anything
+positive = integer(1, LARGEST)
+seed = integer(0, 2**32 - 1)

@@ -4,18 +4,21 @@ tokenizer = Tokenizer.train(texts, vocab_size=2000)
 batch = pad(tokenizer.encode(["a short text", "a longer one"]), tokenizer.pad_id)
 """
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from minitransformer.data.files import (
     InputError,
-    check_pointer,
-    read_json,
+    read_file,
+    read_object,
     to_json,
     write_atomically,
 )
 
+LARGEST = 2**28  # bytes of a tokenizer.json
 # What a special token is for -> the names it goes by, in the order in which they are tried.
 ROLES = {
     "pad": ("<pad>", "[PAD]", "<|pad|>"),
@@ -71,11 +74,13 @@ class Tokenizer:
         """Ragged token ids, with the special tokens that the file says a text is wrapped in."""
         if isinstance(texts, str):
             raise TypeError("encode takes a list of texts; for one text: encode([text])[0]")
-        encoded = self.tokenizer.encode_batch(list(texts), add_special_tokens=add_special)
+        with _refusing("the tokenizer cannot read this text"):
+            encoded = self.tokenizer.encode_batch(list(texts), add_special_tokens=add_special)
         return [one.ids for one in encoded]
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
-        return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special)
+        with _refusing("the tokenizer cannot write these tokens"):
+            return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special)
 
     def names(self, ids: Iterable[int]) -> list[str]:
         """The name of each token, for pictures."""
@@ -105,17 +110,15 @@ class Tokenizer:
         """From a tokenizer.json, or a folder that holds one. Raises InputError with the file."""
         file = Path(path)
         file = file / "tokenizer.json" if file.is_dir() else file
-        if not file.is_file():
+        if not os.path.lexists(file):
             raise InputError(
                 f"{file}: no such file; for a tokenizer of another format, have transformers write "
                 "one: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
             )
-        check_pointer(file)
-        try:
-            tokenizer = _library().Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises nothing narrower
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{file}: is no tokenizer.json: {reason}") from None
+        data = read_file(file, LARGEST)
+        library = _library()
+        with _refusing(f"{file}: is no tokenizer.json"):
+            tokenizer = library.Tokenizer.from_buffer(data)
         return cls(tokenizer, _roles_in(file.parent))
 
     @classmethod
@@ -191,16 +194,30 @@ def _roles_in(folder: Path) -> dict[str, str]:
     roles: dict[str, str] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         file = folder / name
-        said = read_json(file) if file.is_file() else {}
+        said = read_object(file) if os.path.lexists(file) else {}
         for role in ROLES:
             keys = ["cls_token", "bos_token"] if role == "bos" else [f"{role}_token"]
             keys = ["sep_token", *keys] if role == "eos" else keys
             for key in keys:
-                token = said.get(key) if isinstance(said, dict) else None
+                token = said.get(key)
                 token = token.get("content") if isinstance(token, dict) else token
-                if isinstance(token, str):
+                if not (token is None or isinstance(token, str)):
+                    raise InputError(f"{file}: {key} must be a text or null, got {token!r}")
+                if token is not None:
                     roles[role] = token
     return roles
+
+
+@contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """The library's errors as ours: it raises nothing narrower, and panics pass `Exception` by."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{what}: {reason}") from None
 
 
 def _library() -> Any:

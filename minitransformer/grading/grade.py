@@ -29,7 +29,14 @@ import torch
 from tqdm import tqdm
 
 from minitransformer.checks.time_limit import OutOfTime
-from minitransformer.data.files import InputError, read_json, to_csv, to_json, write_atomically
+from minitransformer.data.files import (
+    InputError,
+    read_json,
+    read_object,
+    to_csv,
+    to_json,
+    write_atomically,
+)
 from minitransformer.exercises.cells import needed_by, parse_cell, read_cells
 from minitransformer.exercises.chapters import EXERCISES
 from minitransformer.exercises.exercise import (
@@ -438,7 +445,7 @@ def grade_all(
     out.mkdir(parents=True, exist_ok=True)
     secret = out / "seed.json"
     if seed is None:
-        seed = read_json(secret)["seed"] if secret.exists() else secrets.randbelow(2**31)
+        seed = _read_seed(secret) if secret.exists() else secrets.randbelow(2**31)
     write_atomically(secret, to_json({"seed": seed}))
     todo = [one for one in found if not _is_graded(one, out, names, seed)]
     missing = {one.student: "not graded: the run was interrupted" for one in todo}
@@ -452,6 +459,13 @@ def grade_all(
         rows += [_row(one.student, out, names, missing.get(one.student, "")) for one in found]
         write_atomically(out / "scores.csv", to_csv(_harmless_rows(rows)))
     return rows
+
+
+def _read_seed(path: Path) -> int:
+    seed = read_object(path).get("seed")
+    if type(seed) is not int:
+        raise InputError(f"{path}: seed must be an integer, got {seed!r}; say --seed N")
+    return seed
 
 
 def _is_graded(one: Submission, out: Path, names: Sequence[str], seed: int) -> bool:

@@ -30,6 +30,8 @@ def answer(
     Greedy answers are the same for any batch a text is part of. `sampling` goes to `generate`.
     """
     device = next(model.parameters()).device
+    if isinstance(model, EncoderOnly) and vocabulary.mask_id is None:
+        raise ValueError("the tokenizer has no token for [MASK]: there is nothing to fill")
     answers = []
     for start in range(0, len(texts), ROWS):
         chunk = texts[start : start + ROWS]

@@ -111,7 +111,7 @@ def choose(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """One token of each row of logits (B,V) -> (B,) int64; see `generate`."""
-    if temperature == 0.0:
+    if temperature < torch.finfo(torch.float32).tiny:  # 0, or what float32 cannot divide by
         return logits.argmax(dim=-1)
     logits = logits.float() - logits.max(dim=-1, keepdim=True).values.float()  # no overflow below
     logits, tokens = (logits / temperature).sort(dim=-1, descending=True, stable=True)

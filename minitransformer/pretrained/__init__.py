@@ -3,7 +3,7 @@
 Each family is one short file: a map of its config and a map of its names.
 """
 
-import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from minitransformer.data.files import (
     InputError,
-    check_pointer,
+    check_file,
     read_json,
+    read_object,
     to_json,
     write_atomically,
 )
@@ -59,7 +60,7 @@ def load_pretrained(folder: str | Path, dtype: torch.dtype | None = torch.float3
     try:
         said = read_generation(folder, theirs)
         config = family.read_config(said, str(folder / "config.json"))
-        tensors = {name: _as(t, dtype) for name, t in _read_tensors(folder).items()}
+        tensors = _read_tensors(folder, dtype)
         layers = max(config.num_layers, config.num_decoder_layers)
         if layers > len(tensors):  # not even one each
             raise ValueError(f"{folder}: holds {len(tensors)} tensors for {layers} layers")
@@ -75,7 +76,7 @@ def load_pretrained(folder: str | Path, dtype: torch.dtype | None = torch.float3
             )
         state = convert(model, tensors, family.names, ties, str(folder))
     except (ValueError, RuntimeError) as error:
-        raise InputError(" ".join(str(error).split())) from None
+        raise InputError(str(error)) from None
     model.load_state_dict({key: t.contiguous() for key, t in state.items()}, assign=True)
     model.tie()
     return model.eval()
@@ -110,38 +111,40 @@ def save_pretrained(model: Model, folder: str | Path) -> None:
 
 
 def is_pretrained(folder: str | Path) -> bool:
-    """Does the folder hold a model of the transformers library (and not one of `train`)?"""
-    if (Path(folder) / ADAPTER).is_file():
+    """Does the folder hold a model of the transformers library (and not one of `train`)?
+
+    Raises InputError for a config.json that cannot be read.
+    """
+    if os.path.lexists(Path(folder) / ADAPTER):
         return True  # to say what it is
-    try:
-        return "model_type" in json.loads((Path(folder) / "config.json").read_text("utf-8-sig"))
-    except (OSError, ValueError, TypeError, RecursionError):
-        return False
+    config = Path(folder) / "config.json"
+    about = read_json(config) if os.path.lexists(config) else None
+    return isinstance(about, dict) and "model_type" in about
 
 
 def _read_family(folder: Path) -> tuple[Family, Mapping[str, Any]]:
     file = folder / "config.json"
-    if (folder / ADAPTER).is_file():
+    if os.path.lexists(folder / ADAPTER):
         raise InputError(
             f"{folder}: holds an adapter ({ADAPTER}); merge it into its model and save that: "
             "model.merge_and_unload().save_pretrained(another_folder)"
         )
-    if not file.is_file():
+    if not os.path.lexists(file):
         what = "holds no config.json" if folder.is_dir() else "no such folder"
         raise InputError(f"{folder}: {what}; expected a folder that save_pretrained wrote")
-    theirs = read_json(file)
-    model_type = theirs.get("model_type") if isinstance(theirs, dict) else None
+    theirs = read_object(file)
+    model_type = theirs.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise InputError(f"{file}: model_type is {model_type!r}; known are {', '.join(FAMILIES)}")
     return FAMILIES[model_type], theirs
 
 
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
+def _read_tensors(folder: Path, dtype: torch.dtype | None) -> dict[str, Tensor]:
     """Every tensor of the folder's files, which stay open behind them."""
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if single.is_file():
-        return _read_file(single)
-    if not index.is_file():
+    if os.path.lexists(single):
+        return _read_weights(single, dtype)
+    if not os.path.lexists(index):
         pickles = sorted(path.name for path in folder.glob("*.bin"))
         others = sorted(path.name for path in folder.glob("*.safetensors"))
         hint = ""
@@ -150,15 +153,14 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         elif pickles:
             hint = f"; {pickles[0]} is a pickle, which may run code: save it as safetensors"
         raise InputError(f"{folder}: holds no model.safetensors{hint}")
-    places = read_json(index)
-    places = places.get("weight_map") if isinstance(places, dict) else None
+    places = read_object(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(n, str) for n in places.values()):
         raise InputError(f"{index}: holds no weight_map from tensors to files")
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(places.values())):
         if Path(name).name != name:
             raise InputError(f"{index}: {name!r} is not the name of a file in this folder")
-        held = _read_file(folder / name)
+        held = _read_weights(folder / name, dtype)
         for key in (key for key, file in places.items() if file == name):
             if key not in held:
                 raise InputError(f"{folder / name}: lacks {key}, which {index.name} says is there")
@@ -166,21 +168,32 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_file(file: Path) -> dict[str, Tensor]:
+def _read_weights(file: Path, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """The tensors of one file, the floating-point ones in this dtype, and finite in it."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    check_file(file)
     try:
-        check_pointer(file)
-        return load_file(file)
-    except FileNotFoundError:
-        raise InputError(f"{file}: no such file") from None
-    except (SafetensorError, OSError, ValueError) as error:
+        tensors = load_file(file)
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise InputError(f"{file}: is damaged or no safetensors file: {error}") from None
-
-
-def _as(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    return tensor if dtype is None or not tensor.is_floating_point() else tensor.to(dtype)
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            continue  # the model's own tables; refused where a weight is wanted
+        kind = str(tensor.dtype).removeprefix("torch.")
+        if tensor.dtype.itemsize < 2:
+            raise InputError(
+                f"{file}: {name} is {kind}; only weights of 16 bits and more are read: save "
+                "the model without quantization"
+            )
+        tensors[name] = tensor = tensor.to(dtype or tensor.dtype)
+        if tensor.numel() and not all(bound.isfinite() for bound in tensor.aminmax()):
+            raise InputError(
+                f"{file}: {name}, {kind} read as {str(tensor.dtype).removeprefix('torch.')}, "
+                "holds NaN or Inf; expected finite weights"
+            )
+    return tensors
 
 
 def _names(family: Family, model: Model) -> set[str]:

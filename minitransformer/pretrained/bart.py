@@ -78,6 +78,7 @@ BART = Family(
         "eos_id": ("eos_token_id", 2),
         "first_id": ("forced_bos_token_id", None),
     },
+    switches=("scale_embedding", "force_bos_token_to_be_generated"),
     fixed={
         "tie_word_embeddings": True,
         "normalize_before": False,

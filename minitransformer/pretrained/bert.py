@@ -75,6 +75,7 @@ BERT = Family(
         "dropout": ("hidden_dropout_prob", 0.1),
         "eos_id": ("eos_token_id", None),
     },
+    switches=("tie_word_embeddings", "is_decoder", "add_cross_attention"),
     fixed={"position_embedding_type": "absolute"},
     names={
         "embedding.tokens": "bert.embeddings.word_embeddings",

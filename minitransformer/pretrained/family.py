@@ -17,6 +17,9 @@ ACTIVATIONS = {  # their names -> ours; the first of several is the one that is 
     "swish": "silu",
     "silu": "silu",
 }
+FRACTIONS = ("dropout", "norm_eps")  # the other numbers of a Config are integers
+LARGEST = 2**31 - 1  # number of anything
+LARGEST_TABLE = 2**26  # numbers
 REQUIRED = object()  # a key without a default
 COMMON = {  # what the library reads for every family, and the value that changes nothing
     "is_causal": True,
@@ -50,6 +53,7 @@ class Family:
         default_factory=dict
     )  # their activation -> a feed-forward of ours
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    switches: tuple[str, ...] = ("tie_word_embeddings",)  # their keys that are true or false
     dropped: str = r"$^"  # a pattern of tensors that the model computes itself or never uses
     tied: bool = True  # are embedding and head one where the config does not say?
     zeros: tuple[str, ...] = ()  # tensors that older files leave out: zeros
@@ -80,6 +84,10 @@ class Family:
             numbers[name] = theirs.get(key, default)
             if numbers[name] is REQUIRED:
                 raise ValueError(f"{where}: lacks {key}")
+            _check_number(f"{where}: {key}", numbers[name], name in FRACTIONS)
+        for key in self.switches:
+            if not (theirs.get(key) is None or isinstance(theirs[key], bool)):
+                raise ValueError(f"{where}: {key} must be true or false, got {theirs[key]!r}")
         style = STYLES[self.style]
         if self.activation:
             key, default = self.activation
@@ -91,13 +99,19 @@ class Family:
         try:
             style = self.adjust(theirs, style)
             named = self.style if style == STYLES[self.style] else style
-            tied = theirs.get("tie_word_embeddings", self.tied)
-            if not (tied is None or isinstance(tied, bool)):
-                raise ValueError(f"tie_word_embeddings must be true or false, got {tied!r}")
-            tied = architecture == self.bare or bool(tied)
+            tied = architecture == self.bare or bool(theirs.get("tie_word_embeddings", self.tied))
             numbers |= {"style": named, "tie_embeddings": tied}
             numbers["forbidden_ids"] = theirs.get("suppress_tokens", ())
-            return Config(**numbers | self.extra(theirs))
+            config = replace(Config(**numbers), **self.extra(theirs))
+            if "bos_id" in self.numbers and config.bos_id >= config.vocab_size:
+                raise ValueError(f"bos_id must be below {config.vocab_size}, got {config.bos_id}")
+            computed = style.positions.startswith("sinusoidal")  # in no file, and so of any size
+            if computed and config.max_length * config.d_model > LARGEST_TABLE:
+                raise ValueError(
+                    f"max_length * d_model must be at most {LARGEST_TABLE}, the largest table of "
+                    f"positions that is computed, got {config.max_length} * {config.d_model}"
+                )
+            return config
         except (AttributeError, TypeError, ValueError, ZeroDivisionError) as error:
             keys = {ours: key for ours, (key, _) in self.numbers.items()}
             keys["forbidden_ids"] = "suppress_tokens and bad_words_ids"
@@ -134,6 +148,16 @@ class Family:
             ours == base and type(model) in self.models
             and config.parts.feed_forward in known
         )  # fmt: skip
+
+
+def _check_number(where: str, value: Any, fraction: bool) -> None:
+    """Refuse numbers beyond any use, and what is no number but counts as one; the rest is for
+    Config to say."""
+    if fraction and type(value) not in (int, float):
+        raise ValueError(f"{where} must be a number, got {value!r}")
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, int | float) and abs(number) > LARGEST:
+            raise ValueError(f"{where} must be at most {LARGEST}, got {number!r}")
 
 
 def architecture_of(theirs: Mapping[str, Any]) -> str | None:

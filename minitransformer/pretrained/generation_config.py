@@ -1,11 +1,12 @@
 """What a folder says about generation: generation_config.json, which wins over config.json."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from minitransformer.config import Config
-from minitransformer.data.files import InputError, read_json
+from minitransformer.data.files import InputError, read_object
 
 NAME = "generation_config.json"
 FOLLOWED = (
@@ -32,9 +33,7 @@ def read_generation(folder: Path, theirs: Mapping[str, Any]) -> dict[str, Any]:
     Raises InputError for what we cannot follow, with its file and key.
     """
     file = folder / NAME
-    own = read_json(file) if file.is_file() else {}
-    if not isinstance(own, dict):
-        raise InputError(f"{file}: must be a JSON object")
+    own = read_object(file) if os.path.lexists(file) else {}
     own = {key: own[key] for key in (*FOLLOWED, *REFUSED) if own.get(key) is not None}
     said = {**theirs, **own}
 
@@ -59,7 +58,7 @@ def read_generation(folder: Path, theirs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _lists_of_ids(lists: Any) -> bool:
     return isinstance(lists, list) and all(
-        isinstance(ids, list) and all(type(i) is int for i in ids) for ids in lists
+        isinstance(ids, list) and all(type(i) is int and i >= 0 for i in ids) for ids in lists
     )
 
 

@@ -33,7 +33,11 @@ def rope(theirs: Mapping[str, Any]) -> dict[str, Any]:
             f"head_dim is {theirs['head_dim']}; only hidden_size / num_attention_heads = "
             f"{width // heads} can be read"
         )
-    return {"rope_theta": said.get("rope_theta") or theirs.get("rope_theta") or 10_000.0}
+    bases = (said.get("rope_theta"), theirs.get("rope_theta"), 10_000.0)
+    base = next(base for base in bases if base is not None)
+    if type(base) not in (int, float) or not 0 < base < 1e30:
+        raise ValueError(f"rope_theta must be a number above 0 and below 1e30, got {base!r}")
+    return {"rope_theta": base}
 
 
 def describe(model: Model) -> dict[str, Any]:
