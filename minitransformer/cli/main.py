@@ -1,7 +1,7 @@
 """The command line: train a model, run it on text, look inside it, check anyone's masks.
 
 Exit status: 0 done, 1 a check fails, 2 the input cannot be used (one line says what and why), 130
-interrupted.
+interrupted, 143 terminated.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TextIO
 import torch
 
 from minitransformer import __version__
-from minitransformer.cli import check, exercise, generate, train
+from minitransformer.cli import check, exercise, generate, runs, train
 from minitransformer.data.files import InputError, printable
 
 
@@ -130,6 +130,13 @@ def _parser() -> argparse.ArgumentParser:
         "train a model and save it in a folder with its metrics and pictures",
         "Without options: an encoder-decoder learns to read dates in 27 languages. Ctrl-C ends "
         "the training early and keeps what was reached (exit status 130).",
+    )
+    verb(
+        "runs",
+        runs.add_options,
+        "list the trainings here",
+        "Task, step, loss, when it was last saved, and whether it is finished, interrupted (train "
+        "--resume goes on with it), running or damaged.",
     )
     verb(
         "generate",

@@ -9,6 +9,7 @@ from pathlib import Path
 from minitransformer.data.files import (
     TEMPORARY,
     InputError,
+    check_file,
     naming,
     read_json,
     sync,
@@ -130,8 +131,10 @@ def _read_manifest(folder: Path) -> dict[str, dict]:
 
 
 def _read(path: Path, size: int, sha256: str) -> bytes:
-    if not path.is_file():
-        raise DamagedError(f"{path}: no such file, but {MANIFEST} has it")
+    try:
+        check_file(path)
+    except InputError as error:
+        raise DamagedError(f"{error}, but {MANIFEST} has it") from None
     found = path.stat().st_size
     if found != size:
         raise DamagedError(f"{path}: is damaged: it has {found:,} bytes, {MANIFEST} says {size:,}")

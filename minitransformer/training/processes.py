@@ -110,5 +110,9 @@ def start_processes(device: torch.device, sharded: bool) -> Iterator[Processes]:
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         yield Processes(rank, size, sharded and size > 1)
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise InputError(f"process {rank} of {size} lost another one: {error}") from None
+        raise
     finally:
         dist.destroy_process_group()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
+from torch import Tensor
 
 from minitransformer.config import Config
 from minitransformer.data.files import InputError, to_csv, to_json
@@ -69,10 +70,16 @@ class Run:
         for name in FILES:
             if name not in files:
                 raise DamagedError(f"{where / name}: no such file")
+        weights = _weights(files[WEIGHTS], where / WEIGHTS)
         try:
             about = json.loads(files[CONFIG])
-            model = MODELS[about["model"]](Config(**about["config"]))
+            config = Config(**about["config"])
+            if max(config.num_layers, config.num_decoder_layers) > len(weights):
+                raise ValueError(f"{config.num_layers} layers for {len(weights)} weights")
+            with torch.device("meta"):  # numbers come from the file, not from chance
+                model = MODELS[about["model"]](config)
             run = cls(about["task"], model, Vocabulary(""), about["training"])
+            steps = about["step"]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(repr(error).split())
             raise InputError(f"{where / CONFIG}: not a run's config: {reason}") from None
@@ -82,13 +89,13 @@ class Run:
                 f"{where / VOCABULARY}: has {len(run.vocabulary)} tokens, "
                 f"but config.json says {model.config.vocab_size}"
             )
-        _load_weights(model, files[WEIGHTS], where / WEIGHTS)
+        _check_shapes(model, weights, where / WEIGHTS)
+        model.load_state_dict(weights, strict=False, assign=True)  # a tied table has one name here
         model.eval()
-        run.history = _history(files[METRICS])
-        if len(run.history) != about.get("step"):
+        run.history = _history(files[METRICS], where / METRICS)
+        if len(run.history) != steps:
             raise InputError(
-                f"{where / METRICS}: has {len(run.history)} steps, "
-                f"but config.json says {about.get('step')}"
+                f"{where / METRICS}: has {len(run.history)} steps, but config.json says {steps}"
             )
         return run
 
@@ -132,26 +139,35 @@ def _vocabulary(data: bytes, path: Path) -> Vocabulary:
     return Vocabulary(characters)
 
 
-def _load_weights(model: AnyModel, data: bytes, path: Path) -> None:
+def _weights(data: bytes, path: Path) -> dict[str, Tensor]:
     try:
-        tensors = safetensors.load(data)
-    except SafetensorError as error:
+        weights = safetensors.load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
         raise InputError(f"{path}: is no safetensors file: {error}") from None
+    for name, weight in weights.items():
+        if not weight.is_floating_point() or not weight.isfinite().all():
+            raise InputError(f"{path}: {name} holds what is no finite number")
+    return weights
+
+
+def _check_shapes(model: AnyModel, weights: Mapping[str, Tensor], path: Path) -> None:
     wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    found = {name: tuple(t.shape) for name, t in tensors.items()}
+    found = {name: tuple(weight.shape) for name, weight in weights.items()}
     if found != wanted:
         name = min(dict(found.items() ^ wanted.items()))
         raise InputError(
             f"{path}: is of another model: {name} is {found.get(name, 'missing')}, "
             f"expected {wanted.get(name, 'none')}"
         )
-    model.load_state_dict(tensors, strict=False)  # a tied table has one name here
 
 
-def _history(data: bytes) -> list[dict[str, float]]:
+def _history(data: bytes, path: Path) -> list[dict[str, float]]:
     whole = ("step", "tokens_per_second")
-    rows = csv.DictReader(io.StringIO(data.decode(), newline=""))
-    return [
-        {name: (int if name in whole else float)(value) for name, value in row.items() if value}
-        for row in rows
-    ]
+    try:
+        rows = csv.DictReader(io.StringIO(data.decode(), newline=""))
+        return [
+            {name: (int if name in whole else float)(v) for name, v in row.items() if v}
+            for row in rows
+        ]
+    except (TypeError, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: is no table of numbers: {error}") from None
