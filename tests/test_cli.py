@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from minitransformer import __version__
 from minitransformer.cli.main import main
 from minitransformer.cli.options import find_device
 from minitransformer.cli.train import ragged_texts
+from minitransformer.training.checkpoint import locked
 from minitransformer.training.tasks import PairsTask
 
 TINY = "--d-model 16 --num-heads 2 --num-layers 2 --steps 3 --batch-size 8".split()  # noqa: SIM905
@@ -37,6 +39,9 @@ def folders(tmp_path_factory):
 def test_training_leaves_a_folder_with_pictures(folders):
     names = {path.name for path in (folders / "dates").iterdir()}
     assert names == {
+        ".lock",
+        "checkpoints",
+        "manifest.json",
         "config.json",
         "vocabulary.json",
         "model.safetensors",
@@ -146,6 +151,32 @@ def test_unknown_characters_are_named(folders, capsys):
     assert "never seen in training, read as <unk>: 'é'" in capsys.readouterr().err
 
 
+def test_runs_are_listed_with_what_became_of_them(folders, tmp_path, capsys):
+    shutil.copytree(folders / "lm", tmp_path / "damaged")
+    (tmp_path / "damaged" / "metrics.csv").write_text("step\n1\n", encoding="utf-8")
+    shutil.copytree(folders / "pairs", tmp_path / "interrupted")
+    (tmp_path / "interrupted" / "manifest.json").unlink()
+    for path in (tmp_path / "interrupted" / "checkpoints").iterdir():
+        if path.name > "000002":
+            shutil.rmtree(path)
+    (tmp_path / "else").mkdir()
+    with locked(folders / "mlm"):
+        assert main(["runs", str(folders), str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == "run task step loss held out last saved state".split()  # noqa: SIM905
+    states = {Path(line.split()[0]).name: line.split()[-1] for line in lines[1:-1]}
+    assert states == {
+        "dates": "finished",
+        "lm": "finished",
+        "mlm": "running",
+        "pairs": "finished",
+        "damaged": "damaged",
+        "interrupted": "interrupted",
+    }
+    assert "2 of 3" in next(line for line in lines if "interrupted" in line)
+    assert "metrics.csv: is damaged" in lines[-1]
+
+
 REFUSED = [
     ("train --task pairs", "--task pairs needs --data"),
     ("train --data {here}/pairs.tsv", "add --task pairs"),
@@ -166,11 +197,16 @@ REFUSED = [
     ("train --d-model 2000000000", "memory"),
     ("train --out /dev/null", "already exists"),
     ("train --out /dev/null/x", "cannot be written to: Not a directory"),
+    ("train --resume {here}/none", "none: no such folder; expected a folder that `train` left"),
+    ("train --resume {here}", "holds no checkpoints"),
+    ("train --shard", "--shard needs several processes: torchrun"),
+    ("runs {here}/none", "none: no such folder; `minitransformer train` makes"),
+    ("runs", "runs: no such folder"),
     ("train --out " + 300 * "x", "name too long"),
     ("train --out {here}/dates", "already exists"),
     ("train --task lm --max-length 2", "--max-length must be 3 or more"),
     ("generate {here}/none x", "none: no such folder"),
-    ("generate {here} x", "holds no config.json"),
+    ("generate {here} x", "holds no manifest.json and no checkpoints"),
     ("generate {here}/dates --file {here}/none.txt", "none.txt: no such file"),
     ("generate {here}/dates " + 65 * "x", "text 1: has 65 tokens, more than the 64"),
     ("generate {here}/mlm Word", "text 1: holds no [MASK]"),

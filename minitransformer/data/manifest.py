@@ -140,5 +140,7 @@ def _read(path: Path, size: int, sha256: str) -> bytes:
         raise DamagedError(f"{path}: is damaged: it has {found:,} bytes, {MANIFEST} says {size:,}")
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise DamagedError(f"{path}: is damaged or of another run: its sha256 is another one")
+        raise DamagedError(
+            f"{path}: is damaged or of another run: its sha256 is not that of {MANIFEST}"
+        )
     return data
