@@ -37,7 +37,14 @@ from minitransformer import (
     token_positions,
 )
 from minitransformer.inference.answering import answer
-from minitransformer.training.loop import Settings, parameter_groups, real_tokens, schedule, train
+from minitransformer.training.loop import (
+    Settings,
+    Training,
+    parameter_groups,
+    real_tokens,
+    schedule,
+    train,
+)
 from minitransformer.training.tasks import largest_padding_weight, make_task
 from minitransformer.visualize import curve_figure, wanted_beside_found
 
@@ -284,14 +291,17 @@ by_hand, _ = fit(new_model(), settings)
 print(by_hand)
 
 # %% [markdown]
-# The package's `train` is this loop with a progress bar, evaluations and some care for Ctrl-C. From
-# the same seed it makes the same steps, bit for bit.
+# The package's `train` is this loop with a progress bar, evaluations, checkpoints and some care for
+# Ctrl-C. What it works on is a `Training`: the model, its optimizer, and the history, a row for each
+# step. `train` returns 0, or the number of the signal that stopped it. From the same seed it makes
+# the same steps, bit for bit.
 
 # %%
-history, finished = train(new_model(), task, settings, save=lambda history: None, quiet=True)
-print([one["loss"] for one in history])
-assert finished
-assert [one["loss"] for one in history] == by_hand
+training = Training(new_model(), settings)
+stopped = train(training, task, quiet=True)
+print([one["loss"] for one in training.history])
+assert not stopped
+assert [one["loss"] for one in training.history] == by_hand
 
 # %% [markdown]
 # ## How large a step?
@@ -430,15 +440,16 @@ assert sum(runs["clipped to 1"][0][-10:]) < sum(runs["not clipped"][0][-10:]) - 
 # about fifty steps long (1 / (1 − 0.98)): all that comes after is divided by the huge one too, and
 # counts for almost nothing.
 #
-# Clip the gradient of the whole batch: with accumulation that is after the last `backward`, not
-# after each.
+# Clip the gradient of the whole batch. With gradient accumulation (chapter 7) that is after the last
+# `backward`, not after each. `Settings(accumulate=4)` does it so: it cuts each batch into four parts,
+# divides the loss of each by the number of labels in all four, and clips once.
 
 # %% [markdown]
 # ## The real run
 #
-# 500 steps of 24 pieces, packed. `train` calls `save` ten times with the history so far. We use
-# it to have the model write something each time, so that you can watch it learn. (How a model
-# writes, and what a temperature is, says the next chapter.)
+# 500 steps of 24 pieces, packed. `train` calls `save` before the first step and ten times on the
+# way. We use it to have the model write something each time, so that you can watch it learn. (How a
+# model writes, and what a temperature is, says the next chapter.)
 
 # %%
 settings = Settings(steps=500, batch_size=24, learning_rate=4e-3, warmup=50)
@@ -451,10 +462,10 @@ def write():
     return answer(model, vocabulary, prompts, 50, temperature=0.7, generator=generator)
 
 
-diary = {0: write()}
-history, _ = train(
-    model, task, settings, save=lambda history: diary.update({len(history): write()}), quiet=True
-)
+diary = {}
+training = Training(model, settings)
+train(training, task, lambda one: diary.update({len(one.history): write()}), quiet=True)
+history = training.history
 print(sum(p.numel() for p in model.parameters()), "parameters")
 
 # %%
