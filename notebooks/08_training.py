@@ -730,9 +730,9 @@ with tempfile.TemporaryDirectory() as place:
 # fingerprint that changes with any byte. No file is a *pickle*, the format of `torch.save`: whoever
 # loads a pickle may run a program that somebody has put into it.
 #
-# What we did by hand is one command, `minitransformer train --resume RUN`. It goes on from the newest
-# checkpoint in the folder RUN: on the same machine, with the same number of threads, to the same
-# bits.
+# What we did by hand is one command, `minitransformer train --resume RUN`. It goes on from the
+# newest checkpoint in the folder RUN: on the same machine, with the same number of threads, to the
+# same bits.
 #
 # ### Try it
 #
