@@ -31,7 +31,7 @@ from minitransformer import (
 )
 from minitransformer.inference.answering import answer
 from minitransformer.positions import SinusoidalPositions
-from minitransformer.training.loop import Settings, train
+from minitransformer.training.loop import Settings, Training, train
 from minitransformer.training.tasks import DatesTask
 from minitransformer.visualize import attention_figure
 
@@ -170,8 +170,9 @@ print("the same logits, bit by bit, at every real token")
 # This takes about a minute.
 
 # %%
-history, _ = train(model, task, Settings(steps=600), save=lambda history: None, quiet=True)
-losses = torch.tensor([row["loss"] for row in history])
+training = Training(model, Settings(steps=600))
+train(training, task, quiet=True)
+losses = torch.tensor([row["loss"] for row in training.history])
 figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
 axis.plot(losses.unfold(0, 10, 1).mean(dim=1), color="#08519c")
 axis.set(xlabel="step", ylabel="loss (mean of 10 steps)", ylim=(0, None))

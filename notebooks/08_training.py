@@ -11,12 +11,17 @@
 # - pack several documents into a row without their seeing each other, and check that the loss is
 #   the same as with padding;
 # - say what a warm-up, a cosine and gradient clipping do, with a measurement for each;
-# - write the training loop, and read a loss curve against baselines that you can compute.
+# - write the training loop, and read a loss curve against baselines that you can compute;
+# - say what must be saved so that an interrupted training goes on as if nothing had happened.
 
 # %%
+import copy
 import math
+import tempfile
 import time
 from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
@@ -36,8 +41,18 @@ from minitransformer import (
     record_attention,
     token_positions,
 )
+from minitransformer.data.manifest import DamagedError, read_folder, write_folder
 from minitransformer.inference.answering import answer
-from minitransformer.training.loop import Settings, parameter_groups, real_tokens, schedule, train
+from minitransformer.training.loop import (
+    Settings,
+    Training,
+    parameter_groups,
+    real_tokens,
+    schedule,
+    train,
+)
+from minitransformer.training.run import Run
+from minitransformer.training.saver import files_of
 from minitransformer.training.tasks import largest_padding_weight, make_task
 from minitransformer.visualize import curve_figure, wanted_beside_found
 
@@ -284,14 +299,17 @@ by_hand, _ = fit(new_model(), settings)
 print(by_hand)
 
 # %% [markdown]
-# The package's `train` is this loop with a progress bar, evaluations and some care for Ctrl-C. From
-# the same seed it makes the same steps, bit for bit.
+# The package's `train` is this loop with a progress bar, evaluations, checkpoints and some care for
+# Ctrl-C. It works on a `Training`: the model, its optimizer, and the history, which has a row for
+# each step. It returns 0, or the number of the signal that stopped it. From the same seed it makes
+# the same steps, bit for bit.
 
 # %%
-history, finished = train(new_model(), task, settings, save=lambda history: None, quiet=True)
-print([one["loss"] for one in history])
-assert finished
-assert [one["loss"] for one in history] == by_hand
+training = Training(new_model(), settings)
+stopped = train(training, task, quiet=True)
+print([one["loss"] for one in training.history])
+assert not stopped
+assert [one["loss"] for one in training.history] == by_hand
 
 # %% [markdown]
 # ## How large a step?
@@ -430,15 +448,16 @@ assert sum(runs["clipped to 1"][0][-10:]) < sum(runs["not clipped"][0][-10:]) - 
 # about fifty steps long (1 / (1 − 0.98)): all that comes after is divided by the huge one too, and
 # counts for almost nothing.
 #
-# Clip the gradient of the whole batch: with accumulation that is after the last `backward`, not
-# after each.
+# Clip the gradient of the whole batch. With gradient accumulation (chapter 7) that is after the
+# last `backward`, not after each. `Settings(accumulate=4)` does it so: it cuts each batch into four
+# parts, divides the loss of each by the number of labels in all four, and clips once.
 
 # %% [markdown]
 # ## The real run
 #
-# 500 steps of 24 pieces, packed. `train` calls `save` ten times with the history so far. We use
-# it to have the model write something each time, so that you can watch it learn. (How a model
-# writes, and what a temperature is, says the next chapter.)
+# 500 steps of 24 pieces, packed. `train` calls `save` before the first step and ten times on the
+# way. We use it to have the model write something each time, so that you can watch it learn. (How a
+# model writes, and what a temperature is, says the next chapter.)
 
 # %%
 settings = Settings(steps=500, batch_size=24, learning_rate=4e-3, warmup=50)
@@ -451,10 +470,10 @@ def write():
     return answer(model, vocabulary, prompts, 50, temperature=0.7, generator=generator)
 
 
-diary = {0: write()}
-history, _ = train(
-    model, task, settings, save=lambda history: diary.update({len(history): write()}), quiet=True
-)
+diary = {}
+training = Training(model, settings)
+train(training, task, lambda one: diary.update({len(one.history): write()}), quiet=True)
+history = training.history
 print(sum(p.numel() for p in model.parameters()), "parameters")
 
 # %%
@@ -526,6 +545,206 @@ assert largest == 0.0
 #   between them. On a command line the same is `minitransformer train --task lm --data file.txt`.
 
 # %% [markdown]
+# ## What a checkpoint must hold
+#
+# A long training may be interrupted: the power fails, or somebody else needs the machine. So it is
+# saved now and then, in a **checkpoint**, from which it can be resumed. To *use* the model its
+# weights are enough. To *go on* as if nothing had happened, we need all that the next step depends
+# on:
+#
+# 1. the *weights*;
+# 2. the *optimizer's state*: AdamW's two running means for each weight, and how many steps it has
+#    made. (The means begin at 0 and are too small at first; the number of steps says how much.)
+# 3. the *random state*: where the random number generator stands. Dropout draws from it.
+# 4. the *position in the data*. Here that is one number, as `task.batch` is a function of the seed
+#    and the step. With batches from an iterator, such as torch's `DataLoader`, its order and its
+#    place must be saved, too.
+# 5. the *settings*. The learning rate depends on the step, and on how many steps there will be.
+#
+# What happens if one is missing? A small model with dropout, 120 steps, a checkpoint after 60.
+# `training.step` is what `fit` does with one batch. After each step we look at the loss on the same
+# 20 held-out pieces, without dropout, so that runs can be compared. We also look at how far the
+# step moved the weights: the median over all of them, as a multiple of the learning rate.
+
+# %%
+held_out = pack(task.rows(task.held_out[:20]), length=64)
+held_out_labels = next_token_labels(held_out.input_ids, held_out.attention_mask)
+
+
+def new_training(settings):
+    torch.manual_seed(0)
+    config = Config(len(vocabulary), d_model=64, max_length=64, dropout=0.1, style="llama")
+    return Training(DecoderOnly(config), settings)
+
+
+def weights_of(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def make_steps(training, steps, first_batch):
+    """Make these steps; return the held-out loss after each, and how far it moved the weights."""
+    model, settings, losses, moves = training.model, training.settings, [], []
+    for number, step in enumerate(steps):
+        rate = settings.learning_rate * schedule(step, settings)
+        for group in training.optimizer.param_groups:
+            group["lr"] = rate
+        before = weights_of(model)
+        model.train()  # with dropout
+        training.step(training.batch(task, first_batch + number))
+        model.eval()  # without
+        with torch.no_grad():
+            loss = model.loss(held_out.input_ids, held_out.attention_mask, held_out_labels)
+        losses.append(loss.item())
+        moves.append((weights_of(model) - before).abs().median().item() / rate)
+    return losses, moves
+
+
+small = new_training(Settings(steps=120, batch_size=16, learning_rate=2e-2, warmup=20))
+first_half = make_steps(small, range(60), first_batch=0)
+
+# %% [markdown]
+# The checkpoint is a dictionary. It must be a copy: otherwise it would hold the very tensors that
+# the training goes on to change.
+
+# %%
+checkpoint = copy.deepcopy(
+    {
+        "weights": small.model.state_dict(),
+        "optimizer": small.optimizer.state_dict(),
+        "random state": torch.get_rng_state(),
+        "step": 60,
+        "settings": asdict(small.settings),
+    }
+)
+states = checkpoint["optimizer"]["state"].values()  # one for each parameter
+print("weights       ", sum(t.numel() for t in checkpoint["weights"].values()), "numbers")
+for name in ("exp_avg", "exp_avg_sq"):  # running means of the gradient and of its square
+    print(f"{name:<14}", sum(state[name].numel() for state in states), "numbers")
+print("steps of AdamW", {state["step"].item() for state in states})
+print("random state  ", len(checkpoint["random state"]), "bytes")
+
+# %% [markdown]
+# Now the run goes on undisturbed. Then it is resumed four times from the checkpoint: with all of
+# it, and with one part left out. `new_training` plays the new program that knows nothing of the
+# old one. Without the position it starts again with batch 0.
+
+
+# %%
+def resume(checkpoint, without):
+    checkpoint = copy.deepcopy(checkpoint)  # the optimizer would change it
+    training = new_training(Settings(**checkpoint["settings"]))
+    training.model.load_state_dict(checkpoint["weights"])
+    if without != "optimizer's state":
+        training.optimizer.load_state_dict(checkpoint["optimizer"])
+    if without != "random state":
+        torch.set_rng_state(checkpoint["random state"])
+    step = checkpoint["step"]
+    first_batch = 0 if without == "position" else step
+    losses, moves = make_steps(training, range(step, training.settings.steps), first_batch)
+    return losses, moves, weights_of(training.model)
+
+
+undisturbed, _ = make_steps(small, range(60, 120), first_batch=60)
+wanted = weights_of(small.model)
+parts = ("nothing", "optimizer's state", "random state", "position")
+resumed = {part: resume(checkpoint, without=part) for part in parts}
+print(f"{'left out':<20}largest difference of any weight")
+for part, (_, _, weights) in resumed.items():
+    print(f"{part:<20}{(weights - wanted).abs().max().item()}")
+assert torch.equal(resumed["nothing"][2], wanted)
+assert resumed["nothing"][0] == undisturbed
+
+# %% [markdown]
+# With everything, the resumed run is the undisturbed one, bit for bit. With one part missing it is
+# another run. Is it a worse one?
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.4), layout="constrained")
+for panel, values, first in zip(axes, first_half, (40, 0), strict=True):
+    panel.plot(range(first + 1, 61), values[first:], color="#777777")
+    panel.axvline(60.5, color="#777777", ls=":", lw=1)
+    panel.set_xlabel("training step")
+for part, colour in zip(parts, ("#333333", "#d9822b", "#08519c", "#5a8f3d"), strict=True):
+    for panel, values in zip(axes, resumed[part], strict=False):
+        panel.plot(range(61, 121), values, color=colour, label=f"{part} left out")
+axes[0].set(ylabel="nats per token", title="Held-out loss")
+axes[0].legend(frameon=False)
+axes[1].set(ylabel="multiples of the learning rate", title="How far a step moves a weight")
+figure.suptitle("Resumed after step 60")
+plt.show()
+
+# %%
+print(f"{'left out':<20}{'loss in steps 61-65':>20}{'111-120':>9}{'moved in step 61':>18}")
+for part, (losses, moves, _) in resumed.items():
+    early, late = sum(losses[:5]) / 5, sum(losses[-10:]) / 10
+    print(f"{part:<20}{early:>20.3f}{late:>9.3f}{moves[0]:>18.2f}")
+assert sum(resumed["optimizer's state"][0][:5]) > sum(undisturbed[:5]) + 5 * 0.03
+seen = 60 * small.settings.batch_size
+print(f"pieces seen: {2 * seen} of {len(task.training)}; without the position {seen}, each twice")
+
+# %% [markdown]
+# - **The optimizer's state.** The loss jumps, and needs many steps to come back. The right panel
+#   says why. AdamW divides the mean gradient by the root of the mean square. If there was only one
+#   gradient so far, that is +1 or −1: nearly every weight moves by the whole learning rate. Later
+#   the gradients of different batches partly cancel in the mean, but not in the mean square, and
+#   the steps are short. Step 1 is just as long, but there the warm-up keeps the learning rate low.
+#   Step 61 has no warm-up.
+# - **The random state.** Other units are dropped, so the weights differ. The curve is another one
+#   and not a worse one. What is lost is that the run can be repeated: whether a difference comes
+#   from a change to the code or from chance, you can no longer tell.
+# - **The position.** The loss does not show it. Here the green curve even ends lowest, though one
+#   run is too little to read anything into that. Yet the second half of the run saw the pieces of
+#   the first half again, and none that was new. A training that is interrupted every 60 steps would
+#   never see any others. As no curve tells you, a test must: is the resumed run equal to the
+#   undisturbed one, bit for bit?
+
+# %% [markdown]
+# ### On the disk
+#
+# The power may fail, the disk may be full, or somebody may kill the process while it writes: what
+# is left is half a file. Here is the real run as files, and what happens if one of them is cut.
+
+# %%
+files = files_of(Run("lm", model, vocabulary, asdict(settings), history), training)
+for name, data in files.items():
+    print(f"{name:<24}{len(data):>9} bytes")
+
+with tempfile.TemporaryDirectory() as place:
+    folder = Path(place, "000500")
+    write_folder(folder, files)
+    print("\nwritten:", *sorted(path.name for path in folder.iterdir()))
+    assert read_folder(folder) == files
+    cut = folder / "optimizer.safetensors"
+    cut.write_bytes(cut.read_bytes()[:100_000])
+    try:
+        read_folder(folder)
+    except DamagedError as error:
+        print(cut.name, str(error).partition(": ")[2])
+
+# %% [markdown]
+# The optimizer's state is twice as large as the weights: two means for each.
+#
+# The folder is written *beside* its final place, brought to the disk (`fsync`), and then renamed.
+# Renaming is a single step: under the final name there is a whole checkpoint or none, and the one
+# before it is still there. `manifest.json` holds the size of each file and its sha256, a
+# fingerprint that changes with any byte. No file is a *pickle*, the format of `torch.save`: whoever
+# loads a pickle may run a program that somebody has put into it.
+#
+# What we did by hand is one command, `minitransformer train --resume RUN`. It goes on from the
+# newest checkpoint in the folder RUN: on the same machine, with the same number of threads, to the
+# same bits.
+#
+# ### Try it
+#
+# - Change the seed, both in `new_training` and with `Settings(seed=1, ...)`. Does the orange curve
+#   still jump? Does the green one still end lowest?
+# - Take the checkpoint without `copy.deepcopy`. Which parts of it are still those of step 60 when
+#   the run has ended?
+# - In `resume`, have the schedule begin anew, with its warm-up: `range(60)` for the steps. How high
+#   does the loss jump now without the optimizer's state? And what does the new schedule do to the
+#   run in which nothing is left out?
+
+# %% [markdown]
 # ## Exercises
 
 # %% [markdown]
@@ -549,6 +768,8 @@ assert largest == 0.0
 #    would you try?
 # 5. Why does one huge gradient do harm for so long under AdamW?
 # 6. What is the loss of a model that gives each of 100 tokens the same probability?
+# 7. A run with dropout is resumed with its weights, its settings and the number of its last step.
+#    What is missing, and how would you notice?
 #
 # <details>
 # <summary>Answers</summary>
@@ -561,5 +782,8 @@ assert largest == 0.0
 # 5. It stays in two running means: the mean gradient points its way for about ten steps, and the
 #    mean square, which each step is divided by, stays huge for about fifty.
 # 6. log 100, about 4.6 nats.
+# 7. The optimizer's state: the loss jumps. The random state: only a comparison with a run that was
+#    not interrupted shows it. (The position in the data is there if a batch depends on the seed and
+#    the step only; the seed is among the settings.)
 #
 # </details>
