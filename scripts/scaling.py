@@ -21,7 +21,7 @@ import torch
 from benchmark_parts.measure import machine
 from tqdm import tqdm
 
-from minitransformer import Config, DecoderOnly
+from minitransformer import Config
 from minitransformer.training.loop import Settings, Training, real_tokens
 from minitransformer.training.processes import start_processes
 from minitransformer.training.tasks import make_task
@@ -158,9 +158,10 @@ machines (400 Gb/s); {hop:.0f} µs a hop; {tokens:,} tokens a step and GPU. Copi
 
 {worked_out}
 
-Computing and sending both grow with $P$. So it is the tokens a step on each GPU that decide: sending
-is hidden from {hidden_8:,.0f} tokens on with 8 GPUs, from {hidden_64:,.0f} with 64. Accumulation
-(`--accumulate N`) exchanges once for N parts and divides that by N. For small models the hops bind.
+Computing and sending both grow with $P$. So it is the tokens a step on each GPU that decide:
+sending is hidden from {hidden_8:,.0f} tokens on with 8 GPUs, from {hidden_64:,.0f} with 64.
+Accumulation (`--accumulate N`) exchanges once for N parts and divides that by N. For small models
+the hops bind.
 """
 
 

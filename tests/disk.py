@@ -59,8 +59,9 @@ class Disk:
 
         return call
 
-    def opened(self, path, mode):
-        assert mode == "wb"
+    def opened(self, path, mode="r", **options):
+        if mode != "wb":
+            return self.open(path, mode, **options)
         self.call("open")
         return _File(self, Path(os.path.abspath(path)), self.open(path, mode))
 

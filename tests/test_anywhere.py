@@ -36,6 +36,8 @@ class Mode(TorchDispatchMode):
 
 with Mode():  # what torch imports when it is used
     torch.ones(2, requires_grad=True).sum().backward()
+import filelock, torch.distributed.checkpoint.state_dict
+filelock.FileLock = filelock.SoftFileLock  # Windows has a third one
 torch.optim.AdamW([torch.ones(2, requires_grad=True)], fused=True).step()
 
 class NoPosix:
@@ -70,7 +72,7 @@ def attention(query, key, value, mask):
 
 LINES = {  # exit status, and words of what is printed
     "--help": (0, "usage: minitransformer"),
-    f"train --task lm --data prose.txt --out run {TINY}": (0, "run holds config.json"),
+    f"train --task lm --data prose.txt --out run {TINY}": (0, "run holds checkpoints, config.json"),
     "generate run Word --max-new-tokens 2": (0, "Word"),
     "show run Word": (0, "decoder_self_attention-1-Word.png"),
     "check leaky.py:attention": (1, "checks pass"),

@@ -316,7 +316,7 @@ CONFIG = {"task": "x", "model": "EncoderOnly", "training": {}}
 @pytest.mark.parametrize(
     ("file", "content", "says"),
     [
-        ("config.json", b"{", "config.json: not a run's config"),
+        ("config.json", b"{", "config.json: (is not JSON|not a run's config)"),
         ("config.json", b'{"task": "dates"}', "config.json: not a run's config"),
         ("config.json", b"[]", "config.json: not a run's config"),
         (
@@ -548,7 +548,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(
     error = capsys.readouterr().err
     assert f"step 25 is not saved: {run / 'checkpoints' / '000025'}/{said}" in error
     assert error.splitlines()[-1] == (
-        f"minitransformer: error: {run / 'checkpoints' / '000400'}/{said}"
+        f"minitransformer: error: {run / 'checkpoints' / '000150'}/{said}"
     )
     assert checkpoints(run)[-1] == good
     assert main(["train", "--resume", str(run)]) == 0

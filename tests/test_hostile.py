@@ -20,6 +20,7 @@ pytest.importorskip("tokenizers")
 from minitransformer import Config, DecoderOnly, EncoderDecoder, EncoderOnly
 from minitransformer.cli.main import main
 from minitransformer.data.files import InputError
+from minitransformer.data.manifest import write_folder
 from minitransformer.data.tokenization import Tokenizer
 from minitransformer.data.vocabulary import Vocabulary
 from minitransformer.inference.answering import answer
@@ -77,6 +78,7 @@ def folders(tmp_path_factory):
         made[name] = tmp_path_factory.mktemp(name)
         torch.manual_seed(0)
         save_pretrained(model(Config(size, style=name, **SMALL, **numbers)), made[name])
+        (made[name] / "manifest.json").unlink()  # which others do not write
         Tokenizer.train(TEXTS, size, kind).save(made[name])
     return made
 
@@ -492,7 +494,8 @@ def here(folders, tmp_path_factory):
     vocabulary = Vocabulary("w0123456789")
     for name, model in (("run", EncoderDecoder), ("lm", DecoderOnly)):
         torch.manual_seed(0)
-        Run(name, model(Config(len(vocabulary), **SMALL)), vocabulary).save(here / name)
+        run = Run(name, model(Config(len(vocabulary), **SMALL)), vocabulary)
+        write_folder(here / name, run.files())
     return here
 
 

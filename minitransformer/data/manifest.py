@@ -74,7 +74,21 @@ def read_folder(folder: Path) -> dict[str, bytes]:
     for path in sorted(folder.iterdir()):
         if path.suffix in (".safetensors", ".json") and path.name not in {*said, MANIFEST}:
             raise DamagedError(f"{path}: is not in {MANIFEST}; something else has put it there")
-    return {name: _read(folder / name, **about) for name, about in said.items()}
+    files = {}
+    for name, about in said.items():
+        _check(folder / name, **about)
+        files[name] = (folder / name).read_bytes()
+    return files
+
+
+def verify(folder: Path) -> None:
+    """Where there is a manifest, refuse a file that it names and that is another one.
+
+    For folders of large files, that others may add to; `read_folder` is stricter.
+    """
+    if (folder / MANIFEST).exists():
+        for name, about in _read_manifest(folder).items():
+            _check(folder / name, **about)
 
 
 def manifest_of(files: Mapping[str, bytes]) -> bytes:
@@ -130,7 +144,7 @@ def _read_manifest(folder: Path) -> dict[str, dict]:
     return files
 
 
-def _read(path: Path, size: int, sha256: str) -> bytes:
+def _check(path: Path, size: int, sha256: str) -> None:
     try:
         check_file(path)
     except InputError as error:
@@ -138,9 +152,9 @@ def _read(path: Path, size: int, sha256: str) -> bytes:
     found = path.stat().st_size
     if found != size:
         raise DamagedError(f"{path}: is damaged: it has {found:,} bytes, {MANIFEST} says {size:,}")
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != sha256:
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    if digest.hexdigest() != sha256:
         raise DamagedError(
             f"{path}: is damaged or of another run: its sha256 is not that of {MANIFEST}"
         )
-    return data

@@ -18,8 +18,8 @@ from minitransformer.data.files import (
     read_json,
     read_object,
     to_json,
-    write_atomically,
 )
+from minitransformer.data.manifest import replace_files, verify
 from minitransformer.models import EncoderDecoder, Model
 from minitransformer.pretrained.bart import BART, MARIAN
 from minitransformer.pretrained.bert import BERT
@@ -57,6 +57,7 @@ def load_pretrained(folder: str | Path, dtype: torch.dtype | None = torch.float3
     """
     folder = Path(folder)
     family, theirs = _read_family(folder)
+    verify(folder)
     try:
         said = read_generation(folder, theirs)
         config = family.read_config(said, str(folder / "config.json"))
@@ -84,7 +85,7 @@ def load_pretrained(folder: str | Path, dtype: torch.dtype | None = torch.float3
 
 def save_pretrained(model: Model, folder: str | Path) -> None:
     """A folder that transformers loads: config.json, generation_config.json and model.safetensors,
-    each written whole.
+    and their sha256 in manifest.json, by which `load_pretrained` sees what was damaged.
 
     Raises ValueError for a model that no family holds, such as a vanilla one.
     """
@@ -104,10 +105,14 @@ def save_pretrained(model: Model, folder: str | Path) -> None:
     theirs["dtype"] = str(model.head.projection.weight.dtype).removeprefix("torch.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "model.safetensors", save(tensors, {"format": "pt"}))
-    write_atomically(folder / "config.json", to_json(theirs))
     generation = write_generation(model.config, isinstance(model, EncoderDecoder))
-    write_atomically(folder / NAME, to_json(generation))
+    files = {
+        "model.safetensors": save(tensors, {"format": "pt"}),
+        NAME: to_json(generation),
+        "config.json": to_json(theirs),  # the last: without it there is no model
+    }
+    (folder / "config.json").unlink(missing_ok=True)
+    replace_files(folder, files)
 
 
 def is_pretrained(folder: str | Path) -> bool:

@@ -5,17 +5,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
 from tqdm import tqdm
 
 from minitransformer.data import Batch, PairBatch
@@ -57,9 +51,12 @@ class Settings:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
-        for name in ("learning_rate", "save_minutes"):
+        for name in ("learning_rate", "save_minutes", "clip"):
             if not 0.0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("warmup", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
 
 
 class NonFiniteLoss(InputError):
@@ -131,38 +128,13 @@ class Training:
 
     def whole_model(self) -> AnyModel:
         """The model or, where each process holds a part of it, a copy that process 0 has whole."""
-        if not self.processes.sharded:
+        weights = self.processes.gather_weights(self.model)
+        if weights is None:
             return self.model
-        weights = get_model_state_dict(self.model, options=WHOLE)
-        if self.processes.rank > 0:
-            return self.model
-        copy = type(self.model)(self.model.config).to(
-            self.device, weights["head.projection.weight"].dtype
-        )
+        dtype = weights["head.projection.weight"].dtype
+        copy = type(self.model)(self.model.config).to(self.device, dtype)
         copy.load_state_dict(weights)
         return copy
-
-    def optimizer_state(self) -> dict[str, Tensor]:
-        """What the optimizer remembers, as "parameter.name"; whole in process 0."""
-        parameters = get_optimizer_state_dict(self.model, self.optimizer, options=WHOLE)
-        return {
-            f"{parameter}.{name}": value
-            for parameter, state in parameters.get("state", {}).items()
-            for name, value in state.items()
-        }
-
-    def load_optimizer_state(self, remembered: dict[str, Tensor]) -> None:
-        """The inverse: each process has all of it and takes its part."""
-        options = WHOLE if self.processes.sharded else StateDictOptions()
-        state = get_optimizer_state_dict(self.model, self.optimizer, options=options)
-        for key, value in remembered.items() if state else ():
-            parameter, _, name = key.rpartition(".")
-            state["state"].setdefault(parameter, {})[name] = value
-        options = replace(options, broadcast_from_rank0=self.processes.sharded)
-        set_optimizer_state_dict(self.model, self.optimizer, state, options=options)
-
-
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class LossModule(nn.Module):
@@ -207,6 +179,7 @@ def train(
         save(training)
     saved, saved_at = len(history), time.monotonic()
     stopped = 0
+    training.failed.zero_()  # if it did, somebody has put it right
     training.model.train()
     with (
         asked_to_stop(lambda: len(history) - saved) as signaled,
@@ -246,13 +219,13 @@ def train(
                     with suppress(_Interrupted):
                         results = task.evaluate(model.eval(), quick=True, watch=watch)
                         history[-1].update(results)
-                training.model.train()
                 bar.set_description(refresh=False)
                 stopped, _ = processes.agree(signaled(), False)
             if saves:
                 save(training)
                 saved, saved_at = len(history), time.monotonic()
             if evaluates or saves:
+                training.model.train()
                 start = time.perf_counter()
             if not unread:
                 shown = {"loss": f"{history[-1]['loss']:.4f}", **_rounded(results)}

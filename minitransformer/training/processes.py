@@ -7,14 +7,15 @@ together they see what one process would, and each knows the number of labels wi
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from minitransformer.data.files import InputError
 from minitransformer.layers import Stack
@@ -72,6 +73,40 @@ class Processes:
         dist.all_reduce(largest, dist.ReduceOp.MAX)
         return largest.tolist()
 
+    def gather_weights(self, model: nn.Module) -> dict[str, Tensor] | None:
+        """All of the weights, for process 0; None where they are in the model itself."""
+        if not self.sharded:
+            return None
+        state_dict, options = _state_dict()
+        weights = state_dict.get_model_state_dict(model, options=options)
+        return weights if self.rank == 0 else None
+
+    def optimizer_state(self, model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+        """What the optimizer remembers, as "parameter.name": all of it, for process 0.
+
+        On one CPU these are the tensors that it goes on to change.
+        """
+        state_dict, options = _state_dict()
+        known = state_dict.get_optimizer_state_dict(model, optimizer, options=options)
+        return {
+            f"{parameter}.{name}": value
+            for parameter, state in known.get("state", {}).items()
+            for name, value in state.items()
+        }
+
+    def load_optimizer_state(
+        self, model: nn.Module, optimizer: Optimizer, remembered: Mapping[str, Tensor]
+    ) -> None:
+        """The inverse: each process is given all of it and takes its part."""
+        state_dict, options = _state_dict()
+        options = options if self.sharded else state_dict.StateDictOptions()
+        known = state_dict.get_optimizer_state_dict(model, optimizer, options=options)
+        for key, value in remembered.items() if known else ():
+            parameter, _, name = key.rpartition(".")
+            known["state"].setdefault(parameter, {})[name] = value
+        options = replace(options, broadcast_from_rank0=self.sharded)
+        state_dict.set_optimizer_state_dict(model, optimizer, known, options=options)
+
     def from_first(self, value: Any) -> Any:
         """What process 0 has."""
         values = [value]
@@ -85,6 +120,13 @@ class Processes:
         if self.size > 1:
             dist.all_gather_object(values, value)
         return values
+
+
+def _state_dict():
+    """torch's module for states that may be spread over processes: a second to import."""
+    from torch.distributed.checkpoint import state_dict
+
+    return state_dict, state_dict.StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 ALONE = Processes()

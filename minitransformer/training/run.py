@@ -21,7 +21,7 @@ from minitransformer.data.vocabulary import Vocabulary
 from minitransformer.inference.answering import AnyModel, AnyVocabulary
 from minitransformer.models import CrossDecoder, DecoderOnly, EncoderDecoder, EncoderOnly
 from minitransformer.pretrained import is_pretrained, load_pretrained
-from minitransformer.training.checkpoint import newest, read
+from minitransformer.training.checkpoint import checkpoints, newest, read, run_of
 
 MODELS = {model.__name__: model for model in (EncoderOnly, DecoderOnly, EncoderDecoder)}
 CONFIG, VOCABULARY, WEIGHTS, METRICS = FILES = (
@@ -107,7 +107,8 @@ class Run:
         Raises InputError, naming the file, for a folder that is neither or that is damaged.
         """
         folder = Path(folder)
-        if is_pretrained(folder):
+        is_run = checkpoints(folder) or run_of(folder) != folder
+        if not is_run and is_pretrained(folder):
             return cls._load_pretrained(folder)
         found = newest(folder)
         return cls.from_files(read(found), found)

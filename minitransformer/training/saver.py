@@ -64,11 +64,12 @@ class Saver:
 
 def files_of(run: Run, training: Training) -> dict[str, bytes]:
     """All that the next step depends on; every process calls this, process 0 has the files."""
-    optimizer = training.optimizer_state()
-    states = training.processes.gather(random_state(training.device))
+    processes = training.processes
+    optimizer = processes.optimizer_state(training.model, training.optimizer)
+    states = processes.gather(random_state(training.device))
     random = {f"{i}.{kind}": t for i, state in enumerate(states) for kind, t in state.items()}
     run.model, run.history = training.whole_model(), training.history
-    if training.processes.rank > 0:
+    if processes.rank > 0:
         return {}
     return {
         **run.files(),
@@ -82,11 +83,17 @@ def restore(training: Training, files: Mapping[str, bytes]) -> None:
 
     With more processes than before, those that are new draw their dropout from a seed.
     """
-    training.load_optimizer_state(safetensors.load(files[OPTIMIZER]))
-    rank = training.processes.rank
+    processes = training.processes
+    processes.load_optimizer_state(
+        training.model, training.optimizer, safetensors.load(files[OPTIMIZER])
+    )
     states = safetensors.load(files[RANDOM])
     set_random_state(
-        {name.partition(".")[2]: t for name, t in states.items() if name.startswith(f"{rank}.")}
+        {
+            name.partition(".")[2]: t
+            for name, t in states.items()
+            if name.startswith(f"{processes.rank}.")
+        }
     )
 
 
