@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import safetensors.torch
 import torch
 from disk import FULL, Crash, Disk
 
-from minitransformer import Config, EncoderDecoder
+from minitransformer import Config, DecoderOnly, EncoderDecoder
 from minitransformer.cli import train as cli_train
 from minitransformer.cli.main import main
 from minitransformer.data import files as files_module
@@ -31,6 +32,7 @@ from minitransformer.data.manifest import (
     write_folder,
 )
 from minitransformer.data.vocabulary import Vocabulary
+from minitransformer.pretrained import load_pretrained, save_pretrained
 from minitransformer.training.checkpoint import checkpoints, is_locked, locked, make_folder, save
 from minitransformer.training.loop import COLUMNS, Settings, Training, train
 from minitransformer.training.run import Run
@@ -593,6 +595,27 @@ def test_two_trainings_get_two_folders(tmp_path, monkeypatch):
     assert not is_locked(folders[0])
     with locked(folders[0]):
         assert is_locked(folders[0])
+
+
+def test_folders_that_are_made_at_the_same_time_are_different(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: make_folder(None, "dates"), range(40)))
+    assert len(set(folders)) == 40
+
+
+def test_an_export_that_is_damaged_is_refused(tmp_path):
+    torch.manual_seed(0)
+    save_pretrained(DecoderOnly(Config(20, **SMALL, style="gpt2")), tmp_path)
+    load_pretrained(tmp_path)
+    for name in ("model.safetensors", "config.json"):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(damaged(whole, "bit", random.Random(1)))
+        with pytest.raises(InputError, match=name):
+            load_pretrained(tmp_path)
+        (tmp_path / name).write_bytes(whole)
+    save_pretrained(DecoderOnly(Config(20, **SMALL, style="gpt2")), tmp_path)
+    load_pretrained(tmp_path)
 
 
 def test_no_run_is_written_over(tmp_path, pairs):

@@ -258,6 +258,23 @@ def test_after_a_loss_that_is_no_number_training_stands_before_its_step(
             assert torch.equal(training.optimizer.state[ours][name], value)
 
 
+def test_a_training_that_failed_and_was_put_right_goes_on(pairs):
+    task = PairsTask(pairs, 64)
+    training = Training(make_model(task), Settings(steps=2, batch_size=4))
+    training.failed.fill_(1.0)  # after a NonFiniteLoss
+    before = [p.clone() for p in training.model.parameters()]
+    train(training, task, quiet=True)
+    assert not all(map(torch.equal, before, training.model.parameters()))
+
+
+def test_whoever_saves_may_leave_the_model_in_evaluation(pairs):
+    task, modes = PairsTask(pairs, 64), []
+    training = Training(make_model(task), Settings(steps=6, batch_size=4))
+    training.loss.register_forward_pre_hook(lambda module, inputs: modes.append(module.training))
+    train(training, task, lambda training: training.model.eval() and None, quiet=True)
+    assert modes == [True] * 6
+
+
 def test_a_gradient_that_is_infinite_ends_training_too(pairs):
     task = PairsTask(pairs, 64)
     training = Training(make_model(task), Settings(steps=9, batch_size=4))
@@ -443,7 +460,20 @@ def test_weight_decay_spares_biases_and_gains(pairs):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"steps": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": -1.0}]
+    "wrong",
+    [
+        {"steps": 0},
+        {"batch_size": 0},
+        {"learning_rate": 0.0},
+        {"learning_rate": -1.0},
+        {"warmup": -1},
+        {"clip": 0.0},
+        {"clip": float("nan")},
+        {"weight_decay": -1.0},
+        {"accumulate": 0},
+        {"save_every": 0},
+        {"save_minutes": 0.0},
+    ],
 )
 def test_settings_that_cannot_train_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from minitransformer.cli.options import add_device, find_device, positive, seed
 from minitransformer.config import ATTENTIONS, STYLES, Config
-from minitransformer.data.files import InputError
+from minitransformer.data.files import InputError, printable
 from minitransformer.data.manifest import MANIFEST
 from minitransformer.training.checkpoint import (
     checkpoints,
@@ -283,7 +283,7 @@ def _finish(run: Run, task: Task, settings: Settings, folder: Path, stopped: int
         texts = ragged_texts(task)
         save_pictures(attention_pictures(run, texts, draw=[len(texts) // 2]), folder)
     except ImportError as error:
-        print(f"no pictures: {error}", file=sys.stderr)
+        print(f"no pictures: {printable(str(error))}", file=sys.stderr)
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     print(f"\n{folder} holds {', '.join(names)}")
     return 128 + stopped if stopped else 0

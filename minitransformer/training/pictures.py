@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from minitransformer.data import Batch, PairBatch, pad
+from minitransformer.data.files import naming
 from minitransformer.inference.answering import end_of, padded
 from minitransformer.inference.generation import generate
 from minitransformer.inference.record import record_attention
@@ -158,5 +159,10 @@ def _slug(text: str, number: int) -> str:
 def save_pictures(pictures: Iterable[tuple[str, "Figure"]], folder: Path) -> list[Path]:
     from minitransformer import visualize
 
-    folder.mkdir(parents=True, exist_ok=True)
-    return [visualize.save(figure, folder / name) for name, figure in pictures]
+    paths = []
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in pictures:
+        with naming(folder / name):
+            paths.append(visualize.save(figure, folder / name))
+    return paths
