@@ -582,12 +582,9 @@ def weights_of(model):
 
 
 def make_steps(training, steps, first_batch):
-    """Make these steps; return the held-out loss after each, and how far it moved the weights."""
-    model, settings, losses, moves = training.model, training.settings, [], []
-    for number, step in enumerate(steps):
-        rate = settings.learning_rate * schedule(step, settings)
-        for group in training.optimizer.param_groups:
-            group["lr"] = rate
+    """Make some steps; return the held-out loss after each, and how far it moved the weights."""
+    model, losses, moves = training.model, [], []
+    for number in range(steps):
         before = weights_of(model)
         model.train()  # with dropout
         training.step(training.batch(task, first_batch + number))
@@ -595,12 +592,13 @@ def make_steps(training, steps, first_batch):
         with torch.no_grad():
             loss = model.loss(held_out.input_ids, held_out.attention_mask, held_out_labels)
         losses.append(loss.item())
+        rate = training.history[-1]["learning_rate"]
         moves.append((weights_of(model) - before).abs().median().item() / rate)
     return losses, moves
 
 
 small = new_training(Settings(steps=120, batch_size=16, learning_rate=2e-2, warmup=20))
-first_half = make_steps(small, range(60), first_batch=0)
+first_half = make_steps(small, 60, first_batch=0)
 
 # %% [markdown]
 # The checkpoint is a dictionary. It must be a copy: otherwise it would hold the very tensors that
@@ -612,7 +610,7 @@ checkpoint = copy.deepcopy(
         "weights": small.model.state_dict(),
         "optimizer": small.optimizer.state_dict(),
         "random state": torch.get_rng_state(),
-        "step": 60,
+        "history": small.history,  # a row for each step: its length is the position
         "settings": asdict(small.settings),
     }
 )
@@ -638,13 +636,14 @@ def resume(checkpoint, without):
         training.optimizer.load_state_dict(checkpoint["optimizer"])
     if without != "random state":
         torch.set_rng_state(checkpoint["random state"])
-    step = checkpoint["step"]
+    training.history = checkpoint["history"]
+    step = len(training.history)
     first_batch = 0 if without == "position" else step
-    losses, moves = make_steps(training, range(step, training.settings.steps), first_batch)
+    losses, moves = make_steps(training, training.settings.steps - step, first_batch)
     return losses, moves, weights_of(training.model)
 
 
-undisturbed, _ = make_steps(small, range(60, 120), first_batch=60)
+undisturbed, _ = make_steps(small, 60, first_batch=60)
 wanted = weights_of(small.model)
 parts = ("nothing", "optimizer's state", "random state", "position")
 resumed = {part: resume(checkpoint, without=part) for part in parts}

@@ -8,7 +8,7 @@ import sys
 import torch
 
 from minitransformer import Config
-from minitransformer.training.loop import Settings, Training, schedule
+from minitransformer.training.loop import Settings, Training
 from minitransformer.training.processes import Processes, start_processes
 from minitransformer.training.tasks import Task, make_task
 
@@ -27,8 +27,6 @@ def ten_steps(task: Task, processes: Processes, examples: int, parts: int) -> di
     training = Training(task.model_class(config).double(), settings, processes)
     losses, gradients = [], []
     for step in range(settings.steps):
-        for group in training.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * schedule(step, settings)
         losses.append(training.step(training.batch(task, step))[0].item())
         if not gradients:
             gradients = [processes.whole(p.grad).clone() for p in training.model.parameters()]

@@ -159,7 +159,8 @@ def make_folder(wanted: str | None, task: str) -> Path:
         folder = Path(wanted)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            taken = any(path.name != ".lock" for path in folder.iterdir())
+            names = {path.name for path in folder.iterdir()}  # those two an early end leaves empty
+            taken = bool(names - {".lock", "checkpoints"} or checkpoints(folder))
         except FileExistsError:
             taken = True
         except OSError as error:

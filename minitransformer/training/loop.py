@@ -91,7 +91,7 @@ class Training:
         return task.batch(self.settings.seed, step, self.settings.batch_size, self.settings.packed)
 
     def step(self, batch: Batch | PairBatch) -> Tensor:
-        """Forward, backward and the optimizer's step -> the loss and the length of the gradient.
+        """The next step of the history -> its loss and the length of its gradient.
 
         The loss is summed over the labels of all parts of the batch, here and in other processes,
         and divided by their number: where the batch is cut changes nothing but rounding. Without
@@ -101,9 +101,15 @@ class Training:
         does. After one that is not finite the optimizer changes nothing any more.
         """
         settings, processes = self.settings, self.processes
+        step = len(self.history)
+        rate = settings.learning_rate * schedule(step, settings)
+        self.history.append({**dict.fromkeys(COLUMNS, math.nan), "step": step + 1})
+        self.history[-1]["learning_rate"] = rate
         num_labels = int((batch.labels != IGNORE_INDEX).sum())  # the batch is made on the CPU
         if num_labels == 0:
             return torch.zeros(2, device=self.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
         self.optimizer.zero_grad()
         shares = []
         for i in range(settings.accumulate):
@@ -197,14 +203,9 @@ def train(
         start = time.perf_counter()
         while len(history) < settings.steps and not stopped:
             step = len(history)
-            rate = settings.learning_rate * schedule(step, settings)
-            for group in training.optimizer.param_groups:
-                group["lr"] = rate
             batch = training.batch(task, step)
             before = random_state(training.device)
             unread.append(Unread(batch, before, training.step(batch)))
-            history.append({**dict.fromkeys(COLUMNS, math.nan), "step": step + 1})
-            history[-1]["learning_rate"] = rate
             evaluates = (step + 1) % evaluate_every == 0 or step + 1 == settings.steps
             late = time.monotonic() - saved_at > 60 * settings.save_minutes
             stopped, late = processes.agree(signaled(), late)
@@ -221,7 +222,7 @@ def train(
                         history[-1].update(results)
                 bar.set_description(refresh=False)
                 stopped, _ = processes.agree(signaled(), False)
-            if saves:
+            if saves or stopped:
                 save(training)
                 saved, saved_at = len(history), time.monotonic()
             if evaluates or saves:
