@@ -24,8 +24,8 @@ labels of a batch that no step saw, after as many steps, from equally distribute
 what it held before; scratch memory of MKL and oneDNN is not counted. *Ceiling*: the operations
 that a step cannot do without (for real tokens, True entries and labels) per second, as a share of
 those of a large matrix product in the same run and dtype.
-[Several processes](scaling.md): two with one thread each are 1.02 times (the main job) and 1.12 times
-(a language model of 3.2 M) as fast as one with two threads.
+[Several processes](scaling.md): two with one thread each are 1.02 times (the main job) and 1.12
+times (a language model of 3.2 M) as fast as one with two threads.
 """
 TRIED = """\
 ## What was tried
