@@ -44,6 +44,15 @@ NAMES = ["config.json", "manifest.json", "metrics.csv", "model.safetensors", "vo
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX's signals, limits or links")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As the command line has it: other numbers of threads give other bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "pairs.tsv"
