@@ -8,11 +8,13 @@ that then loads has to hold the very bytes that were written. Exit status 1 wher
 """
 
 import argparse
+import io
 import random
 import shutil
 import sys
 import tempfile
 from collections import Counter
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from tqdm import tqdm
@@ -40,8 +42,9 @@ def main() -> int:
         data.write_text("".join(f"w{i}\t{i}\n" for i in range(60)), encoding="utf-8")
         for seed in "01":
             words = ["train", "--task", "pairs", "--data", str(data), *MODEL, *TRAINING]
-            if minitransformer([*words, "--seed", seed, "--out", str(here / seed)]) != 0:
-                return 1
+            with redirect_stdout(io.StringIO()):
+                if minitransformer([*words, "--seed", seed, "--out", str(here / seed)]) != 0:
+                    return 1
         whole = [here / "0", *checkpoints(here / "0")]
         for number in tqdm(range(options.count), unit="folder", disable=None):
             source = rng.choice(whole)

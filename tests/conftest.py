@@ -22,6 +22,15 @@ PARTS = {
 }
 
 
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory):
+    """A file of 60 words and their mirror images, to train on."""
+    path = tmp_path_factory.mktemp("data") / "pairs.tsv"
+    words = [f"w{i}x{'ab' * (i % 7)}" for i in range(60)]
+    path.write_text("".join(f"{word}\t{word[::-1]}\n" for word in words), encoding="utf-8")
+    return str(path)
+
+
 def pytest_configure(config):
     """With `-n`, one process runs the tests of one xdist_group: they share what they compute."""
     config.addinivalue_line("markers", "xdist_group(name): run by one process of pytest-xdist")

@@ -54,14 +54,6 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "pairs.tsv"
-    words = [f"w{i}x{'ab' * (i % 7)}" for i in range(60)]
-    path.write_text("".join(f"{word}\t{word[::-1]}\n" for word in words), encoding="utf-8")
-    return str(path)
-
-
-@pytest.fixture(scope="module")
 def task(pairs):
     return PairsTask(pairs, 64)
 

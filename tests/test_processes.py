@@ -25,14 +25,6 @@ pytestmark = pytest.mark.skipif(
 TINY = "--task pairs --d-model 16 --num-heads 2 --num-layers 1 --batch-size 8".split()  # noqa: SIM905
 
 
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "pairs.tsv"
-    words = [f"w{i}x{'ab' * (i % 7)}" for i in range(60)]
-    path.write_text("".join(f"{word}\t{word[::-1]}\n" for word in words), encoding="utf-8")
-    return str(path)
-
-
 def torchrun(*arguments, restarts=0):
     """Its output is of no interest, its exit status neither: gloo may abort when all is done."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
@@ -66,6 +58,7 @@ def alone(pairs):
 def test_two_processes_are_one(together, alone, case):
     ours, theirs = together["results"][case], alone[two_processes.CASES[case][1]]
     assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-12)
+    assert not ours["drops"]  # a copy is for evaluation
     for a, b in zip(ours["gradients"], theirs["gradients"], strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
     for a, b in zip(ours["weights"], theirs["weights"], strict=True):

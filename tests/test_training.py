@@ -44,15 +44,6 @@ def prose(tmp_path):
     return str(path)
 
 
-@pytest.fixture
-def pairs(tmp_path):
-    """A file of 60 words and their mirror images."""
-    path = tmp_path / "pairs.tsv"
-    words = [f"w{i}x{'ab' * (i % 7)}" for i in range(60)]
-    path.write_text("".join(f"{word}\t{word[::-1]}\n" for word in words), encoding="utf-8")
-    return str(path)
-
-
 @pytest.fixture(params=["dates", "pairs", "lm", "mlm"])
 def task(request, prose, pairs):
     if request.param == "dates":

@@ -30,8 +30,13 @@ def ten_steps(task: Task, processes: Processes, examples: int, parts: int) -> di
         losses.append(training.step(training.batch(task, step))[0].item())
         if not gradients:
             gradients = [processes.whole(p.grad).clone() for p in training.model.parameters()]
-    weights = [p.detach().clone() for p in training.whole_model().parameters()]
-    return {"gradients": gradients, "losses": losses, "weights": weights}
+    whole = training.whole_model()
+    return {
+        "gradients": gradients,
+        "losses": losses,
+        "weights": [p.detach().clone() for p in whole.parameters()],
+        "drops": whole is not training.model and whole.training,
+    }
 
 
 def mean_of_means(task: Task, processes: Processes) -> float:

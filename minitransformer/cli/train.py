@@ -178,6 +178,8 @@ def _resume(options: argparse.Namespace, processes: Processes) -> int:
         raise InputError(f"--out: a training that is gone on with stays where it is, in {folder}")
     found = processes.from_first(read_checkpoint(given) if processes.rank == 0 else None)
     run = Run.from_files(found, given)
+    if lacking := {"data", "sha256", "threads"} - run.settings.keys():
+        raise InputError(f"{given}: was not left by `train`: its config says no {min(lacking)}")
     _check_same(options, run, folder)
     threads = options.threads or run.settings["threads"]
     torch.set_num_threads(threads)
@@ -323,9 +325,10 @@ def ragged_texts(task: Task) -> list[str]:
 
 def _interval(text: str) -> dict[str, float]:
     """As Settings have it: steps, or minutes."""
-    if text.endswith("m"):
-        return {"save_minutes": float(text.removesuffix("m"))}
-    return {"save_every": positive(text)}
+    if not text.endswith("m"):
+        return {"save_every": positive(text)}
+    minutes = positive(text.removesuffix("m"))
+    return {"save_minutes": float(minutes)}
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:

@@ -140,7 +140,7 @@ class Training:
         dtype = weights["head.projection.weight"].dtype
         copy = type(self.model)(self.model.config).to(self.device, dtype)
         copy.load_state_dict(weights)
-        return copy
+        return copy.eval()
 
 
 class LossModule(nn.Module):

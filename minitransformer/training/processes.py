@@ -54,7 +54,8 @@ class Processes:
         """Exchange gradients in the backward pass of the last part of a batch only."""
         if self.sharded:
             module.set_requires_gradient_sync(last)
-        with module.no_sync() if self.size > 1 and not (self.sharded or last) else nullcontext():
+        waits = self.size > 1 and not self.sharded and not last
+        with module.no_sync() if waits else nullcontext():
             yield
 
     def sum(self, number: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ class Run:
                 raise ValueError(f"{config.num_layers} layers for {len(weights)} weights")
             with torch.device("meta"):  # numbers come from the file, not from chance
                 model = MODELS[about["model"]](config)
-            run = cls(about["task"], model, Vocabulary(""), about["training"])
+            run = cls(str(about["task"]), model, Vocabulary(""), dict(about["training"]))
             steps = about["step"]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(repr(error).split())

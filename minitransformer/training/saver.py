@@ -83,6 +83,9 @@ def restore(training: Training, files: Mapping[str, bytes]) -> None:
 
     With more processes than before, those that are new draw their dropout from a seed.
     """
+    for name in (OPTIMIZER, RANDOM):
+        if name not in files:
+            raise InputError(f"{name}: the checkpoint has none: there is nothing to go on from")
     processes = training.processes
     processes.load_optimizer_state(
         training.model, training.optimizer, safetensors.load(files[OPTIMIZER])

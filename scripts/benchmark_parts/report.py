@@ -24,8 +24,6 @@ labels of a batch that no step saw, after as many steps, from equally distribute
 what it held before; scratch memory of MKL and oneDNN is not counted. *Ceiling*: the operations
 that a step cannot do without (for real tokens, True entries and labels) per second, as a share of
 those of a large matrix product in the same run and dtype.
-[Several processes](scaling.md): two with one thread each are 1.02 times (the main job) and 1.12
-times (a language model of 3.2 M) as fast as one with two threads.
 """
 TRIED = """\
 ## What was tried
@@ -85,8 +83,18 @@ def write(folder: Path, run: str, sections: dict[str, dict]) -> Path:
         if figure is not None:
             save(figure, data.parent / _picture_name(run, name))
     data.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    page.write_text(markdown(results), encoding="utf-8")
+    text = markdown(results) + several_processes(folder / "scaling.md")
+    page.write_text(text, encoding="utf-8")
     return page
+
+
+def several_processes(page: Path) -> str:
+    """What scripts/scaling.py has measured, if it has: its table, and where the rest is."""
+    lines = page.read_text(encoding="utf-8").splitlines() if page.exists() else []
+    table = [line for line in lines if line.startswith("|")]
+    rows = table[: 1 + max((i for i, line in enumerate(table) if "(FSDP)" in line), default=-1)]
+    where = "Real tokens a second, on two cores; [how, and on 64 GPUs on paper](scaling.md)."
+    return "\n".join(["", "## Several processes", "", where, "", *rows, ""]) if rows else ""
 
 
 def markdown(results: dict) -> str:
