@@ -366,7 +366,10 @@ def test_ctrl_c_ends_after_the_step_under_way(pairs, monkeypatch, capsys):
     assert said in capsys.readouterr().err
 
 
-def test_ctrl_c_ends_an_evaluation_of_which_no_result_is_kept(pairs, monkeypatch, capsys):
+@pytest.mark.parametrize("save_every", [None, 100])
+def test_ctrl_c_ends_an_evaluation_of_which_no_result_is_kept(
+    pairs, monkeypatch, capsys, save_every
+):
     task = PairsTask(pairs, 64)
     monkeypatch.setattr(tasks, "ROWS", 1)
     calls = []
@@ -379,7 +382,7 @@ def test_ctrl_c_ends_an_evaluation_of_which_no_result_is_kept(pairs, monkeypatch
 
     monkeypatch.setattr(tasks, "answer", interrupting)
     saved = []
-    settings = Settings(steps=20, batch_size=2, warmup=0)
+    settings = Settings(steps=20, batch_size=2, warmup=0, save_every=save_every)
     _, history, stopped = run_training(task, settings, lambda one: saved.append(len(one.history)))
     assert len(calls) == 2 < len(task.held_out)
     assert stopped == signal.SIGINT
