@@ -146,6 +146,14 @@ def test_a_file_that_was_put_there_is_refused(tmp_path):
         read_folder(tmp_path / "folder")
 
 
+def test_a_manifest_that_says_the_same_in_other_bytes_is_refused(tmp_path):
+    write_folder(tmp_path / "folder", FILES)
+    path = tmp_path / "folder" / MANIFEST
+    path.write_bytes(path.read_bytes().replace(b"{\n", b"{ \n", 1))
+    with pytest.raises(DamagedError, match=r"manifest.json: is damaged"):
+        read_folder(tmp_path / "folder")
+
+
 def test_a_newer_format_is_refused_by_its_number(tmp_path):
     write_folder(tmp_path / "folder", FILES)
     manifest = json.loads(manifest_of(FILES)) | {"format": 2}
@@ -177,8 +185,8 @@ def write_again(folder, steps):
     save(folder, 2, steps[2], 1, 2)
 
 
-def write_end(folder, steps):
-    replace_files(folder, {name: steps[2][name] for name in NAMES if name != MANIFEST})
+def write_end(folder, steps, step=2):
+    replace_files(folder, {name: steps[step][name] for name in NAMES if name != MANIFEST})
 
 
 WRITERS = {
@@ -186,18 +194,18 @@ WRITERS = {
     "a later one, where others go": (write_later, [0, 1, 2]),
     "one that was there already": (write_again, [1, 2, 3]),
     "the run's own files": (write_end, [1, 2]),
-    "the run's own files, again": (write_end, [2, "end", 2]),
+    "the run's own files, again": (write_end, [1, "end of 1", 2]),
 }
 
 
 def prepared(folder, made, steps):
     (folder / "checkpoints").mkdir(parents=True)
     for step in made:
-        if step == "end":
-            write_end(folder, steps)
+        if step == "end of 1":
+            write_end(folder, steps, 1)
         else:
             save(folder, step, steps[step], 3, None)
-    return [step for step in made if step != "end"]
+    return [step for step in made if step != "end of 1"]
 
 
 def refusal_of(function, *arguments):
@@ -368,6 +376,8 @@ def test_the_last_good_checkpoint_is_offered(run_folder):
 
 def test_a_run_that_was_cut_short_is_read_at_its_newest_checkpoint(run_folder):
     assert len(Run.load(run_folder).history) == 6
+    replace_files(run_folder, Run.load(run_folder / "checkpoints" / "000003").files())
+    assert len(Run.load(run_folder).history) == 6  # it went on, and was killed
     (run_folder / MANIFEST).unlink()
     shutil.rmtree(run_folder / "checkpoints" / "000006")
     assert len(Run.load(run_folder).history) == 3
