@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from minitransformer.cli.options import add_device, find_device, integer, positive, seed
-from minitransformer.data.files import InputError, decode_lines, read_lines, read_stream
-from minitransformer.data.tokenization import Tokenizer
+from minitransformer.data.files import InputError, read_stream
+from minitransformer.data.reading import decode, lines_of, read_lines
 from minitransformer.inference.answering import ROWS, answer, encode, stream_answer
 from minitransformer.models import DecoderOnly, EncoderOnly
 from minitransformer.training.pictures import attention_pictures, save_pictures
@@ -116,7 +116,7 @@ def _texts(options: argparse.Namespace, run: Run, new_tokens: int = 0) -> list[s
         texts, where = read_lines(options.file), f"{options.file}:{{}}"
     else:
         typed = read_stream(sys.stdin.buffer, "standard input")
-        texts = decode_lines(typed, "standard input")
+        texts = lines_of(decode(typed, "standard input"))
         where = "standard input:{}"
     limit = run.model.config.max_length
     for number, text in enumerate(texts, 1):
@@ -141,9 +141,8 @@ def _texts(options: argparse.Namespace, run: Run, new_tokens: int = 0) -> list[s
                 f"{where.format(number)}: has {length} tokens{more}, "
                 f"more than the {limit} that the model was built for"
             )
-    if isinstance(run.vocabulary, Tokenizer):
-        return texts
-    if unknown := run.vocabulary.unknown([text.replace("[MASK]", "") for text in texts]):
+    mask = run.vocabulary.mask_name or "[MASK]"
+    if unknown := run.vocabulary.unknown([text.replace(mask, "") for text in texts]):
         characters = " ".join(map(repr, unknown[:10]))
         print(f"never seen in training, read as <unk>: {characters}", file=sys.stderr)
     return texts

@@ -14,6 +14,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from minitransformer.cli.data import (
+    add_data_options,
+    add_tokenizer_options,
+    as_settings,
+    given_data,
+    inspection,
+)
 from minitransformer.cli.options import add_device, find_device, positive, seed
 from minitransformer.config import ATTENTIONS, STYLES, Config
 from minitransformer.data.files import InputError, printable
@@ -31,9 +38,10 @@ from minitransformer.training.processes import Processes, start_processes
 from minitransformer.training.run import Run
 from minitransformer.training.saver import Saver, restore
 from minitransformer.training.tasks import (
+    TASKS,
+    DataOptions,
     PairsTask,
     Task,
-    fingerprint,
     largest_padding_weight,
     looked_at,
     make_task,
@@ -45,7 +53,7 @@ CONFIG_HELP = {
     "num_heads": "attention heads",
     "num_kv_heads": "key/value heads, fewer than heads for grouped queries",
     "d_ff": "width inside the feed-forward; usually 4 times d-model",
-    "max_length": "the most characters in one example",
+    "max_length": "the most tokens in one example",
     "window": "sliding window: keys that a decoder's query sees, its own included (default: all)",
     "dropout": "share of activations dropped in training",
 }
@@ -64,15 +72,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(verb=_train)
     parser.add_argument(
         "--task",
-        choices=["dates", "pairs", "lm", "mlm"],
+        choices=TASKS,
         help="dates: read dates (default). pairs: turn one text into another. "
-        "lm: continue prose. mlm: find hidden characters",
+        "lm: continue prose. mlm: find hidden tokens",
     )
+    add_data_options(parser)
+    add_tokenizer_options(parser)
     parser.add_argument(
-        "--data",
-        metavar="FILE",
-        help="UTF-8 text. pairs: lines of source TAB target. lm, mlm: prose in paragraphs "
-        "(default: the language reference that comes with Python)",
+        "--inspect",
+        action="store_true",
+        help="print what was understood of the data, and stop: examples, their lengths, the first "
+        "batch with its mask",
     )
     parser.add_argument("--out", metavar="DIR", help="where to save (default: runs/TASK)")
     parser.add_argument(
@@ -156,15 +166,20 @@ def _begin(options: argparse.Namespace, processes: Processes) -> int:
     """A new training, in a folder of its own."""
     name, threads = options.task or "dates", options.threads or 1
     torch.set_num_threads(threads)
-    task = make_task(name, options.data, options.max_length)
-    chosen = task.defaults | _given(options)
+    data = _data_options(options)
+    task = make_task(name, data, options.max_length)
+    chosen = task.defaults | _given(options) | {"vocab_size": len(task.vocabulary)}
     with _named_as_options():
-        config = Config(vocab_size=len(task.vocabulary), **_only(Config, chosen))
+        config = Config(**_only(Config, chosen))
         settings = Settings(**_only(Settings, chosen))
+    _tell(task, processes)
+    if options.inspect:
+        print(*inspection(task, settings), sep="\n")
+        return 0
+    with _named_as_options():
         torch.manual_seed(settings.seed)
         model = task.model_class(config)
-    data = options.data and os.path.abspath(options.data)
-    about = {"data": data, "sha256": fingerprint(task), "threads": threads}
+    about = as_settings(data) | {"sha256": task.fingerprint, "threads": threads}
     run = Run(name, model, task.vocabulary, asdict(settings) | about)
     folder = make_folder(options.out, name) if processes.rank == 0 else None
     return _go_on(run, task, settings, processes.from_first(folder), {}, options, processes)
@@ -184,9 +199,11 @@ def _resume(options: argparse.Namespace, processes: Processes) -> int:
     threads = options.threads or run.settings["threads"]
     torch.set_num_threads(threads)
     config = run.model.config
-    task = make_task(run.task, options.data or run.settings["data"], config.max_length)
-    if fingerprint(task) != run.settings["sha256"]:
-        name = options.data or run.settings["data"] or f"--task {run.task}"
+    with _named_as_options():
+        data = DataOptions(**_only(DataOptions, run.settings | given_data(options)))
+    task = make_task(run.task, data, config.max_length, run.vocabulary, config.bos_id)
+    if task.fingerprint != run.settings["sha256"]:
+        name = ", ".join(data.data) or f"--task {run.task}"
         raise InputError(f"{name}: is not the data that {folder} was trained on so far")
     with _named_as_options():
         settings = Settings(**_only(Settings, run.settings | _given(options)))
@@ -210,6 +227,23 @@ def _check_same(options: argparse.Namespace, run: Run, folder: Path) -> None:
                 f"{_option(name)} is {known[name]} in {folder}, not {value}: "
                 f"only {may}, --threads and --device may differ when a training goes on"
             )
+
+
+def _data_options(options: argparse.Namespace) -> DataOptions:
+    """As they were typed, with paths that hold in another folder, too."""
+    given = given_data(options)
+    given["data"] = [os.path.abspath(path) for path in given.get("data", [])]
+    if "held_out" in given:
+        given["held_out"] = os.path.abspath(given["held_out"])
+    if given.get("tokenizer", "bpe") not in ("characters", "bpe", "wordpiece"):
+        given["tokenizer"] = os.path.abspath(given["tokenizer"])
+    return DataOptions(**given)
+
+
+def _tell(task: Task, processes: Processes) -> None:
+    """What there is to say about the data, once."""
+    if processes.rank == 0 and task.notes:
+        print(*task.notes, sep="\n", flush=True)
 
 
 def _go_on_after_a_restart(options: argparse.Namespace) -> None:
@@ -319,7 +353,7 @@ def ragged_texts(task: Task) -> list[str]:
     """A few held-out texts of different lengths, the shortest first."""
     if isinstance(task, PairsTask):
         return sorted(dict.fromkeys(pair.source for pair in task.held_out[:9]), key=len)
-    starts = [text.strip()[: 20 + 2 * i] for i, text in enumerate(task.held_out[:9])]
+    starts = [piece.text.strip()[: 20 + 2 * i] for i, piece in enumerate(task.held_out[:9])]
     return sorted(starts, key=len)
 
 

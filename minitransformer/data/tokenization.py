@@ -4,8 +4,10 @@ tokenizer = Tokenizer.train(texts, vocab_size=2000)
 batch = pad(tokenizer.encode(["a short text", "a longer one"]), tokenizer.pad_id)
 """
 
+import functools
+import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,9 @@ from minitransformer.data.files import (
     to_json,
     write_atomically,
 )
+from minitransformer.data.vocabulary import Vocabulary
 
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 LARGEST = 2**28  # bytes of a tokenizer.json
 # What a special token is for -> the names it goes by, in the order in which they are tried.
 ROLES = {
@@ -78,6 +82,43 @@ class Tokenizer:
             encoded = self.tokenizer.encode_batch(list(texts), add_special_tokens=add_special)
         return [one.ids for one in encoded]
 
+    def encode_with_starts(self, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+        """The ids of each text alone, and where in the text each of them begins."""
+        with _refusing("the tokenizer cannot read this text"):
+            encoded = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [(one.ids, [start for start, _ in one.offsets]) for one in encoded]
+
+    def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+        """Two texts as one row: its ids, and the segment that each of them is of."""
+        with _refusing("the tokenizer cannot read this text"):
+            encoded = self.tokenizer.encode_batch(list(pairs))
+        return [(one.ids, one.type_ids) for one in encoded]
+
+    @functools.cached_property
+    def wrapping(self) -> tuple[list[int], list[int]]:
+        """The special tokens before and after a text."""
+        whole, bare = (self.encode(["a"], add_special)[0] for add_special in (True, False))
+        for start in range(len(whole) - len(bare) + 1):
+            if whole[start : start + len(bare)] == bare:
+                return whole[:start], whole[start + len(bare) :]
+        raise InputError("the tokenizer writes a text otherwise when it adds its special tokens")
+
+    @property
+    def prefix(self) -> list[int]:
+        return self.wrapping[0]
+
+    @property
+    def suffix(self) -> list[int]:
+        return self.wrapping[1]
+
+    def unknown(self, texts: Sequence[str]) -> list[str]:
+        """The characters of `texts` that no token stands for, sorted."""
+        if self.unk_id is None:
+            return []
+        characters = sorted(set("".join(texts)))
+        rows = self.encode(characters, add_special=False)
+        return [c for c, row in zip(characters, rows, strict=True) if self.unk_id in row]
+
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         with _refusing("the tokenizer cannot write these tokens"):
             return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=skip_special)
@@ -86,10 +127,8 @@ class Tokenizer:
         """The name of each token, for pictures."""
         return [self.tokenizer.id_to_token(int(i)) or "?" for i in ids]
 
-    def save(self, folder: str | Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, as transformers reads them."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+    def files(self) -> dict[str, bytes]:
+        """tokenizer.json and tokenizer_config.json, as transformers reads them."""
         names = {role: getattr(self, f"{role}_id") for role in ROLES}
         said = {
             f"{'cls' if role == 'bos' and self._wordpiece else role}_token": name
@@ -97,9 +136,16 @@ class Tokenizer:
             if i is not None and (name := self.tokenizer.id_to_token(i))
         }
         about = {"tokenizer_class": "PreTrainedTokenizerFast", **said}
-        written = self.tokenizer.to_str(pretty=False).encode()
-        write_atomically(folder / "tokenizer.json", written)
-        write_atomically(folder / "tokenizer_config.json", to_json(about))
+        return {
+            TOKENIZER: self.tokenizer.to_str(pretty=False).encode(),
+            TOKENIZER_CONFIG: to_json(about),
+        }
+
+    def save(self, folder: str | Path) -> None:
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in self.files().items():
+            write_atomically(folder / name, data)
 
     @property
     def _wordpiece(self) -> bool:
@@ -109,17 +155,30 @@ class Tokenizer:
     def load(cls, path: str | Path) -> "Tokenizer":
         """From a tokenizer.json, or a folder that holds one. Raises InputError with the file."""
         file = Path(path)
-        file = file / "tokenizer.json" if file.is_dir() else file
+        file = file / TOKENIZER if file.is_dir() else file
         if not os.path.lexists(file):
             raise InputError(
                 f"{file}: no such file; for a tokenizer of another format, have transformers write "
                 "one: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
             )
-        data = read_file(file, LARGEST)
-        library = _library()
+        names = ("special_tokens_map.json", TOKENIZER_CONFIG)
+        beside = [file.parent / name for name in names]
+        about = {one: read_object(one) for one in beside if os.path.lexists(one)}
+        return cls.from_bytes(read_file(file, LARGEST), about, file)
+
+    @classmethod
+    def from_bytes(
+        cls, data: bytes, about: Mapping[Path, Mapping[str, Any]], file: Path
+    ) -> "Tokenizer":
+        """From the bytes of `file` and the objects in the files beside it."""
+        library, roles = _library(), {}
+        for path, said in about.items():
+            roles |= _roles_in(path, said)
         with _refusing(f"{file}: is no tokenizer.json"):
+            for said in about.values():
+                data = _with_prefix_space(data, said.get("add_prefix_space"))
             tokenizer = library.Tokenizer.from_buffer(data)
-        return cls(tokenizer, _roles_in(file.parent))
+        return cls(tokenizer, roles)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, kind: str = "bpe") -> "Tokenizer":
@@ -189,23 +248,33 @@ def _train_wordpiece(library: Any, texts: list[str], vocab_size: int, special: l
     return tokenizer
 
 
-def _roles_in(folder: Path) -> dict[str, str]:
-    """Role -> token, as the files beside a tokenizer.json say."""
+def _roles_in(file: Path, said: Mapping[str, Any]) -> dict[str, str]:
+    """Role -> token, as a file beside a tokenizer.json says."""
     roles: dict[str, str] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        file = folder / name
-        said = read_object(file) if os.path.lexists(file) else {}
-        for role in ROLES:
-            keys = ["cls_token", "bos_token"] if role == "bos" else [f"{role}_token"]
-            keys = ["sep_token", *keys] if role == "eos" else keys
-            for key in keys:
-                token = said.get(key)
-                token = token.get("content") if isinstance(token, dict) else token
-                if not (token is None or isinstance(token, str)):
-                    raise InputError(f"{file}: {key} must be a text or null, got {token!r}")
-                if token is not None:
-                    roles[role] = token
+    for role in ROLES:
+        keys = ["cls_token", "bos_token"] if role == "bos" else [f"{role}_token"]
+        keys = ["sep_token", *keys] if role == "eos" else keys
+        for key in keys:
+            token = said.get(key)
+            token = token.get("content") if isinstance(token, dict) else token
+            if not (token is None or isinstance(token, str)):
+                raise InputError(f"{file}: {key} must be a text or null, got {token!r}")
+            if token is not None:
+                roles[role] = token
     return roles
+
+
+def _with_prefix_space(data: bytes, wanted: Any) -> bytes:
+    """A tokenizer.json whose byte-level part adds a space before a text, or does not, as
+    tokenizer_config.json says."""
+    if not isinstance(wanted, bool):
+        return data
+    said = json.loads(data)
+    part = said.get("pre_tokenizer") or {}
+    for one in [part, *part.get("pretokenizers", [])]:
+        if one.get("type") == "ByteLevel":
+            one["add_prefix_space"] = wanted
+    return json.dumps(said).encode()
 
 
 @contextmanager
@@ -218,6 +287,9 @@ def _refusing(what: str) -> Iterator[None]:
     except BaseException as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{what}: {reason}") from None
+
+
+AnyVocabulary = Vocabulary | Tokenizer
 
 
 def _library() -> Any:

@@ -10,14 +10,15 @@ class Vocabulary:
     """The special tokens, then one token for each character of the data.
 
     >>> vocabulary = Vocabulary("abc")
-    >>> vocabulary.encode("cab")
-    [7, 5, 6]
+    >>> vocabulary.encode(["cab"])
+    [[1, 7, 5, 6, 2]]
     >>> vocabulary.decode([1, 7, 5, 6, 2])
     'cab'
     """
 
-    pad_id, bos_id, eos_id, mask_id = PAD, BOS, EOS, MASK
+    pad_id, bos_id, eos_id, unk_id, mask_id = PAD, BOS, EOS, UNKNOWN, MASK
     special_ids = tuple(range(len(SPECIAL)))
+    prefix, suffix = [BOS], [EOS]  # what a text is wrapped in
     mask_name = SPECIAL[MASK]
 
     def __init__(self, characters: Iterable[str]):
@@ -34,16 +35,23 @@ class Vocabulary:
     def characters(self) -> list[str]:
         return self.tokens[len(SPECIAL) :]
 
-    def encode(self, text: str) -> list[int]:
-        """One id a character; a character that is not known becomes <unk>."""
-        return [self._ids.get(character, UNKNOWN) for character in text]
+    def encode(self, texts: Sequence[str], add_special: bool = True) -> list[list[int]]:
+        """One id a character, between <bos> and <eos>; a character that is not known is <unk>."""
+        if isinstance(texts, str):
+            raise TypeError("encode takes a list of texts; for one text: encode([text])[0]")
+        rows = [[self._ids.get(character, UNKNOWN) for character in text] for text in texts]
+        return [[BOS, *row, EOS] for row in rows] if add_special else rows
 
     def encode_masked(self, text: str) -> list[int]:
-        """The same, where "[MASK]" is one token."""
-        ids = []
-        for i, part in enumerate(text.split(SPECIAL[MASK])):
-            ids += [MASK] * (i > 0) + self.encode(part)
-        return ids
+        """The ids of a text in which "[MASK]" is one token."""
+        ids = [BOS]
+        for i, part in enumerate(self.encode(text.split(SPECIAL[MASK]), add_special=False)):
+            ids += [MASK] * (i > 0) + part
+        return [*ids, EOS]
+
+    def encode_with_starts(self, texts: Sequence[str]) -> list[tuple[list[int], Sequence[int]]]:
+        """The ids of each text alone, and where in the text each of them begins."""
+        return [(row, range(len(row))) for row in self.encode(texts, add_special=False)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids, special tokens left out."""

@@ -7,14 +7,13 @@ from typing import Any
 import torch
 
 from minitransformer.data import Batch, pad
-from minitransformer.data.tokenization import Tokenizer
+from minitransformer.data.tokenization import AnyVocabulary, Tokenizer
 from minitransformer.data.vocabulary import Vocabulary
 from minitransformer.inference.generation import generate, stream_tokens
 from minitransformer.inference.prepacked import prepack
 from minitransformer.models import DecoderOnly, EncoderDecoder, EncoderOnly
 
 AnyModel = EncoderOnly | DecoderOnly | EncoderDecoder
-AnyVocabulary = Vocabulary | Tokenizer
 ROWS = 250  # texts in one forward pass
 
 
@@ -123,17 +122,30 @@ def padded(model: AnyModel, vocabulary: AnyVocabulary, texts: Sequence[str]) -> 
 
 def encode(model: AnyModel, vocabulary: AnyVocabulary, texts: Sequence[str]) -> list[list[int]]:
     """The token ids that a model of this kind was trained to read."""
-    if isinstance(vocabulary, Tokenizer):
-        rows = vocabulary.encode(texts)
-        if isinstance(model, DecoderOnly):  # a text that ends would not be continued
-            rows = [row[:-1] if row[-1:] == [vocabulary.eos_id] else row for row in rows]
-        return rows
     if isinstance(model, EncoderDecoder):
-        return [vocabulary.encode(text) for text in texts]
-    bos_id, eos_id = vocabulary.bos_id, vocabulary.eos_id
-    if isinstance(model, DecoderOnly):
-        return [[bos_id, *vocabulary.encode(text)] for text in texts]
-    return [[bos_id, *vocabulary.encode_masked(text), eos_id] for text in texts]
+        return source_rows(vocabulary, texts)
+    if isinstance(model, DecoderOnly):  # a text that ends would not be continued
+        return _without_end(vocabulary, vocabulary.encode(texts))
+    if isinstance(vocabulary, Vocabulary):
+        return [vocabulary.encode_masked(text) for text in texts]
+    return vocabulary.encode(texts)
+
+
+def source_rows(vocabulary: AnyVocabulary, texts: Sequence[str]) -> list[list[int]]:
+    """What an encoder-decoder reads; of characters without special tokens, which say nothing."""
+    return vocabulary.encode(texts, add_special=isinstance(vocabulary, Tokenizer))
+
+
+def target_rows(
+    vocabulary: AnyVocabulary, texts: Sequence[str], bos_id: int | None
+) -> list[list[int]]:
+    """What it writes, without `bos_id`, which it is given to begin with, and without the end."""
+    rows = _without_end(vocabulary, source_rows(vocabulary, texts))
+    return [row[1:] if row[:1] == [bos_id] else row for row in rows]
+
+
+def _without_end(vocabulary: AnyVocabulary, rows: list[list[int]]) -> list[list[int]]:
+    return [row[:-1] if row[-1:] == [vocabulary.eos_id] else row for row in rows]
 
 
 def _fill(

@@ -16,20 +16,16 @@ from torch import Tensor
 from minitransformer.config import Config
 from minitransformer.data.files import InputError, to_csv, to_json
 from minitransformer.data.manifest import DamagedError
-from minitransformer.data.tokenization import Tokenizer
+from minitransformer.data.tokenization import TOKENIZER, TOKENIZER_CONFIG, AnyVocabulary, Tokenizer
 from minitransformer.data.vocabulary import Vocabulary
-from minitransformer.inference.answering import AnyModel, AnyVocabulary
+from minitransformer.inference.answering import AnyModel
 from minitransformer.models import CrossDecoder, DecoderOnly, EncoderDecoder, EncoderOnly
 from minitransformer.pretrained import is_pretrained, load_pretrained
 from minitransformer.training.checkpoint import checkpoints, newest, read, run_of
 
 MODELS = {model.__name__: model for model in (EncoderOnly, DecoderOnly, EncoderDecoder)}
-CONFIG, VOCABULARY, WEIGHTS, METRICS = FILES = (
-    "config.json",
-    "vocabulary.json",
-    "model.safetensors",
-    "metrics.csv",
-)
+CONFIG, WEIGHTS, METRICS = FILES = ("config.json", "model.safetensors", "metrics.csv")
+VOCABULARY = "vocabulary.json"  # of characters; or a tokenizer's two files
 
 
 @dataclass
@@ -59,7 +55,7 @@ class Run:
         weights = {name: p.detach().cpu() for name, p in self.model.named_parameters()}  # each once
         return {
             CONFIG: to_json(about),
-            VOCABULARY: to_json({"characters": self.vocabulary.characters}),
+            **_vocabulary_files(self.vocabulary),
             WEIGHTS: safetensors.save(weights),
             METRICS: to_csv(self.history),
         }
@@ -83,12 +79,7 @@ class Run:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(repr(error).split())
             raise InputError(f"{where / CONFIG}: not a run's config: {reason}") from None
-        run.vocabulary = _vocabulary(files[VOCABULARY], where / VOCABULARY)
-        if len(run.vocabulary) != model.config.vocab_size:
-            raise InputError(
-                f"{where / VOCABULARY}: has {len(run.vocabulary)} tokens, "
-                f"but config.json says {model.config.vocab_size}"
-            )
+        run.vocabulary = _vocabulary(files, where, model.config)
         _check_shapes(model, weights, where / WEIGHTS)
         model.load_state_dict(weights, strict=False, assign=True)  # a tied table has one name here
         model.eval()
@@ -122,22 +113,41 @@ class Run:
                 "model; it can be used from Python"
             )
         tokenizer = Tokenizer.load(folder)
-        if len(tokenizer) > model.config.vocab_size:
-            raise InputError(
-                f"{folder / 'tokenizer.json'}: has {len(tokenizer)} tokens, "
-                f"but config.json says {model.config.vocab_size}"
-            )
+        fits = len(tokenizer) <= model.config.vocab_size
+        _check_size(folder / TOKENIZER, len(tokenizer), model.config, fits)
         return cls("pretrained", model, tokenizer)
 
 
-def _vocabulary(data: bytes, path: Path) -> Vocabulary:
+def _vocabulary_files(vocabulary: AnyVocabulary) -> dict[str, bytes]:
+    if isinstance(vocabulary, Tokenizer):
+        return vocabulary.files()
+    return {VOCABULARY: to_json({"characters": vocabulary.characters})}
+
+
+def _vocabulary(files: Mapping[str, bytes], where: Path, config: Config) -> AnyVocabulary:
+    """Raises InputError for one that is not of this model."""
+    if TOKENIZER in files:
+        path = where / TOKENIZER
+        about = {where / TOKENIZER_CONFIG: json.loads(files.get(TOKENIZER_CONFIG, b"{}"))}
+        tokenizer = Tokenizer.from_bytes(files[TOKENIZER], about, path)
+        _check_size(path, len(tokenizer), config, len(tokenizer) <= config.vocab_size)
+        return tokenizer
+    path = where / VOCABULARY
     try:
-        characters = json.loads(data)["characters"]
+        characters = json.loads(files[VOCABULARY])["characters"]
         if not isinstance(characters, list) or not all(isinstance(c, str) for c in characters):
             raise TypeError
     except (KeyError, TypeError, ValueError):
-        raise InputError(f"{path}: holds no list of characters") from None
-    return Vocabulary(characters)
+        what = "holds no list of characters" if VOCABULARY in files else "no such file"
+        raise DamagedError(f"{path}: {what}") from None
+    vocabulary = Vocabulary(characters)
+    _check_size(path, len(vocabulary), config, len(vocabulary) == config.vocab_size)
+    return vocabulary
+
+
+def _check_size(path: Path, tokens: int, config: Config, fits: bool) -> None:
+    if not fits:
+        raise InputError(f"{path}: has {tokens} tokens, but config.json says {config.vocab_size}")
 
 
 def _weights(data: bytes, path: Path) -> dict[str, Tensor]:

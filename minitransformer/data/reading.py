@@ -1,0 +1,309 @@
+"""Files as people have them, as texts: plain, TABs, CSV, JSON lines, gzip, UTF-16, folders."""
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from minitransformer.data.files import LARGEST_TEXT, InputError, read_file, read_stream
+
+ENCODINGS = {  # by the byte order mark that a file begins with; without one it is UTF-8
+    b"\xef\xbb\xbf": "utf-8-sig",
+    b"\xff\xfe\0\0": "utf-32",
+    b"\0\0\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
+JSON, CSV = (".jsonl", ".ndjson", ".json"), ".csv"
+SUFFIXES = ("", ".txt", ".text", ".md", ".rst", ".tsv", ".tab", CSV, *JSON)  # read in a folder
+
+
+class Record(NamedTuple):
+    """One example of a file: a text for each column that was asked for, and where it stands."""
+
+    values: tuple[str, ...]
+    file: str
+    line: int
+
+
+@dataclass
+class Reading:
+    """What was read, and what is to be said about it."""
+
+    records: list[Record] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Faults:
+    """What is wrong with the lines of files, told at once: each kind with its first line."""
+
+    def __init__(self):
+        self.found: dict[str, list[tuple[str, int, str]]] = {}
+
+    def add(self, kind: str, file: str, line: int, what: str = "") -> None:
+        self.found.setdefault(kind, []).append((file, line, what))
+
+    def check(self, total: int) -> None:
+        """Raises InputError if there are any among so many lines."""
+        told = []
+        for kind, places in self.found.items():
+            file, line, what = places[0]
+            more = f" ({len(places):,} of {total:,} lines)" if len(places) > 1 else ""
+            told.append(f"{file}:{line}: {what}{kind}{more}")
+        if told:
+            raise InputError("; ".join(told))
+
+
+# ---- bytes to text -------------------------------------------------------------------------------
+
+
+def read_text(path: Path) -> str:
+    """A text file, a pipe, or either of them compressed by gzip; see `decode`."""
+    data = read_file(path, LARGEST_TEXT, pipe=True)
+    if data.startswith(b"\x1f\x8b"):
+        try:
+            data = read_stream(gzip.GzipFile(fileobj=io.BytesIO(data)), str(path))
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(f"{path}: cannot be unpacked: {error}") from None
+    return decode(data, str(path))
+
+
+def decode(data: bytes, name: str) -> str:
+    """UTF-8, or UTF-16 with its mark, with line ends of any system; not without a text."""
+    encoding = next((e for mark, e in ENCODINGS.items() if data.startswith(mark)), "utf-8")
+    if encoding.startswith("utf-8") and b"\0" in data:
+        line = data[: data.index(b"\0")].count(b"\n") + 1
+        raise InputError(f"{name}:{line}: holds a zero byte; expected UTF-8 text")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        known = encoding.upper().removesuffix("-SIG")
+        raise InputError(f"{name}:{line}: is not {known}; convert it first") from None
+    if not text.strip():
+        raise InputError(f"{name}: {'holds only white space' if text else 'is empty'}")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def lines_of(text: str) -> list[str]:
+    return text.removesuffix("\n").split("\n")
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """The lines of a text file, or of a pipe, without their ends."""
+    return lines_of(read_text(Path(path)))
+
+
+# ---- files to records ----------------------------------------------------------------------------
+
+
+def read_records(
+    paths: Sequence[str], names: Sequence[str], columns: Sequence[str] | None = None
+) -> Reading:
+    """The records of files, and of the files in folders, with a value for each of `names`.
+
+    `columns` says where they stand: by number, from 1, or by the name that a header, or an object
+    of JSON, gives them. By default these are `names`, or in lines with TABs the first columns; a
+    file without columns is prose, of which a record is a paragraph. Empty lines are passed over.
+
+    Raises InputError for all that is wrong with a file, each kind with its first line.
+    """
+    if columns is not None and len(columns) != len(names):
+        raise InputError(
+            f"--columns: expected {len(names)}, for {' and '.join(names)}, got {len(columns)}"
+        )
+    reading = Reading()
+    for path in _find_files(paths, reading.notes):
+        table = _Table(str(path), list(names), columns, reading)
+        text, suffix = read_text(path), _suffix(path)
+        if suffix in JSON:
+            table.read(_objects(text, str(path)))
+        elif suffix == CSV:
+            table.read(_csv_rows(text, str(path)))
+        elif len(names) == 1 and columns is None:
+            reading.records += table.paragraphs(text)
+        else:
+            table.read((n, line.split("\t")) for n, line in enumerate(lines_of(text), 1))
+    if not reading.records:
+        raise InputError(f"{', '.join(map(str, paths))}: holds no {' and '.join(names)}")
+    return reading
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def _find_files(paths: Sequence[str], notes: list[str]) -> list[Path]:
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            found.append(path)
+            continue
+        files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+        read = [file for file in files if _suffix(file) in SUFFIXES]
+        if not read:
+            raise InputError(
+                f"{path}: no file in this folder is read; expected names that end in "
+                f"{', '.join(filter(None, SUFFIXES))}, or these and .gz"
+            )
+        left = Counter(_suffix(file) for file in files if file not in read)
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in left.most_common())
+        passed = f"; passed over: {kinds}" if left else ""
+        notes.append(f"{path}: {len(read):,} files{passed}")
+        found += read
+    return found
+
+
+Cells = Sequence[Any] | dict[str, Any]
+
+
+def _csv_rows(text: str, path: str) -> Iterator[tuple[int, Cells]]:
+    csv.field_size_limit(LARGEST_TEXT)
+    reader = csv.reader(io.StringIO(text, newline=""))
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise InputError(f"{path}:{reader.line_num}: is not CSV: {error}") from None
+
+
+def _objects(text: str, path: str) -> Iterator[tuple[int, Cells]]:
+    """A list of objects, or an object in each line."""
+    line = 1
+    try:
+        if text.lstrip().startswith("["):
+            yield from enumerate(json.loads(text), 1)
+            return
+        for line, written in enumerate(lines_of(text), 1):
+            if written.strip():
+                yield line, json.loads(written)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}:{line}: is not a line of JSON: {error}") from None
+
+
+class _Table:
+    """Rows of cells, of which some columns are wanted."""
+
+    def __init__(
+        self, path: str, names: list[str], columns: Sequence[str] | None, reading: Reading
+    ):
+        self.path, self.names, self.columns, self.reading = path, names, columns, reading
+        self.faults = Faults()
+        self.left_out = 0  # lines with more columns than are read
+
+    def read(self, rows: Iterable[tuple[int, Cells]]) -> None:
+        keys: list[Any] | None = None
+        records, total = [], 0
+        for line, cells in rows:
+            total += 1
+            if not any(map(str, cells)) or (len(cells) == 1 and not str(cells[0]).strip()):
+                continue
+            if keys is None:
+                keys, is_header = self._keys(line, cells)
+                if is_header:
+                    continue
+            values = self._values(line, cells, keys)
+            if values is not None:
+                records.append(Record(values, self.path, line))
+        self.faults.check(total)
+        if self.left_out and self.columns is None:
+            self.reading.notes.append(
+                f"{self.path}: what stands after column {len(self.names)} is left out, in "
+                f"{self.left_out:,} lines"
+            )
+        self.reading.records += records
+
+    def _keys(self, line: int, cells: Cells) -> tuple[list[Any], bool]:
+        """The indices of the columns, or their keys in objects, and whether `cells` name them."""
+        columns = self.columns
+        if columns is not None and all(name.isdecimal() and int(name) > 0 for name in columns):
+            return [int(name) - 1 for name in columns], False
+        tabs = not isinstance(cells, dict) and _suffix(Path(self.path)) != CSV
+        if columns is None and tabs:
+            return list(range(len(self.names))), False
+        there = list(cells)
+        wanted = list(columns or self.names)
+        if columns is None and len(there) == len(self.names) and not set(wanted) <= set(there):
+            wanted = there
+        if missing := [name for name in wanted if name not in there]:
+            known = ", ".join(map(str, there[:20]))
+            raise InputError(
+                f"{self.path}:{line}: has no column {missing[0]!r} but {known}; say which are "
+                f"{' and '.join(self.names)}: --columns {','.join(n.upper() for n in self.names)}"
+            )
+        return (
+            (wanted, False) if isinstance(cells, dict) else (list(map(there.index, wanted)), True)
+        )
+
+    def _values(self, line: int, cells: Cells, keys: list[Any]) -> tuple[str, ...] | None:
+        if isinstance(cells, dict) != isinstance(keys[0], str):
+            self.faults.add(f"expected an object, got {_short(cells)}", self.path, line)
+            return None
+        found = [cells.get(k) if isinstance(cells, dict) else _at(cells, k) for k in keys]
+        if None in found:
+            self._misses(line, cells)
+            return None
+        if isinstance(cells, list) and self.columns is None:
+            self.left_out += any(cell.strip() for cell in cells[len(keys) :])
+        for name, value in zip(self.names, found, strict=True):
+            if isinstance(value, bool) or not isinstance(value, str | int | float):
+                self.faults.add(f"the {name} is {_short(value)}, no text", self.path, line)
+                return None
+            if not str(value).strip():
+                self.faults.add(f"the {name} is empty", self.path, line)
+                return None
+        return tuple(map(str, found))
+
+    def _misses(self, line: int, cells: Cells) -> None:
+        names = " TAB ".join(self.names)
+        if isinstance(cells, list) and len(cells) == 1:
+            said = f"expected {names}, got {_short(cells[0])}: "
+            self.faults.add("no TAB; are there spaces in its place?", self.path, line, said)
+        else:
+            self.faults.add(f"expected {names}, got too few columns", self.path, line)
+
+    def paragraphs(self, text: str) -> list[Record]:
+        """Prose: paragraphs with empty lines between, or, where lines are long, one in each."""
+        lines = lines_of(text)
+        long = sum(len(line) for line in lines if len(line) > LONG_LINE)
+        if 2 * long > len(text):
+            records = [
+                Record((line.strip(),), self.path, n)
+                for n, line in enumerate(lines, 1)
+                if line.strip()
+            ]
+            layout = "one a line"
+        else:
+            records, layout = list(_between_empty_lines(lines, self.path)), "empty lines between"
+        if len(records) > 1:
+            self.reading.notes.append(f"{self.path}: {len(records):,} paragraphs, {layout}")
+        return records
+
+
+LONG_LINE = 200  # characters; wrapped prose has less, a paragraph in a line more
+
+
+def _between_empty_lines(lines: list[str], path: str) -> Iterator[Record]:
+    start, paragraph = 1, []
+    for number, line in enumerate([*lines, ""], 1):
+        if line.strip():
+            paragraph.append(line)
+            continue
+        if paragraph:
+            yield Record(("\n".join(paragraph),), path, start)
+        start, paragraph = number + 1, []
+
+
+def _at(cells: Sequence[Any], index: int) -> Any:
+    return cells[index] if isinstance(cells, list) and index < len(cells) else None
+
+
+def _short(value: Any, length: int = 40) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return repr(text if len(text) <= length else text[:length] + "…")

@@ -1,0 +1,49 @@
+"""What can be trained: dates, pairs, language models, classifiers, each with its own data."""
+
+from minitransformer.data.files import InputError
+from minitransformer.data.tokenization import AnyVocabulary
+from minitransformer.training.tasks.language import LanguageModelTask, MaskedLanguageModelTask
+from minitransformer.training.tasks.pairs import DatesTask, PairsTask
+from minitransformer.training.tasks.task import (
+    DataOptions,
+    Task,
+    largest_padding_weight,
+    looked_at,
+)
+
+TASKS = {
+    task.name: task for task in (DatesTask, PairsTask, LanguageModelTask, MaskedLanguageModelTask)
+}
+
+__all__ = [
+    "TASKS",
+    "DataOptions",
+    "DatesTask",
+    "LanguageModelTask",
+    "MaskedLanguageModelTask",
+    "PairsTask",
+    "Task",
+    "largest_padding_weight",
+    "looked_at",
+    "make_task",
+]
+
+
+def make_task(
+    name: str,
+    options: DataOptions,
+    max_length: int | None = None,
+    vocabulary: AnyVocabulary | None = None,
+    bos_id: int | None = None,
+) -> Task:
+    """The task of this name; a model that is there brings its own vocabulary and `bos_id`.
+
+    Raises InputError for data that cannot be used.
+    """
+    if name == "dates":
+        if options.data:
+            raise InputError("--data: the dates are made; to train on a file add --task pairs")
+        return DatesTask(max_length or 64)
+    if name == "pairs" and not options.data:
+        raise InputError("--task pairs needs --data FILE.tsv with lines of source TAB target")
+    return TASKS[name](options, max_length or 256, vocabulary, bos_id)

@@ -1,0 +1,218 @@
+"""One text to another: pairs from files, and dates that are made."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from minitransformer.data import PairBatch, dates, pack_pairs, pad_pairs
+from minitransformer.data.files import InputError
+from minitransformer.data.held_out import normal_form, place
+from minitransformer.data.reading import Record
+from minitransformer.data.tokenization import AnyVocabulary
+from minitransformer.data.vocabulary import Vocabulary
+from minitransformer.inference.answering import ROWS, AnyModel, answer, source_rows, target_rows
+from minitransformer.models import EncoderDecoder
+from minitransformer.training.tasks.task import (
+    QUICK,
+    DataOptions,
+    Watch,
+    chunks,
+    fingerprint_of,
+    looked_at,
+    make_vocabulary,
+    needing,
+    shuffled,
+    split_records,
+)
+
+
+class Pair(NamedTuple):
+    source: str
+    targets: tuple[str, ...]  # each of them is right; the first is what is learned
+    group: str = ""  # what results are broken down by: a date's language
+
+    @property
+    def target(self) -> str:
+        return self.targets[0]
+
+
+class PairsTask:
+    """An encoder-decoder that turns one text into another, from lines of source TAB target.
+
+    Every 20th source is held out, by its hash. Of these the model writes so many targets, a token
+    at a time, that no evaluation takes minutes.
+    """
+
+    name = "pairs"
+    model_class = EncoderDecoder
+    quick, reported = 100, 500  # held-out pairs looked at while training goes on, and after it
+
+    def __init__(
+        self,
+        options: DataOptions,
+        max_length: int,
+        vocabulary: AnyVocabulary | None = None,
+        bos_id: int | None = None,
+    ):
+        self.notes: list[str] = []
+        records, held_out = split_records(
+            *options.read(("source", "target"), self.notes), _source, self.notes
+        )
+        self.vocabulary = vocabulary or make_vocabulary(
+            options, (text for one in records for text in one.values), ("bos", "eos"), self.notes
+        )
+        needing(self.vocabulary, ("eos",), options.tokenizer)
+        self.bos_id = self.vocabulary.bos_id if bos_id is None else bos_id
+        self.defaults = {"max_length": max_length, "bos_id": self.bos_id}
+        records, held_out = self._fitting(records, held_out, max_length, options.skip_long)
+        records = self._without_targets_of(records, held_out)
+        self.training = [Pair(one.values[0], one.values[1:]) for one in records]
+        self.held_out = _by_source(held_out) or self.training
+        self.fingerprint = fingerprint_of(self.training, self.held_out)
+
+    def _fitting(
+        self, records: list[Record], held_out: list[Record], max_length: int, skip_long: bool
+    ) -> tuple[list[Record], list[Record]]:
+        """Without the pairs that are too long; refuse them unless the user has said so."""
+        everything = [*records, *held_out]
+        sources = source_rows(self.vocabulary, [one.values[0] for one in everything])
+        targets = self._targets([one.values[1] for one in everything])
+        long, first = set(), ""
+        unit = "characters" if isinstance(self.vocabulary, Vocabulary) else "tokens"
+        for record, source, target in zip(everything, sources, targets, strict=True):
+            for side, ids, room in (
+                ("source", source, max_length),
+                ("target", target, max_length - 1),
+            ):
+                if len(ids) > room and record not in long:
+                    where = f"{record.file}:{record.line}: the {side} has {len(ids)} {unit}"
+                    first = first or f"{where}, more than the {room} that fit"
+                    long.add(record)
+        if not long:
+            return records, held_out
+        count = f"{len(long):,} of {len(everything):,} pairs are too long"
+        if not skip_long:
+            more = f" ({count})" if len(long) > 1 else ""
+            raise InputError(f"{first}{more}: --skip-long leaves out what is too long, "
+                             "a larger --max-length takes it in")  # fmt: skip
+        self.notes.append(f"{count} and left out, the first: {first}")
+        records = [one for one in records if one not in long]
+        if not records:
+            raise InputError(f"{first}: every pair is too long; raise --max-length")
+        return records, [one for one in held_out if one not in long]
+
+    def _without_targets_of(self, records: list[Record], held_out: list[Record]) -> list[Record]:
+        """Set aside what has a target that is held out, too, unless targets are few and repeat."""
+        unseen = {normal_form(one.values[1]) for one in held_out}
+        kept = [one for one in records if normal_form(one.values[1]) not in unseen]
+        aside = len(records) - len(kept)
+        if 10 * aside > len(records):
+            self.notes.append(
+                f"{aside:,} of {len(records):,} pairs to train on have a target that a held-out "
+                "pair has, too: so many stay, only sources are kept apart"
+            )
+            return records
+        if aside:
+            self.notes.append(f"{aside:,} pairs are set aside: their targets are held out")
+        return kept
+
+    def _targets(self, texts: Sequence[str]) -> list[list[int]]:
+        return target_rows(self.vocabulary, texts, self.bos_id)
+
+    def examples(self, seed: int, step: int, size: int) -> list[Pair]:
+        return shuffled(self.training, seed, step, size)
+
+    def batch(self, seed: int, step: int, size: int, packed: bool) -> PairBatch:
+        return self.collate(self.examples(seed, step, size), packed)
+
+    def collate(self, pairs: Sequence[Pair], packed: bool = False) -> PairBatch:
+        sources = source_rows(self.vocabulary, [pair.source for pair in pairs])
+        targets = self._targets([pair.target for pair in pairs])
+        ids = {"bos_id": self.bos_id, "eos_id": self.vocabulary.eos_id}
+        ids["pad_id"] = self.vocabulary.pad_id or 0
+        if not packed:
+            return pad_pairs(sources, targets, **ids)
+        length = max(64, 2 * max(map(len, sources)))  # longer ones are hardly fuller (measured)
+        return pack_pairs(sources, targets, length, **ids)
+
+    def held_out_batches(self) -> list[PairBatch]:
+        return [self.collate(chunk) for chunk in chunks(self.held_out[: self.reported], ROWS)]
+
+    def evaluate(
+        self, model: AnyModel, quick: bool = False, watch: Watch = iter
+    ) -> dict[str, float]:
+        pairs = self.held_out[: self.quick if quick else self.reported]
+        answers = self.answers(model, pairs, watch)
+        right = sum(answer in pair.targets for answer, pair in zip(answers, pairs, strict=True))
+        return {"exact_match": right / len(pairs)}
+
+    def answers(self, model: AnyModel, pairs: Sequence[Pair], watch: Watch = iter) -> list[str]:
+        longest = max(map(len, self._targets([pair.target for pair in pairs])))
+        limit = min(longest + 2, model.config.max_length)
+        written = []
+        for chunk in watch(chunks([pair.source for pair in pairs], ROWS)):
+            written += answer(model, self.vocabulary, chunk, limit)
+        return written
+
+    def report(self, model: AnyModel, watch: Watch = iter) -> list[str]:
+        pairs = self.held_out[: self.reported]
+        answers = self.answers(model, pairs, watch)
+        right = [a in pair.targets for a, pair in zip(answers, pairs, strict=True)]
+        mistakes = [i for i, ok in enumerate(right) if not ok]
+        known = [i for i, ok in enumerate(right) if ok]
+        lines = [f"exact match on {looked_at(self)}: {sum(right) / len(right):.2%}"]
+        lines += _by_group(pairs, right)
+        lines += ["", "examples:"]
+        width = max(len(pairs[i].source) for i in (mistakes[:5] + known[:5]))
+        for i in mistakes[:5] + known[: max(5 - len(mistakes), 2)]:
+            pair, verdict = pairs[i], "" if right[i] else "   wrong: "
+            wanted = "" if right[i] else " or ".join(pair.targets[:3]) + " was wanted"
+            lines.append(f"  {pair.source:{width}} → {answers[i]}{verdict}{wanted}")
+        return lines
+
+
+class DatesTask(PairsTask):
+    """Dates as people write them, in many languages, to ISO 8601; see `dates.py`."""
+
+    name = "dates"
+    quick, reported = QUICK, 2_000
+
+    def __init__(self, max_length: int = 64):
+        longest = dates.longest_text()
+        if max_length < longest:
+            raise InputError(f"--max-length must be {longest} or more for the dates")
+        self.defaults = {"d_model": 96, "num_layers": 1, "max_length": max_length, "steps": 1_000}
+        self.vocabulary, self.notes = Vocabulary(dates.alphabet()), []
+        self.bos_id = self.vocabulary.bos_id
+        self.held_out = [_pair(*example) for example in dates.held_out_examples()]
+        self.training = []  # made as needed
+        self.fingerprint = fingerprint_of(self.vocabulary.tokens, self.held_out)
+
+    def examples(self, seed: int, step: int, size: int) -> list[Pair]:
+        return [_pair(*example) for example in dates.training_examples(seed, step, size)]
+
+
+def _pair(source: str, target: str, group: str) -> Pair:
+    return Pair(source, (target,), group)
+
+
+def _source(record: Record) -> str:
+    return record.values[0]
+
+
+def _by_source(records: Sequence[Record]) -> list[Pair]:
+    """A pair for each source, with all of its targets."""
+    targets: dict[str, list[str]] = {}
+    for record in sorted(records, key=lambda one: place(one.values[0])):
+        targets.setdefault(record.values[0], []).append(record.values[1])
+    return [Pair(source, tuple(dict.fromkeys(found))) for source, found in targets.items()]
+
+
+def _by_group(pairs: Sequence[Pair], right: Sequence[bool]) -> list[str]:
+    """Exact match of each group, six to a line."""
+    total = Counter(pair.group for pair in pairs)
+    if len(total) == 1:
+        return []
+    good = Counter(pair.group for pair, ok in zip(pairs, right, strict=True) if ok)
+    cells = [f"{group:>3} {good[group] / total[group]:7.2%}" for group in sorted(total)]
+    return ["  " + "   ".join(row) for row in chunks(cells, 7)]
