@@ -105,7 +105,7 @@ torch.manual_seed(0)
 config = Config(vocab_size=len(task.vocabulary), d_model=96, num_layers=1, num_heads=4)
 model = EncoderDecoder(config)
 
-ids = torch.tensor([task.vocabulary.encode(text) for text in ("12 maja", "21 maja")])
+ids = torch.tensor(task.vocabulary.encode(["12 maja", "21 maja"], add_special=False))
 real, query = torch.ones_like(ids), torch.randn(1, 1, config.d_model).expand(2, 1, -1)
 with torch.no_grad():
     for name, vectors in {

@@ -65,22 +65,22 @@ torch.set_num_threads(1)
 #
 # Every Python carries its language reference (it is what `help("if")` prints): English prose, with
 # some code between, that needs no download. The task `lm` cuts it into pieces of at most 64
-# tokens and holds out every 20th: training never sees those.
+# tokens and holds out about every 20th paragraph: training never sees those.
 
 # %% tags=["varies"]
-task = make_task("lm", path=None, max_length=64)
-characters = sum(map(len, task.training))
+task = make_task("lm", max_length=64)
+characters = sum(len(piece.text) for piece in task.training)
 print(f"{len(task.training):,} pieces to train on, {characters:,} characters")
 print(f"{len(task.held_out):,} pieces held out")
-for text in task.training[3:6]:
-    print(repr(text))
+for piece in task.training[3:6]:
+    print(repr(piece.text))
 
 # %% [markdown]
 # A token is one character here. A row of ids is a start, the characters, an end.
 
 # %%
 vocabulary = task.vocabulary
-(row,) = task.rows(["a cat"])
+(row,) = vocabulary.encode(["a cat"])
 print(row)
 print(vocabulary.names(row))
 print(len(vocabulary), "tokens, the first five are special:", vocabulary.names(range(5)))
@@ -234,7 +234,7 @@ timed = DecoderOnly(
     Config(len(vocabulary), d_model=64, num_layers=2, max_length=256, style="llama")
 )
 for longest in (64, 256):
-    source = make_task("lm", path=None, max_length=longest)
+    source = make_task("lm", max_length=longest)
     for name in ("padded", "packed"):
         one = source.batch(seed=0, step=0, size=24, packed=name == "packed")
         seconds = []
@@ -541,8 +541,9 @@ assert largest == 0.0
 #
 # - Leave out `optimizer.zero_grad()` in `fit`. Does the loss still fall? How would you notice
 #   the mistake?
-# - Train on a text of your own: `make_task("lm", "file.txt", 64)` reads paragraphs with empty lines
-#   between them. On a command line the same is `minitransformer train --task lm --data file.txt`.
+# - Train on a text of your own: `make_task("lm", DataOptions("file.txt"), 64)` reads paragraphs,
+#   one a line or with empty lines between. On a command line the same is `minitransformer train
+#   --task lm --data file.txt`.
 
 # %% [markdown]
 # ## What a checkpoint must hold

@@ -33,7 +33,7 @@ def main() -> None:
     torch.set_num_threads(1)
     print("| model | a step | a checkpoint |\n|---|---|---|")
     for name, (what, numbers, examples) in MODELS.items():
-        task = make_task(what, None, int(numbers["max_length"]))
+        task = make_task(what, max_length=int(numbers["max_length"]))
         model = task.model_class(Config(len(task.vocabulary), **numbers))
         steps, saves = measure(Run(what, model, task.vocabulary), task, examples)
         size = sum(p.numel() for p in model.parameters()) / 1e6

@@ -89,7 +89,7 @@ def run(model: str, way: str, steps: int) -> float:
 def measure(options: argparse.Namespace) -> None:
     name, numbers, examples = MODELS[options.one]
     torch.set_num_threads(options.threads)
-    task = make_task(name, None, numbers["max_length"])
+    task = make_task(name, max_length=numbers["max_length"])
     with start_processes(torch.device("cpu"), options.shard) as processes:
         torch.manual_seed(0)
         model = task.model_class(Config(len(task.vocabulary), **numbers))

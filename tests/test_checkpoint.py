@@ -37,7 +37,7 @@ from minitransformer.training.checkpoint import checkpoints, is_locked, locked, 
 from minitransformer.training.loop import COLUMNS, Settings, Training, train
 from minitransformer.training.run import Run
 from minitransformer.training.saver import Saver, best_step, files_of, restore
-from minitransformer.training.tasks import PairsTask
+from minitransformer.training.tasks import DataOptions, PairsTask
 
 SMALL = {"d_model": 16, "num_layers": 1, "num_heads": 2}
 NAMES = ["config.json", "manifest.json", "metrics.csv", "model.safetensors", "vocabulary.json"]
@@ -55,7 +55,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def task(pairs):
-    return PairsTask(pairs, 64)
+    return PairsTask(DataOptions(pairs), 64)
 
 
 def new_training(task, **settings):

@@ -16,7 +16,7 @@ from minitransformer.cli.main import main
 from minitransformer.cli.options import find_device
 from minitransformer.cli.train import ragged_texts
 from minitransformer.training.checkpoint import locked
-from minitransformer.training.tasks import PairsTask
+from minitransformer.training.tasks import DataOptions, PairsTask
 
 TINY = "--d-model 16 --num-heads 2 --num-layers 2 --steps 3 --batch-size 8".split()  # noqa: SIM905
 
@@ -74,7 +74,7 @@ def test_the_pictures_are_of_the_same_texts_in_every_run(pairs_of_one_length):
 @pytest.fixture
 def pairs_of_one_length(tmp_path):
     (tmp_path / "pairs.tsv").write_text("".join(f"w{i}\t{i}\n" for i in range(9)))
-    return PairsTask(str(tmp_path / "pairs.tsv"), 64)
+    return PairsTask(DataOptions(str(tmp_path / "pairs.tsv")), 64)
 
 
 def test_options_reach_the_model(tmp_path):
@@ -181,10 +181,11 @@ REFUSED = [
     ("train --task pairs", "--task pairs needs --data"),
     ("train --data {here}/pairs.tsv", "add --task pairs"),
     ("train --task pairs --data {here}/none.tsv", "none.tsv: no such file"),
-    ("train --task pairs --data {here}", "is a folder"),
+    ("train --task pairs --data {here}/dates/checkpoints", "config.json:1: is not a line of JSON"),
     ("train --task pairs --data {here}/prose.txt", "prose.txt:1: expected source TAB target"),
-    ("train --task pairs --data {here}/pairs.tsv --max-length 5", "pairs.tsv:3: the source has"),
-    ("train --task lm --data {here}/prose.txt --max-length 9", "prose.txt:3: the line has"),
+    ("train --task pairs --data {here}/pairs.tsv --max-length 5", ": the source has"),
+    ("train --task lm --tokenizer {here}/none.json", "none.json: no such file"),
+    ("train --task lm --tokenizer bpe --vocab-size 9", "--vocab-size must be 261 or more for bpe"),
     ("train --d-model 10", "--d-model must be a multiple of --num-heads, got 10 and 4"),
     ("train --dropout 1", "--dropout must be in [0, 1)"),
     ("train --max-length 20", "--max-length must be 38 or more for the dates"),

@@ -16,7 +16,7 @@ from minitransformer.cli.main import main
 from minitransformer.training.checkpoint import checkpoints
 from minitransformer.training.processes import ALONE
 from minitransformer.training.run import Run
-from minitransformer.training.tasks import make_task
+from minitransformer.training.tasks import DataOptions, make_task
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or not torch.distributed.is_available(),
@@ -50,7 +50,7 @@ def together(pairs, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(pairs):
-    task = make_task("pairs", pairs, 64)
+    task = make_task("pairs", DataOptions(pairs), 64)
     return {n: two_processes.ten_steps(task, ALONE, n, 1) for n in (12, 3)}
 
 

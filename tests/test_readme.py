@@ -81,10 +81,13 @@ def test_the_two_commands_are_those_that_ci_runs():
 
 
 def test_the_numbers_of_the_main_job_in_the_readme_are_its_numbers():
-    pytest.importorskip("babel")
+    babel = pytest.importorskip("babel")
     from minitransformer import Config, EncoderDecoder
     from minitransformer.data import dates
     from minitransformer.training.tasks import DatesTask
+
+    if f"Babel {babel.__version__.removesuffix('.0')}," not in README.replace("\n", " "):
+        pytest.skip(f"Babel {babel.__version__} has other patterns than those of the README")
 
     defaults = dict(DatesTask().defaults)
     steps = defaults.pop("steps")

@@ -10,7 +10,7 @@ import torch
 from minitransformer import Config
 from minitransformer.training.loop import Settings, Training
 from minitransformer.training.processes import Processes, start_processes
-from minitransformer.training.tasks import Task, make_task
+from minitransformer.training.tasks import DataOptions, Task, make_task
 
 CASES = {  # several processes, some without a single label; gradients in parts
     f"{'FSDP' if shard else 'DDP'}, {examples} examples, {parts} parts": (shard, examples, parts)
@@ -49,7 +49,7 @@ def mean_of_means(task: Task, processes: Processes) -> float:
 
 
 def main() -> None:
-    task = make_task("pairs", sys.argv[1], 64)
+    task = make_task("pairs", DataOptions(sys.argv[1]), 64)
     with start_processes(torch.device("cpu"), False) as started:
         results = {
             case: ten_steps(task, Processes(started.rank, started.size, shard), examples, parts)

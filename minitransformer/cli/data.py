@@ -43,6 +43,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 def add_tokenizer_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--held-out",
+        nargs="+",
         metavar="FILE",
         help="examples that are not trained on (default: every 20th text, by a hash of it)",
     )

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TextIO
 import torch
 
 from minitransformer import __version__
-from minitransformer.cli import check, exercise, generate, runs, train
+from minitransformer.cli import check, evaluate, exercise, generate, runs, train
 from minitransformer.data.files import InputError, printable
 
 
@@ -146,6 +146,13 @@ def _parser() -> argparse.ArgumentParser:
         "[MASK]s. One line is printed for each text; several go through the model as one batch, "
         "one is written as it comes. On a terminal, control characters of the answer are shown as "
         "escapes (\\x1b); a file or a pipe gets them as they are.",
+    )
+    verb(
+        "evaluate",
+        evaluate.add_options,
+        "measure a model on examples",
+        "Loss, perplexity, accuracy, for pairs exact match and chrF (with sacrebleu), and the ten "
+        "worst examples. Without --data: on the examples that the run's training held out.",
     )
     verb(
         "show",

@@ -234,7 +234,7 @@ def _data_options(options: argparse.Namespace) -> DataOptions:
     given = given_data(options)
     given["data"] = [os.path.abspath(path) for path in given.get("data", [])]
     if "held_out" in given:
-        given["held_out"] = os.path.abspath(given["held_out"])
+        given["held_out"] = [os.path.abspath(path) for path in given["held_out"]]
     if given.get("tokenizer", "bpe") not in ("characters", "bpe", "wordpiece"):
         given["tokenizer"] = os.path.abspath(given["tokenizer"])
     return DataOptions(**given)

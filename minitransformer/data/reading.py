@@ -130,7 +130,7 @@ def read_records(
             reading.records += table.paragraphs(text)
         else:
             table.read((n, line.split("\t")) for n, line in enumerate(lines_of(text), 1))
-    if not reading.records:
+    if paths and not reading.records:
         raise InputError(f"{', '.join(map(str, paths))}: holds no {' and '.join(names)}")
     return reading
 
@@ -160,10 +160,10 @@ def _find_files(paths: Sequence[str], notes: list[str]) -> list[Path]:
     return found
 
 
-Cells = Sequence[Any] | dict[str, Any]
+Cells = list[Any] | dict[str, Any]
 
 
-def _csv_rows(text: str, path: str) -> Iterator[tuple[int, Cells]]:
+def _csv_rows(text: str, path: str) -> Iterator[tuple[int, Any]]:
     csv.field_size_limit(LARGEST_TEXT)
     reader = csv.reader(io.StringIO(text, newline=""))
     try:
@@ -173,7 +173,7 @@ def _csv_rows(text: str, path: str) -> Iterator[tuple[int, Cells]]:
         raise InputError(f"{path}:{reader.line_num}: is not CSV: {error}") from None
 
 
-def _objects(text: str, path: str) -> Iterator[tuple[int, Cells]]:
+def _objects(text: str, path: str) -> Iterator[tuple[int, Any]]:
     """A list of objects, or an object in each line."""
     line = 1
     try:
@@ -194,15 +194,19 @@ class _Table:
         self, path: str, names: list[str], columns: Sequence[str] | None, reading: Reading
     ):
         self.path, self.names, self.columns, self.reading = path, names, columns, reading
+        self.kind = dict if _suffix(Path(path)) in JSON else list
         self.faults = Faults()
         self.left_out = 0  # lines with more columns than are read
 
-    def read(self, rows: Iterable[tuple[int, Cells]]) -> None:
+    def read(self, rows: Iterable[tuple[int, Any]]) -> None:
         keys: list[Any] | None = None
         records, total = [], 0
         for line, cells in rows:
             total += 1
-            if not any(map(str, cells)) or (len(cells) == 1 and not str(cells[0]).strip()):
+            if not isinstance(cells, self.kind):
+                self.faults.add(f"expected an object, got {_short(cells)}", self.path, line)
+                continue
+            if isinstance(cells, list) and not any(map(str.strip, cells)):
                 continue
             if keys is None:
                 keys, is_header = self._keys(line, cells)
@@ -222,7 +226,8 @@ class _Table:
     def _keys(self, line: int, cells: Cells) -> tuple[list[Any], bool]:
         """The indices of the columns, or their keys in objects, and whether `cells` name them."""
         columns = self.columns
-        if columns is not None and all(name.isdecimal() and int(name) > 0 for name in columns):
+        numbers = columns is not None and all(n.isdecimal() and int(n) > 0 for n in columns)
+        if columns is not None and numbers and isinstance(cells, list):
             return [int(name) - 1 for name in columns], False
         tabs = not isinstance(cells, dict) and _suffix(Path(self.path)) != CSV
         if columns is None and tabs:
@@ -242,15 +247,11 @@ class _Table:
         )
 
     def _values(self, line: int, cells: Cells, keys: list[Any]) -> tuple[str, ...] | None:
-        if isinstance(cells, dict) != isinstance(keys[0], str):
-            self.faults.add(f"expected an object, got {_short(cells)}", self.path, line)
-            return None
-        found = [cells.get(k) if isinstance(cells, dict) else _at(cells, k) for k in keys]
+        """The texts of the columns, or None where something is wrong with them."""
+        found = [_at(cells, key) for key in keys]
         if None in found:
             self._misses(line, cells)
             return None
-        if isinstance(cells, list) and self.columns is None:
-            self.left_out += any(cell.strip() for cell in cells[len(keys) :])
         for name, value in zip(self.names, found, strict=True):
             if isinstance(value, bool) or not isinstance(value, str | int | float):
                 self.faults.add(f"the {name} is {_short(value)}, no text", self.path, line)
@@ -258,13 +259,19 @@ class _Table:
             if not str(value).strip():
                 self.faults.add(f"the {name} is empty", self.path, line)
                 return None
+        if isinstance(cells, list):
+            self.left_out += any(map(str.strip, cells[len(keys) :]))
         return tuple(map(str, found))
 
     def _misses(self, line: int, cells: Cells) -> None:
         names = " TAB ".join(self.names)
-        if isinstance(cells, list) and len(cells) == 1:
-            said = f"expected {names}, got {_short(cells[0])}: "
-            self.faults.add("no TAB; are there spaces in its place?", self.path, line, said)
+        tabs = isinstance(cells, list) and _suffix(Path(self.path)) != CSV
+        if tabs and len(cells) == 1:
+            what = f"expected {names}, got {_short(cells[0])}: "
+            self.faults.add("no TAB; are there spaces in its place?", self.path, line, what)
+        elif isinstance(cells, dict):
+            names = " and ".join(self.names)
+            self.faults.add(f"expected {names}, got {_short(cells)}", self.path, line)
         else:
             self.faults.add(f"expected {names}, got too few columns", self.path, line)
 
@@ -300,8 +307,10 @@ def _between_empty_lines(lines: list[str], path: str) -> Iterator[Record]:
         start, paragraph = number + 1, []
 
 
-def _at(cells: Sequence[Any], index: int) -> Any:
-    return cells[index] if isinstance(cells, list) and index < len(cells) else None
+def _at(cells: Cells, key: Any) -> Any:
+    if isinstance(cells, dict):
+        return cells.get(key)
+    return cells[key] if key < len(cells) else None
 
 
 def _short(value: Any, length: int = 40) -> str:

@@ -31,7 +31,7 @@ __all__ = [
 
 def make_task(
     name: str,
-    options: DataOptions,
+    options: DataOptions | None = None,
     max_length: int | None = None,
     vocabulary: AnyVocabulary | None = None,
     bos_id: int | None = None,
@@ -40,10 +40,11 @@ def make_task(
 
     Raises InputError for data that cannot be used.
     """
+    options = options or DataOptions()
     if name == "dates":
         if options.data:
             raise InputError("--data: the dates are made; to train on a file add --task pairs")
         return DatesTask(max_length or 64)
-    if name == "pairs" and not options.data:
+    if name == "pairs" and not (options.data or options.held_out):
         raise InputError("--task pairs needs --data FILE.tsv with lines of source TAB target")
     return TASKS[name](options, max_length or 256, vocabulary, bos_id)

@@ -18,15 +18,19 @@ from minitransformer.models import DecoderOnly, EncoderOnly
 from minitransformer.training.tasks.task import (
     QUICK,
     DataOptions,
+    Evaluation,
     Measured,
     Watch,
     chunks,
+    exp,
     fingerprint_of,
     make_vocabulary,
     measure,
     needing,
+    one_line,
     shuffled,
     split_records,
+    worst,
 )
 
 ROWS = 50  # pieces in one batch of an evaluation
@@ -80,7 +84,7 @@ class LanguageModelTask:
 
     def _texts(self, options: DataOptions, max_length: int) -> tuple[list[str], list[str]]:
         """The paragraphs, of which no one is much longer than the model."""
-        if options.data:
+        if options.data or options.held_out:
             records, held_out = options.read(("text",), self.notes)
         else:
             records, held_out = python_prose(), []
@@ -139,21 +143,36 @@ class LanguageModelTask:
         loss, share = nats / max(labels, 1), right / max(labels, 1)
         what = "training" if self.held_out is self.training else "held-out"
         unit = "character" if isinstance(self.vocabulary, Vocabulary) else "token"
+        compared = self.compared(nats)
         return [
             f"{what} loss: {loss:.3f} nats a {unit} ({loss / math.log(2):.2f} bits); "
             f"{share:.1%} of {unit}s guessed right",
-            *self.compared(nats),
+            *(f"{name.replace('_', ' ')}: {value:,.6g}" for name, value in compared.items()),
         ]
 
-    def compared(self, nats: float) -> list[str]:
-        """The same in units that do not depend on the tokenizer."""
+    def examine(self, model: AnyModel, watch: Watch = iter) -> Evaluation:
+        measured = self.measured(model, watch)
+        nats, right, labels = map(sum, zip(*measured, strict=True))
+        results: dict[str, float] = {"texts": len(measured), "tokens_guessed": labels}
+        results["loss"], results["perplexity"] = nats / labels, exp(nats / labels)
+        results["accuracy"] = right / labels
+        lines = [
+            f"  {measured[i].nats / max(measured[i].labels, 1):6.2f} nats a token   "
+            f"{one_line(self.held_out[i].text)}"
+            for i in worst(measured)
+        ]
+        return Evaluation(results | self.compared(nats), lines)
+
+    def compared(self, nats: float) -> dict[str, float]:
+        """What does not depend on the tokenizer."""
         texts = [piece.text for piece in self.held_out[: self.reported]]
         characters, words = sum(map(len, texts)), sum(len(text.split()) for text in texts)
-        return [
-            f"perplexity: {_exp(nats / max(characters, 1)):,.4g} a character, "
-            f"{_exp(nats / max(words, 1)):,.4g} a word "
-            f"({len(texts):,} texts, {words:,} words, {characters:,} characters)"
-        ]
+        return {
+            "characters": characters,
+            "words": words,
+            "perplexity_of_characters": exp(nats / max(characters, 1)),
+            "perplexity_of_words": exp(nats / max(words, 1)),
+        }
 
 
 class MaskedLanguageModelTask(LanguageModelTask):
@@ -180,8 +199,8 @@ class MaskedLanguageModelTask(LanguageModelTask):
         )
         return replace(batch, input_ids=ids, labels=labels)
 
-    def compared(self, nats: float) -> list[str]:
-        return []  # a text's own probability is not what this model gives
+    def compared(self, nats: float) -> dict[str, float]:
+        return {}  # the probability of a whole text is not what this model gives
 
 
 def python_prose() -> list[Record]:
@@ -204,7 +223,3 @@ def _record_text(record: Record) -> str:
 
 def _text(piece: Piece) -> str:
     return piece.text
-
-
-def _exp(x: float) -> float:
-    return math.exp(x) if x < 700 else math.inf

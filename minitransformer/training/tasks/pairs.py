@@ -15,14 +15,19 @@ from minitransformer.models import EncoderDecoder
 from minitransformer.training.tasks.task import (
     QUICK,
     DataOptions,
+    Evaluation,
     Watch,
     chunks,
+    exp,
     fingerprint_of,
     looked_at,
     make_vocabulary,
+    measure,
     needing,
+    one_line,
     shuffled,
     split_records,
+    worst,
 )
 
 
@@ -96,10 +101,9 @@ class PairsTask:
             raise InputError(f"{first}{more}: --skip-long leaves out what is too long, "
                              "a larger --max-length takes it in")  # fmt: skip
         self.notes.append(f"{count} and left out, the first: {first}")
-        records = [one for one in records if one not in long]
-        if not records:
+        if len(long) == len(everything):
             raise InputError(f"{first}: every pair is too long; raise --max-length")
-        return records, [one for one in held_out if one not in long]
+        return tuple([one for one in side if one not in long] for side in (records, held_out))
 
     def _without_targets_of(self, records: list[Record], held_out: list[Record]) -> list[Record]:
         """Set aside what has a target that is held out, too, unless targets are few and repeat."""
@@ -170,6 +174,28 @@ class PairsTask:
             lines.append(f"  {pair.source:{width}} → {answers[i]}{verdict}{wanted}")
         return lines
 
+    def examine(self, model: AnyModel, watch: Watch = iter) -> Evaluation:
+        pairs = self.held_out[: self.reported]
+        answers = self.answers(model, pairs, watch)
+        right = [a in pair.targets for a, pair in zip(answers, pairs, strict=True)]
+        batches = watch(self.held_out_batches())
+        measured = [one for batch in batches for one in measure(model, batch)]
+        nats, guessed, labels = map(sum, zip(*measured, strict=True))
+        results: dict[str, float] = {"sources": len(pairs), "tokens_guessed": labels}
+        results["loss"], results["perplexity"] = nats / labels, exp(nats / labels)
+        results["accuracy"] = guessed / labels
+        results["exact_match"], results["exact_matches"] = sum(right) / len(pairs), sum(right)
+        results |= _chrf(answers, pairs)
+        lines = []
+        for i in worst(measured, right):
+            wanted = " or ".join(pairs[i].targets[:3])
+            lines += [
+                f"  {one_line(pairs[i].source)}",
+                f"    → {one_line(answers[i])}",
+                f"      {one_line(wanted)} was wanted",
+            ]
+        return Evaluation(results, lines)
+
 
 class DatesTask(PairsTask):
     """Dates as people write them, in many languages, to ISO 8601; see `dates.py`."""
@@ -190,6 +216,18 @@ class DatesTask(PairsTask):
 
     def examples(self, seed: int, step: int, size: int) -> list[Pair]:
         return [_pair(*example) for example in dates.training_examples(seed, step, size)]
+
+
+def _chrf(answers: list[str], pairs: Sequence[Pair]) -> dict[str, float]:
+    """Agreement of character n-grams, from 0 to 100 (Popović 2015), by sacrebleu if it is there."""
+    try:
+        import sacrebleu
+    except ImportError:
+        return {}
+    most = max(len(pair.targets) for pair in pairs)
+    padded = [[*pair.targets, *[None] * (most - len(pair.targets))] for pair in pairs]
+    references = [list(column) for column in zip(*padded, strict=True)]
+    return {"chrf": sacrebleu.corpus_chrf(answers, references).score}
 
 
 def _pair(source: str, target: str, group: str) -> Pair:

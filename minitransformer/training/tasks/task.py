@@ -6,6 +6,7 @@ run can be repeated, or resumed in the middle.
 
 import functools
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -58,6 +59,10 @@ class Task(Protocol):
         """Lines to print when training has ended."""
         ...
 
+    def examine(self, model: AnyModel, watch: Watch = iter) -> "Evaluation":
+        """All that can be said of the held-out examples."""
+        ...
+
 
 @dataclass(frozen=True)
 class DataOptions:
@@ -65,13 +70,13 @@ class DataOptions:
 
     data: tuple[str, ...] = ()  # files and folders; none: the task's own
     columns: tuple[str, ...] | None = None  # of the files, by number or name
-    held_out: str | None = None  # a file; None: every 20th text by its hash
+    held_out: tuple[str, ...] | None = None  # files; None: every 20th text by its hash
     skip_long: bool = False  # leave out pairs that do not fit?
     tokenizer: str = "characters"  # or bpe, wordpiece, or a tokenizer.json
     vocab_size: int = 4_000  # of a tokenizer that is trained
 
     def __post_init__(self):
-        for name in ("data", "columns"):
+        for name in ("data", "columns", "held_out"):
             value = getattr(self, name)
             if isinstance(value, str | list):
                 value = (value,) if isinstance(value, str) else tuple(value)
@@ -79,13 +84,12 @@ class DataOptions:
 
     def read(self, names: Sequence[str], notes: list[str]) -> tuple[list[Record], list[Record]]:
         """The records to train on, and those held out."""
-        reading = read_records(self.data, names, self.columns)
-        notes += reading.notes
-        if self.held_out is None:
-            return reading.records, []
-        held_out = read_records([self.held_out], names, self.columns)
-        notes += held_out.notes
-        return reading.records, held_out.records
+        sides = []
+        for paths in (self.data, self.held_out or ()):
+            reading = read_records(paths, names, self.columns)
+            notes += reading.notes
+            sides.append(reading.records)
+        return sides[0], sides[1]
 
 
 def split_records(
@@ -104,7 +108,7 @@ def split_records(
             f"{len(records) - len(unseen):,} of {len(records):,} examples are held out, too: they "
             "are set aside"
         )
-    if not unseen:
+    if records and not unseen:
         raise InputError("--held-out: holds every example of --data: there is none to train on")
     return unseen, list(held_out)
 
@@ -151,6 +155,13 @@ def needing(vocabulary: AnyVocabulary, needed: Sequence[str], where: str) -> Any
     return vocabulary
 
 
+class Evaluation(NamedTuple):
+    """What came out on all examples, and lines on those where it went worst."""
+
+    results: dict[str, float]
+    worst: list[str]
+
+
 class Measured(NamedTuple):
     """What a model makes of one example: -log p of its labels, in nats, and how many it guesses."""
 
@@ -173,6 +184,23 @@ def measure(model: AnyModel, batch: Batch | PairBatch) -> Iterator[Measured]:
         nats = head_loss(model.head, row, labels, 1).item()
         right = model.head(row[counts]).argmax(-1) == labels[counts]
         yield Measured(nats, int(right.sum()), int(counts.sum()))
+
+
+def worst(measured: Sequence[Measured], right: Sequence[bool] | None = None) -> list[int]:
+    """The indices of the ten examples with the largest loss a label, wrong ones first."""
+    if right is None:
+        right = [False] * len(measured)
+    loss = [one.nats / max(one.labels, 1) for one in measured]
+    return sorted(range(len(loss)), key=lambda i: (right[i], -loss[i]))[:10]
+
+
+def one_line(text: str, length: int = 80) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def exp(x: float) -> float:
+    return math.exp(x) if x < 700 else math.inf
 
 
 def looked_at(task: Task) -> str:
