@@ -24,6 +24,9 @@ JSON, CSV = (".jsonl", ".ndjson", ".json"), ".csv"
 SUFFIXES = ("", ".txt", ".text", ".md", ".rst", ".tsv", ".tab", CSV, *JSON)  # read in a folder
 
 
+Cells = list[Any] | dict[str, Any]
+
+
 class Record(NamedTuple):
     """One example of a file: a text for each column that was asked for, and where it stands."""
 
@@ -74,9 +77,14 @@ def read_text(path: Path) -> str:
     return decode(data, str(path))
 
 
+def encoding_of(data: bytes) -> str:
+    """By the mark that it begins with."""
+    return next((name for mark, name in ENCODINGS.items() if data.startswith(mark)), "utf-8")
+
+
 def decode(data: bytes, name: str) -> str:
     """UTF-8, or UTF-16 with its mark, with line ends of any system; not without a text."""
-    encoding = next((e for mark, e in ENCODINGS.items() if data.startswith(mark)), "utf-8")
+    encoding = encoding_of(data)
     if encoding.startswith("utf-8") and b"\0" in data:
         line = data[: data.index(b"\0")].count(b"\n") + 1
         raise InputError(f"{name}:{line}: holds a zero byte; expected UTF-8 text")
@@ -119,9 +127,12 @@ def read_records(
             f"--columns: expected {len(names)}, for {' and '.join(names)}, got {len(columns)}"
         )
     reading = Reading()
-    for path in _find_files(paths, reading.notes):
-        table = _Table(str(path), list(names), columns, reading)
-        text, suffix = read_text(path), _suffix(path)
+    for path in find_files(paths, reading.notes):
+        table = _Table(path, list(names), columns, reading)
+        if is_dataset(path):
+            table.read(_rows(path))
+            continue
+        text, suffix = read_text(path), suffix_of(path)
         if suffix in JSON:
             table.read(_objects(text, str(path)))
         elif suffix == CSV:
@@ -135,32 +146,52 @@ def read_records(
     return reading
 
 
-def _suffix(path: Path) -> str:
+def suffix_of(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-def _find_files(paths: Sequence[str], notes: list[str]) -> list[Path]:
+def is_dataset(path: Path) -> bool:
+    """Is it a folder that `save_to_disk` of the datasets library wrote?"""
+    return any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+
+def _rows(folder: Path) -> Iterator[tuple[int, Cells]]:
+    """Of a folder that the datasets library wrote: of its part "train", if there are several."""
+    try:
+        import datasets
+    except ImportError:
+        raise ImportError(
+            f'{folder}: is read with datasets, in the extra "data": pip install '
+            '"minitransformer[data]"'
+        ) from None
+    try:
+        found = datasets.load_from_disk(str(folder))
+        found = found["train"] if isinstance(found, datasets.DatasetDict) else found
+    except Exception as error:  # of any of the formats that lie in there
+        raise InputError(f"{folder}: is no folder of save_to_disk: {error}") from None
+    yield from enumerate(found, 1)
+
+
+def find_files(paths: Sequence[str], notes: list[str]) -> list[Path]:
+    """The files, those in the folders, and folders of the datasets library as they are."""
     found: list[Path] = []
     for path in map(Path, paths):
-        if not path.is_dir():
+        if not path.is_dir() or is_dataset(path):
             found.append(path)
             continue
         files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-        read = [file for file in files if _suffix(file) in SUFFIXES]
+        read = [file for file in files if suffix_of(file) in SUFFIXES]
         if not read:
             raise InputError(
                 f"{path}: no file in this folder is read; expected names that end in "
                 f"{', '.join(filter(None, SUFFIXES))}, or these and .gz"
             )
-        left = Counter(_suffix(file) for file in files if file not in read)
+        left = Counter(suffix_of(file) for file in files if file not in read)
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in left.most_common())
         passed = f"; passed over: {kinds}" if left else ""
         notes.append(f"{path}: {len(read):,} files{passed}")
         found += read
     return found
-
-
-Cells = list[Any] | dict[str, Any]
 
 
 def _csv_rows(text: str, path: str) -> Iterator[tuple[int, Any]]:
@@ -191,12 +222,12 @@ class _Table:
     """Rows of cells, of which some columns are wanted."""
 
     def __init__(
-        self, path: str, names: list[str], columns: Sequence[str] | None, reading: Reading
+        self, path: Path, names: list[str], columns: Sequence[str] | None, reading: Reading
     ):
-        self.path, self.names, self.columns, self.reading = path, names, columns, reading
-        self.kind = dict if _suffix(Path(path)) in JSON else list
+        self.path, self.names, self.columns, self.reading = str(path), names, columns, reading
+        self.kind = dict if suffix_of(path) in JSON or is_dataset(path) else list
         self.faults = Faults()
-        self.left_out = 0  # lines with more columns than are read
+        self.takes_first, self.left_out = False, 0  # lines that hold more than the first columns
 
     def read(self, rows: Iterable[tuple[int, Any]]) -> None:
         keys: list[Any] | None = None
@@ -216,7 +247,7 @@ class _Table:
             if values is not None:
                 records.append(Record(values, self.path, line))
         self.faults.check(total)
-        if self.left_out and self.columns is None:
+        if self.left_out:
             self.reading.notes.append(
                 f"{self.path}: what stands after column {len(self.names)} is left out, in "
                 f"{self.left_out:,} lines"
@@ -229,8 +260,9 @@ class _Table:
         numbers = columns is not None and all(n.isdecimal() and int(n) > 0 for n in columns)
         if columns is not None and numbers and isinstance(cells, list):
             return [int(name) - 1 for name in columns], False
-        tabs = not isinstance(cells, dict) and _suffix(Path(self.path)) != CSV
+        tabs = not isinstance(cells, dict) and suffix_of(Path(self.path)) != CSV
         if columns is None and tabs:
+            self.takes_first = True
             return list(range(len(self.names))), False
         there = list(cells)
         wanted = list(columns or self.names)
@@ -259,13 +291,13 @@ class _Table:
             if not str(value).strip():
                 self.faults.add(f"the {name} is empty", self.path, line)
                 return None
-        if isinstance(cells, list):
+        if self.takes_first:
             self.left_out += any(map(str.strip, cells[len(keys) :]))
         return tuple(map(str, found))
 
     def _misses(self, line: int, cells: Cells) -> None:
         names = " TAB ".join(self.names)
-        tabs = isinstance(cells, list) and _suffix(Path(self.path)) != CSV
+        tabs = isinstance(cells, list) and suffix_of(Path(self.path)) != CSV
         if tabs and len(cells) == 1:
             what = f"expected {names}, got {_short(cells[0])}: "
             self.faults.add("no TAB; are there spaces in its place?", self.path, line, what)

@@ -1,11 +1,11 @@
 """What can be trained: dates, pairs, language models, classifiers, each with its own data."""
 
 from minitransformer.data.files import InputError
+from minitransformer.data.source import DataOptions
 from minitransformer.data.tokenization import AnyVocabulary
 from minitransformer.training.tasks.language import LanguageModelTask, MaskedLanguageModelTask
 from minitransformer.training.tasks.pairs import DatesTask, PairsTask
 from minitransformer.training.tasks.task import (
-    DataOptions,
     Task,
     largest_padding_weight,
     looked_at,

@@ -7,29 +7,25 @@ from dataclasses import replace
 import torch
 
 from minitransformer.data import Batch, mask_tokens, next_token_labels, pack, pad
-from minitransformer.data.cutting import Piece, fit, sections
+from minitransformer.data.cutting import Piece
 from minitransformer.data.files import InputError
-from minitransformer.data.held_out import without
+from minitransformer.data.large import find_corpus
 from minitransformer.data.reading import Record
+from minitransformer.data.source import DataOptions, make_vocabulary, needing
 from minitransformer.data.tokenization import AnyVocabulary
 from minitransformer.data.vocabulary import Vocabulary
 from minitransformer.inference.answering import AnyModel
 from minitransformer.models import DecoderOnly, EncoderOnly
 from minitransformer.training.tasks.task import (
     QUICK,
-    DataOptions,
     Evaluation,
     Measured,
     Watch,
     chunks,
     exp,
-    fingerprint_of,
-    make_vocabulary,
     measure,
-    needing,
     one_line,
     shuffled,
-    split_records,
     worst,
 )
 
@@ -60,48 +56,18 @@ class LanguageModelTask:
             "batch_size": 24,
             "steps": 600,
         }
-        self.notes: list[str] = []
-        training, held_out = self._texts(options, max_length)
-        self.vocabulary = vocabulary or make_vocabulary(options, training, self.needed, self.notes)
+        corpus = find_corpus(options, 8 * max_length, python_prose)
+        texts = corpus.characters if options.tokenizer == "characters" else corpus.texts()
+        self.vocabulary = vocabulary or make_vocabulary(options, texts, self.needed, corpus.notes)
         needing(self.vocabulary, self.needed, options.tokenizer)
         around = len(self.vocabulary.prefix) + max(1, len(self.vocabulary.suffix))
         room = max_length - around
         if room < 1:
             raise InputError(f"--max-length must be {around + 1} or more")
-        pieces = [
-            self._pieces(texts, room, name)
-            for texts, name in ((training, "training"), (held_out, "held-out"))
-        ]
-        self.training = without(pieces[0], _text, pieces[1])
-        if aside := len(pieces[0]) - len(self.training):
-            self.notes.append(f"{aside:,} pieces are set aside: the same text is held out")
-        self.held_out: list[Piece] = pieces[1] or self.training
-        longest = max(len(piece.ids) for piece in [*self.training, *self.held_out])
-        self.row_length = min(max_length, longest + around)
-        self.fingerprint = fingerprint_of(
-            self.vocabulary.names(range(len(self.vocabulary))), self.training, self.held_out
-        )
-
-    def _texts(self, options: DataOptions, max_length: int) -> tuple[list[str], list[str]]:
-        """The paragraphs, of which no one is much longer than the model."""
-        if options.data or options.held_out:
-            records, held_out = options.read(("text",), self.notes)
-        else:
-            records, held_out = python_prose(), []
-        records, held_out = (_sections(part, 8 * max_length) for part in (records, held_out))
-        sides = split_records(records, held_out, _record_text, self.notes)
-        return [one.values[0] for one in sides[0]], [one.values[0] for one in sides[1]]
-
-    def _pieces(self, texts: Sequence[str], room: int, name: str) -> list[Piece]:
-        found = fit(self.vocabulary, texts, room)
-        pieces = [piece for parts in found for piece in parts]
-        if cut := [parts for parts in found if len(parts) > 1]:
-            unit = "characters" if isinstance(self.vocabulary, Vocabulary) else "tokens"
-            self.notes.append(
-                f"{name}: {len(cut):,} of {len(texts):,} passages are longer than the {room} "
-                f"{unit} that fit and are cut into {sum(map(len, cut)):,} pieces"
-            )
-        return pieces
+        pieces = corpus.pieces(self.vocabulary, room)
+        self.training, self.held_out = pieces.training, pieces.held_out or pieces.training
+        self.row_length = min(max_length, pieces.longest + around)
+        self.fingerprint, self.notes = pieces.fingerprint, corpus.notes + pieces.notes
 
     def rows(self, pieces: Sequence[Piece]) -> list[list[int]]:
         end = [] if self.vocabulary.eos_id is None else [self.vocabulary.eos_id]
@@ -209,17 +175,3 @@ def python_prose() -> list[Record]:
 
     paragraphs = "\n\n".join(topics[name] for name in sorted(topics)).split("\n\n")
     return [Record((p.strip("\n"),), "topics.py", n) for n, p in enumerate(paragraphs) if p.strip()]
-
-
-def _sections(records: Sequence[Record], most: int) -> list[Record]:
-    return [
-        one._replace(values=(part,)) for one in records for part in sections(one.values[0], most)
-    ]
-
-
-def _record_text(record: Record) -> str:
-    return record.values[0]
-
-
-def _text(piece: Piece) -> str:
-    return piece.text

@@ -6,27 +6,23 @@ from typing import NamedTuple
 
 from minitransformer.data import PairBatch, dates, pack_pairs, pad_pairs
 from minitransformer.data.files import InputError
-from minitransformer.data.held_out import normal_form, place
+from minitransformer.data.held_out import fingerprint_of, normal_form, place
 from minitransformer.data.reading import Record
+from minitransformer.data.source import DataOptions, make_vocabulary, needing, split_records
 from minitransformer.data.tokenization import AnyVocabulary
 from minitransformer.data.vocabulary import Vocabulary
 from minitransformer.inference.answering import ROWS, AnyModel, answer, source_rows, target_rows
 from minitransformer.models import EncoderDecoder
 from minitransformer.training.tasks.task import (
     QUICK,
-    DataOptions,
     Evaluation,
     Watch,
     chunks,
     exp,
-    fingerprint_of,
     looked_at,
-    make_vocabulary,
     measure,
-    needing,
     one_line,
     shuffled,
-    split_records,
     worst,
 )
 
