@@ -7,7 +7,9 @@ import sys
 
 import torch
 
-from minitransformer import Config
+from minitransformer import Config, EncoderOnly
+from minitransformer.classifier import Classifier
+from minitransformer.data import Batch
 from minitransformer.training.loop import Settings, Training
 from minitransformer.training.lora import add_lora, freeze
 from minitransformer.training.processes import Processes, start_processes
@@ -27,13 +29,30 @@ CASES = {  # processes without a label; gradients in parts; few parameters that 
         (3, 1, "all"),
         (12, 1, "LoRA"),
         (12, 2, "last layer"),
+        (12, 1, "classifier"),
     )
 }
 PREPARE = {
     "all": lambda model: None,
     "LoRA": lambda model: add_lora(model, rank=2, alpha=8),
     "last layer": lambda model: freeze(model, 1),
+    "classifier": lambda model: add_lora(model.body, rank=2),
 }
+
+
+class LongSources:
+    """A task for a classifier: is the source of a pair long?"""
+
+    def __init__(self, task: Task):
+        self.task = task
+
+    @staticmethod
+    def model_class(config: Config) -> Classifier:
+        return Classifier(EncoderOnly(config), num_classes=2, activation="tanh")
+
+    def batch(self, *numbers) -> Batch:
+        pairs = self.task.batch(*numbers[:-1], packed=False)
+        return Batch(pairs.source_ids, pairs.source_mask, (pairs.source_mask.sum(1) > 9).long())
 
 
 def ten_steps(
@@ -42,6 +61,7 @@ def ten_steps(
     """The gradients of the first step before clipping, the losses, the weights in the end."""
     torch.manual_seed(0)
     config = Config(len(task.vocabulary), d_model=16, num_layers=2, num_heads=2, max_length=64)
+    task = LongSources(task) if learns == "classifier" else task
     settings = Settings(steps=10, batch_size=examples, warmup=2, accumulate=parts, clip=1e9)
     model = task.model_class(config).double()
     PREPARE[learns](model)
