@@ -35,19 +35,17 @@ REAL = torch.tensor([[1, 1, 1], [0, 1, 1], [0, 0, 0]])
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
 @pytest.mark.parametrize(
-    ("pooling", "expected"),
-    [("first", [1.0, 3.0, 0.0]), ("last", [6.0, 5.0, 0.0]), ("mean", [3.0, 4.0, 0.0])],
+    ("pooling", "left", "right"),  # padding stands there
+    [
+        ("first", [1.0, 3.0, 0.0], [6.0, 5.0, 0.0]),
+        ("last", [6.0, 5.0, 0.0], [1.0, 3.0, 0.0]),
+        ("mean", [3.0, 4.0, 0.0], [3.0, 4.0, 0.0]),
+    ],
 )
-def test_hidden_states_are_pooled(pooling, expected, dtype):
-    pool = POOLINGS[pooling]
-    assert pool(HIDDEN, REAL.to(dtype)).squeeze(1).tolist() == expected
-    assert pool(HIDDEN.flip(1), REAL.flip(1).to(dtype)).squeeze(1).tolist() == (
-        [6.0, 5.0, 0.0]
-        if pooling == "first"
-        else [1.0, 3.0, 0.0]
-        if pooling == "last"
-        else expected
-    )
+def test_hidden_states_are_pooled(pooling, left, right, dtype):
+    pool, real = POOLINGS[pooling], REAL.to(dtype)
+    assert pool(HIDDEN, real).squeeze(1).tolist() == left
+    assert pool(HIDDEN.flip(1), real.flip(1)).squeeze(1).tolist() == right
 
 
 def test_a_head_is_what_it_is_made_of():

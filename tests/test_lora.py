@@ -97,10 +97,13 @@ def test_a_and_b_learn_and_nothing_else(model_class):
 
 def test_every_attention_gets_the_projections_that_are_named():
     model = build(model_class=EncoderDecoder)
-    add_lora(model, 1, names=PROJECTIONS)
+    add_lora(model, 1, names=(*PROJECTIONS, "query"))
     attentions = [part for part in model.modules() if isinstance(part, MultiHeadAttention)]
     assert len(attentions) == 6
     assert all(isinstance(getattr(a, n), LoRALinear) for a in attentions for n in PROJECTIONS)
+    assert sum(isinstance(part, LoRALinear) for part in model.modules()) == 24
+    repr_of = repr(attentions[0].query)
+    assert repr_of == "LoRALinear(in_features=16, out_features=16, bias=True, rank=1, scale=1)"
 
 
 # ---- merging -----------------------------------------------------------------------------------

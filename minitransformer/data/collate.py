@@ -35,8 +35,12 @@ from minitransformer.loss import IGNORE_INDEX
 Example = Sequence[int] | torch.Tensor | Mapping[str, Any]
 Examples = Iterable[Example] | Mapping[str, Any]
 KEYS = (  # of an example, that are read
-    *("input_ids", "attention_mask", "token_type_ids"),
-    *("labels", "decoder_attention_mask", "label"),
+    "input_ids",
+    "attention_mask",
+    "token_type_ids",
+    "labels",
+    "decoder_attention_mask",
+    "label",
 )
 
 

@@ -66,20 +66,16 @@ def add_lora(
     Raises ValueError for a rank, an alpha or names that are impossible, for a model without
     attention, and for one that has LoRA already.
     """
-    check_integer("rank", rank, 1)
     alpha = rank if alpha is None else alpha
-    if not 0 < alpha < math.inf:
-        raise ValueError(f"alpha must be a number above 0, got {alpha}")
-    if not names or not set(names) <= set(PROJECTIONS):
-        raise ValueError(f"names must be some of {', '.join(PROJECTIONS)}, got {names!r}")
-    attentions = [part for part in model.modules() if isinstance(part, MultiHeadAttention)]
+    _check_options(rank, alpha, names)
+    attentions = _parts(model, MultiHeadAttention)
     if not attentions:
         raise ValueError(f"{type(model).__name__} has no MultiHeadAttention to put LoRA into")
-    if any(isinstance(part, LoRALinear) for part in model.modules()):
+    if _parts(model, LoRALinear):
         raise ValueError("the model has LoRA already: call merge_lora(model) first")
     model.requires_grad_(False)
     for attention in attentions:
-        for name in names:
+        for name in dict.fromkeys(names):  # each once
             setattr(attention, name, LoRALinear(getattr(attention, name), rank, alpha))
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
@@ -102,12 +98,23 @@ def freeze(model: nn.Module, layers: int) -> None:
     A head that is tied to the embedding stops with it.
     """
     check_integer("layers", layers, 0)
-    stacks = [part for part in model.modules() if isinstance(part, Stack)]
+    stacks = _parts(model, Stack)
     fewest = min((len(stack.layers) for stack in stacks), default=0)
     if layers > fewest:
         raise ValueError(f"layers must be at most {fewest}, as many as there are, got {layers}")
-    frozen = [layer for stack in stacks for layer in stack.layers[:layers]]
-    if layers:
-        frozen += [part for part in model.modules() if isinstance(part, Embedding)]
+    frozen = _parts(model, Embedding) if layers else []
+    frozen += [layer for stack in stacks for layer in stack.layers[:layers]]
     for part in frozen:
         part.requires_grad_(False)
+
+
+def _parts(model: nn.Module, kind: type[nn.Module]) -> list:
+    return [part for part in model.modules() if isinstance(part, kind)]
+
+
+def _check_options(rank: int, alpha: float, names: Sequence[str]) -> None:
+    check_integer("rank", rank, 1)
+    if not 0 < alpha < math.inf:
+        raise ValueError(f"alpha must be a number above 0, got {alpha}")
+    if not names or not set(names) <= set(PROJECTIONS):
+        raise ValueError(f"names must be some of {', '.join(PROJECTIONS)}, got {names!r}")
