@@ -10,6 +10,7 @@ from torch import nn
 from minitransformer import Config, DecoderOnly, EncoderDecoder, EncoderOnly, MultiHeadAttention
 from minitransformer.data import Batch, next_token_labels
 from minitransformer.data.vocabulary import Vocabulary
+from minitransformer.pretrained import load_pretrained, save_pretrained
 from minitransformer.training.checkpoint import read
 from minitransformer.training.loop import Settings, Training, parameter_groups, train
 from minitransformer.training.lora import PROJECTIONS, LoRALinear, add_lora, freeze, merge_lora
@@ -126,6 +127,18 @@ def test_merged_is_unmerged_with_the_names_of_before(name, tied):
     for key, parameter in original.named_parameters():
         changed = "query.weight" in key or "value.weight" in key
         assert torch.equal(parameter, model.get_parameter(key)) != changed, key
+
+
+def test_what_is_not_merged_is_not_saved_for_the_library(tmp_path):
+    model = build("gpt2")
+    add_lora(model, RANK)
+    with pytest.raises(ValueError, match=r"has LoRA, which no folder holds: call merge_lora"):
+        save_pretrained(model, tmp_path)
+    expected = with_random_b(model)(a_batch().input_ids, a_batch().attention_mask)
+    merge_lora(model)
+    save_pretrained(model, tmp_path)
+    found = load_pretrained(tmp_path)(a_batch().input_ids, a_batch().attention_mask)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_half_precision_is_merged_with_a_single_rounding():
@@ -257,8 +270,6 @@ def test_a_frozen_training_that_is_taken_up_again_ends_with_the_same_bits(tmp_pa
 def test_twenty_steps_are_those_of_peft(tmp_path):
     """The losses of a small BERT with the library's LoRA, and of ours with the same initial A."""
     peft, tf = pytest.importorskip("peft"), pytest.importorskip("transformers")
-    from minitransformer.pretrained import load_pretrained
-
     config = tf.BertConfig(
         vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, num_attention_heads=4,
         intermediate_size=32, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
