@@ -3,6 +3,7 @@
 import random
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from conftest import PARTS, large_init
@@ -13,6 +14,7 @@ from minitransformer.checks import check_collator
 from minitransformer.data.collate import (
     chat_example,
     collate,
+    collate_classes,
     collate_lm,
     collate_mlm,
     collate_packed,
@@ -241,6 +243,8 @@ def test_padding_between_and_behind_the_tokens_of_pairs_is_cut_off():
     expected = collate_pairs(plain, BOS, EOS)
     for name, tensor in collate_pairs(examples, BOS, EOS).items():
         assert torch.equal(tensor, expected[name]), name
+    as_columns = {n: [e.get(n) for e in examples] for n in examples[0] | examples[1]}
+    assert torch.equal(collate_pairs(as_columns, BOS, EOS).labels, expected.labels)
 
 
 PAIRS = [
@@ -272,6 +276,178 @@ def test_the_loss_of_a_batch_uses_its_segments():
     tensors = batch.input_ids, batch.attention_mask, batch.labels
     assert model.loss(**batch) == model.loss(*tensors, segment_ids=segments)
     assert model.loss(**batch) != model.loss(*tensors)
+
+
+# ---- the forms in which data sets and tokenizers hand them over ----------------------------------
+
+EXAMPLES = [
+    {"input_ids": [5, 6, EOS], "labels": [-100, 6, EOS], "token_type_ids": [0, 0, 1]},
+    {"input_ids": [8, EOS], "labels": [8, EOS], "token_type_ids": [0, 0]},
+    {"input_ids": [9, 4, 7, EOS], "labels": [-100] * 3 + [EOS], "token_type_ids": [0, 1, 1, 1]},
+]
+ONE_SENTENCE = [e | {"token_type_ids": [0] * len(e["input_ids"])} for e in EXAMPLES]
+COLLATORS = {
+    "collate": collate,
+    "left": partial(collate, side="left"),
+    "lm": collate_lm,
+    "mlm": lambda examples: collate_mlm(
+        examples, 3, VOCAB, probability=0.5, generator=torch.Generator().manual_seed(0)
+    ),
+    "packed": partial(collate_packed, length=6),
+    "pairs": partial(collate_pairs, bos_id=BOS, eos_id=EOS),
+}
+
+
+def each(convert):
+    """Every row of every example converted."""
+    return lambda examples: [{n: convert(row) for n, row in e.items()} for e in examples]
+
+
+def columns(convert=list):
+    return lambda examples: {n: convert([e[n] for e in examples]) for n in examples[0]}
+
+
+def padded(side, mask):
+    """All rows as long as the longest, by a tokenizer; with or without its attention_mask."""
+
+    def fill(row, filler):
+        rest = [filler] * (7 - len(row))
+        return rest + row if side == "left" else row + rest
+
+    def form(examples):
+        return [
+            {
+                "input_ids": fill(e["input_ids"], EOS),
+                "labels": fill(e["labels"], -100),
+                "token_type_ids": fill(e["token_type_ids"], 0),
+                "attention_mask": mask(fill([1] * len(e["input_ids"]), 0)),
+                "special_tokens_mask": fill([0] * len(e["input_ids"]), 1),
+                "text": "a b c",
+                "decoder_attention_mask": None,
+            }
+            for e in examples
+        ]
+
+    return form
+
+
+FORMS = {
+    "tensors": each(torch.tensor),
+    "tensors (1, T)": each(lambda row: torch.tensor([row])),
+    "lists (1, T)": each(lambda row: [row]),
+    "numpy": each(np.array),
+    "numpy (1, T)": each(lambda row: np.array([row], dtype=np.int32)),
+    "lists of numpy's numbers": each(lambda row: list(np.array(row))),
+    "tuples": each(tuple),
+    "a generator": lambda examples: (e for e in examples),
+    "mapping of lists": columns(),
+    "mapping of tensors (1, T)": columns(lambda rows: [torch.tensor([row]) for row in rows]),
+    "mapping of arrays": columns(lambda rows: [np.array(row) for row in rows]),
+    "left, padded": padded("left", list),
+    "right, padded": padded("right", list),
+    "right, padded, bool": padded("right", np.array),
+    "padded columns": lambda examples: columns()(padded("left", list)(examples)),
+    "padded tensor (B, T)": lambda examples: {
+        n: torch.tensor(column)
+        for n, column in columns()(padded("right", list)(examples)).items()
+        if n.endswith(("ids", "labels", "attention_mask")) and n != "decoder_attention_mask"
+    },
+}
+
+
+def assert_equal(found, expected):
+    for name, tensor in expected.items():
+        assert found[name] is tensor or torch.equal(found[name], tensor), name
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", COLLATORS)
+def test_every_form_gives_the_batch_of_plain_lists(name, form):
+    examples = ONE_SENTENCE if name == "pairs" else EXAMPLES
+    expected = COLLATORS[name](examples)
+    assert_equal(COLLATORS[name](FORMS[form](examples)), expected)
+    assert name == "pairs" or expected.segment_ids is not None
+
+
+@pytest.mark.parametrize("kind", [None, "numpy", "torch", "arrow"])
+@pytest.mark.parametrize("name", COLLATORS)
+def test_every_format_of_hugging_face_datasets_gives_the_batch_of_plain_lists(name, kind):
+    datasets = pytest.importorskip("datasets")
+    examples = ONE_SENTENCE if name == "pairs" else EXAMPLES
+    data = datasets.Dataset.from_list(padded("left", list)(examples)).with_format(kind)
+    expected = COLLATORS[name](examples)
+    for given in (data, data[:], data[:3], list(data), [data[0], data[1], data[2]]):
+        assert_equal(COLLATORS[name](given), expected)
+    rows = collate(datasets.Dataset.from_list(examples).with_format(kind)["input_ids"])
+    assert torch.equal(rows.input_ids, collate(examples).input_ids)
+
+
+@pytest.mark.parametrize("tensors", [None, "pt", "np"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_what_a_tokenizer_returns_is_collated(theirs, tensors, side):
+    _, make = theirs
+    tokenizer, texts = make(side), ["t5 t6 t7", "t8"]
+    tokenizer._tokenizer.pre_tokenizer = __import__("tokenizers").pre_tokenizers.Whitespace()
+    encoded = tokenizer(
+        texts, padding=True, return_tensors=tensors, return_special_tokens_mask=True
+    )
+    assert_equal(collate_lm(encoded), collate_lm([[5, 6, 7], [8]]))
+    alone = [tokenizer(text, return_tensors=tensors) for text in texts]
+    assert_equal(collate_lm(alone), collate_lm([[5, 6, 7], [8]]))
+
+
+def test_labels_none_are_no_labels():
+    rows = [{"input_ids": e["input_ids"]} for e in EXAMPLES]
+    for none in (
+        [r | {"labels": None} for r in rows],
+        columns()([r | {"labels": None} for r in rows]),
+    ):
+        assert collate(none).labels is None
+        assert_equal(collate_lm(none), collate_lm(rows))
+    assert collate({"input_ids": [[5]], "labels": None}).labels is None
+
+
+def test_no_examples_and_empty_examples_have_a_batch():
+    for none in ([], {"input_ids": []}):
+        assert collate(none).input_ids.shape == (0, 0)
+        assert collate(none).labels is None
+    for empty in ([[], [5]], [{"input_ids": np.array([])}, [5]], {"input_ids": [[], [5]]}):
+        assert collate(empty).attention_mask.tolist() == [[0], [1]]
+    assert collate([{"input_ids": [], "labels": []}]).labels.shape == (1, 0)
+
+
+# ---- one class for each example ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["label", "labels"])
+def test_a_class_for_each_example_becomes_labels_of_one_axis(name):
+    rows, classes = [[5, 6, EOS], [8, EOS], [9]], [2, 0, -100]
+    expected = collate(rows, side="left", multiple_of=4)
+    examples = [{"input_ids": row, name: c} for row, c in zip(rows, classes, strict=True)]
+    forms = [
+        examples,
+        [e | {name: torch.tensor(e[name])} for e in examples],
+        [e | {name: np.array([e[name]])} for e in examples],
+        columns()(examples),
+        {"input_ids": rows, name: torch.tensor(classes), "text": "a"},
+    ]
+    for form in forms:
+        batch = collate_classes(form, side="left", multiple_of=4)
+        assert torch.equal(batch.labels, torch.tensor(classes))
+        assert torch.equal(batch.input_ids, expected.input_ids)
+        assert torch.equal(batch.attention_mask, expected.attention_mask)
+    assert batch.part(1, 2).labels.tolist() == [0]
+    assert batch.part(3, 4).labels.tolist() == [-100]
+    assert collate_classes([]).labels.shape == (0,)
+
+
+@pytest.mark.parametrize("kind", [None, "numpy", "torch", "arrow"])
+def test_classes_of_hugging_face_datasets_are_read_in_every_format(kind):
+    datasets = pytest.importorskip("datasets")
+    data = datasets.Dataset.from_dict({"input_ids": [[5, 6], [8]], "label": [2, 0]})
+    data = data.with_format(kind)
+    for given in (data, data[:], [data[0], data[1]]):
+        assert collate_classes(given).labels.tolist() == [2, 0]
 
 
 # ---- conversations -------------------------------------------------------------------------------
@@ -317,12 +493,18 @@ def test_a_turn_without_a_role_is_refused():
         (lambda: collate([[5], [6, 7, 8]], max_length=2), r"rows\[1\] has 3 tokens, more than max"),
         (lambda: collate([[5]], truncate=True), "truncate=True needs a max_length"),
         (lambda: collate([{"ids": [5]}]), r"examples\[0\] has no input_ids; it has ids"),
-        (lambda: collate([{"input_ids": [5], "labels": [5]}, [6]]), r"examples\[1\] has no labels"),
+        (
+            lambda: collate([{"input_ids": [5], "labels": [5]}, [6]]),
+            r"examples\[1\]: no labels, but",
+        ),
         (
             lambda: collate([{"input_ids": [5], "labels": [5, 6]}]),
             r"examples\[0\]: labels must have an entry for each of the 1 input_ids, got 2",
         ),
-        (lambda: collate([{"input_ids": [5], "labels": 1}]), r"of the 1 input_ids, got 1"),
+        (
+            lambda: collate([[5], {"input_ids": [5], "labels": 1}]),
+            r"examples\[1\]: labels must be a list of integers, got 1; .* collate_classes",
+        ),
         (lambda: collate([{"input_ids": None}]), r"examples\[0\] has no input_ids"),
         (lambda: collate([{"input_ids": [5], "attention_mask": [2]}]), "must be 0 .padding. and 1"),
         (
@@ -344,13 +526,68 @@ def test_a_turn_without_a_role_is_refused():
             "has token_type_ids other than 0",
         ),
         (lambda: collate([[5]], multiple_of=0), "multiple_of must be an integer >= 1, got 0"),
-        (lambda: collate_pairs([[5]], BOS, EOS), r"examples\[0\] must be a mapping with input_ids"),
+        (lambda: collate_pairs([[5]], BOS, EOS), r"examples\[0\] has no labels; it has input_ids"),
         (lambda: collate_pairs([{"input_ids": [5]}], BOS, EOS), r"examples\[0\] has no labels"),
+        (lambda: collate(["some text"]), r"examples\[0\] is text, 'some text'; tokenize it"),
+        (lambda: collate("some text"), r"examples\[0\] is text, 's'; tokenize it"),
+        (
+            lambda: collate([[5], {"input_ids": "some text"}]),
+            r"examples\[1\]: input_ids must be a list of integers, got 'some text'; tokenize it",
+        ),
+        (lambda: collate({"text": ["a", "b"]}), "examples has no input_ids; it has text"),
+        (
+            lambda: collate({"input_ids": [5, 6]}),
+            r"examples\[0\]: input_ids must .* got 5; a single example",
+        ),
+        (
+            lambda: collate({"input_ids": 5}),
+            "examples: input_ids must be a list of integers, got 5",
+        ),
+        (
+            lambda: collate({"input_ids": [[5], [6]], "labels": [[5]]}),
+            "as many rows each, got {'input_ids': 2, 'labels': 1}",
+        ),
+        (
+            lambda: collate({"input_ids": [[5], [6]], "labels": [[5], [6, 7]]}),
+            r"examples\[1\]: labels must have an entry for each of the 1 input_ids, got 2",
+        ),
+        (
+            lambda: collate_lm([{"input_ids": [5], "labels": n} for n in ([5], None, [5], None)]),
+            r"examples\[1\], examples\[3\]: no labels, but others have some",
+        ),
+        (
+            lambda: collate([[5], {"input_ids": torch.tensor([[5], [6]])}]),
+            r"examples\[1\]: input_ids must be one row, \(T\) or \(1, T\), got 2 rows",
+        ),
+        (
+            lambda: collate([{"input_ids": [5, 6], "labels": np.array([5, np.nan])}]),
+            r"examples\[0\]: labels must hold integers, got 5.0 at position 0",
+        ),
+        (lambda: collate([[5, 6.0]]), r"examples\[0\]: input_ids must .* got 6.0 at position 1"),
+        (lambda: collate([[5, True]]), r"examples\[0\]: input_ids must hold integers, got True"),
+        (lambda: collate([[5, None]]), "must hold integers, got None at position 1"),
+        (
+            lambda: collate(torch.tensor([5, 6])),
+            r"examples\[0\]: input_ids must be a list of integers, got 5; a single example",
+        ),
+        (
+            lambda: collate([{"input_ids": [5], "attention_mask": [0.5]}]),
+            r"examples\[0\]: attention_mask must be 0 \(padding\) and 1 only",
+        ),
+        (lambda: collate_classes([{"input_ids": [5]}]), r"examples\[0\] has no label; it has inp"),
+        (
+            lambda: collate_classes([{"input_ids": [5], "label": "good"}]),
+            r"examples\[0\]: label must hold integers, got 'good'",
+        ),
+        (
+            lambda: collate_classes([{"input_ids": [5, 6], "labels": [5, 6]}]),
+            r"examples\[0\]: labels must be one class, got 2 numbers",
+        ),
         (lambda: collate_packed([[5, 6, 7]], 2), r"rows\[0\] has 3 tokens, more than length = 2"),
     ],
 )
 def test_what_cannot_be_collated_is_refused(call, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         call()
 
 

@@ -51,13 +51,16 @@ def together(pairs, tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(pairs):
     task = make_task("pairs", DataOptions(pairs), 64)
-    return {n: two_processes.ten_steps(task, ALONE, n, 1) for n in (12, 3)}
+    cases = {(n, learns) for _, n, _, learns in two_processes.CASES.values()}
+    return {(n, learns): two_processes.ten_steps(task, ALONE, n, 1, learns) for n, learns in cases}
 
 
 @pytest.mark.parametrize("case", two_processes.CASES)
 def test_two_processes_are_one(together, alone, case):
-    ours, theirs = together["results"][case], alone[two_processes.CASES[case][1]]
+    _, examples, _, learns = two_processes.CASES[case]
+    ours, theirs = together["results"][case], alone[examples, learns]
     assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-12)
+    assert ours["remembered"] == theirs["remembered"]
     assert not ours["drops"]  # a copy is for evaluation
     for a, b in zip(ours["gradients"], theirs["gradients"], strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
@@ -73,7 +76,7 @@ def test_their_labels_are_unequal_and_one_has_none(together):
 
 
 def test_the_mean_of_their_means_is_another_number(together, alone):
-    assert abs(together["naive"] - alone[12]["losses"][0]) > 1e-3
+    assert abs(together["naive"] - alone[12, "all"]["losses"][0]) > 1e-3
 
 
 @pytest.mark.slow

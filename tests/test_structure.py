@@ -32,7 +32,7 @@ LEVELS = [
     ["kernels"],
     ["layers"],
     ["models"],
-    ["data"],
+    ["classifier", "data"],
     ["inference", "pretrained"],
     ["training", "checks"],
     ["exercises"],

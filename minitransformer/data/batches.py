@@ -346,12 +346,19 @@ def mask_tokens(
 # ---- what comes in -----------------------------------------------------------------------------
 
 
+def check_integers(name: str, row: Sequence) -> None:
+    """Refuse a row of anything but integers. Its types are few: asking each token takes long."""
+    others = set(map(type, row)) - {int}
+    wrong = {kind for kind in others if kind is bool or not issubclass(kind, Integral)}
+    if wrong:
+        place, token = next((i, token) for i, token in enumerate(row) if type(token) in wrong)
+        raise TypeError(f"{name} must hold integers, got {token!r} at position {place}")
+
+
 def _as_lists(rows: Rows, name: str) -> list[list[int]]:
     lists = [row.tolist() if isinstance(row, Tensor) else list(row) for row in rows]
     for i, row in enumerate(lists):
-        for token in row:
-            if not isinstance(token, Integral) or isinstance(token, bool):
-                raise TypeError(f"{name}[{i}] must hold integer token ids, got {token!r}")
+        check_integers(f"{name}[{i}]", row)
     return lists
 
 

@@ -87,10 +87,12 @@ def save_pretrained(model: Model, folder: str | Path) -> None:
     """A folder that transformers loads: config.json, generation_config.json and model.safetensors,
     and their sha256 in manifest.json, by which `load_pretrained` sees what was damaged.
 
-    Raises ValueError for a model that no family holds, such as a vanilla one.
+    Raises ValueError for a model that no family holds, such as a vanilla one, or one with LoRA.
     """
     from safetensors.torch import save
 
+    if any(name.endswith((".A", ".B")) for name in model.state_dict()):
+        raise ValueError("the model has LoRA, which no folder holds: call merge_lora(model) first")
     family = next((family for family in FAMILIES.values() if family.holds(model)), None)
     if family is None:
         style = model.config.style if isinstance(model.config.style, str) else "a style of its own"

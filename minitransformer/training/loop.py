@@ -1,5 +1,6 @@
 """The training loop: one page, whatever the task and on however many machines."""
 
+import copy
 import math
 import sys
 import time
@@ -80,6 +81,8 @@ class Training:
         for module in model.modules():
             if isinstance(module, Stack):
                 module.recompute = settings.recompute
+        model.zero_grad()  # what is frozen now may have an old gradient, which clipping would count
+        self.empty = _without_weights(model) if processes.sharded else None
         self.loss = processes.spread(LossModule(model))
         self.optimizer = torch.optim.AdamW(
             parameter_groups(model, settings.weight_decay), betas=(0.9, 0.98), fused=True
@@ -137,10 +140,15 @@ class Training:
         weights = self.processes.gather_weights(self.model)
         if weights is None:
             return self.model
-        dtype = weights["head.projection.weight"].dtype
-        copy = type(self.model)(self.model.config).to(self.device, dtype)
-        copy.load_state_dict(weights)
-        return copy.eval()
+        whole = copy.deepcopy(self.empty)
+        whole.load_state_dict(weights, assign=True)
+        return whole.to(self.device).eval()
+
+
+def _without_weights(model: AnyModel) -> AnyModel:
+    """A copy of the model, whatever was put into it, that takes no memory: it is to be filled."""
+    empty = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in model.parameters()}
+    return copy.deepcopy(model, empty)
 
 
 class LossModule(nn.Module):
@@ -264,9 +272,10 @@ def schedule(step: int, settings: Settings) -> float:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Weight decay for the matrices only: it makes no sense for biases and gains."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
+    """What learns. Weight decay for the matrices only: it makes no sense for biases and gains."""
+    learned = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in learned if p.ndim >= 2]
+    vectors = [p for p in learned if p.ndim < 2]
     return [
         {"params": matrices, "weight_decay": weight_decay},
         {"params": vectors, "weight_decay": 0.0},
