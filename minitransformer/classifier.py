@@ -8,6 +8,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +88,7 @@ class Classifier(nn.Module):
                 f"body must be an EncoderOnly or a DecoderOnly, got {type(body).__name__}"
             )
         check_integer("num_classes", num_classes, 1)
+        self.names = [str(i) for i in range(num_classes)]  # of the classes, for those who read
         self.pooling = pooling or ("first" if isinstance(body, EncoderOnly) else "last")
         _check_name("pooling", self.pooling, POOLINGS)
         _check_name("activation", activation, (None, *ACTIVATIONS))
@@ -128,6 +130,22 @@ class Classifier(nn.Module):
         """Mean cross-entropy over the labels (B) that are not -100; see `cross_entropy`."""
         pooled = self.pool(input_ids, attention_mask, segment_ids)
         return head_loss(self.head, pooled, labels, num_labels)
+
+    @property
+    def config(self) -> Config:
+        return self.body.config
+
+    def describe(self) -> dict[str, Any]:
+        """What `Classifier` was built with, as JSON has it."""
+        activation = getattr(self.head.transform, "activation", None)
+        kinds = {kind: name for name, kind in ACTIVATIONS.items()}
+        return {
+            "body": type(self.body).__name__,
+            "names": self.names,
+            "pooling": self.pooling,
+            "activation": kinds.get(type(activation)),
+            "bias": self.head.projection.bias is not None,
+        }
 
     def extra_repr(self) -> str:
         return f"pooling={self.pooling}"

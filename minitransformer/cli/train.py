@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from minitransformer.classifier import POOLINGS, Classifier
 from minitransformer.cli.data import (
     add_data_options,
     add_tokenizer_options,
@@ -21,7 +22,7 @@ from minitransformer.cli.data import (
     given_data,
     inspection,
 )
-from minitransformer.cli.options import add_device, find_device, positive, seed
+from minitransformer.cli.options import LARGEST, add_device, find_device, integer, positive, seed
 from minitransformer.config import ATTENTIONS, STYLES, Config
 from minitransformer.data.files import InputError, printable
 from minitransformer.data.manifest import MANIFEST
@@ -37,6 +38,7 @@ from minitransformer.training.pictures import attention_pictures, loss_picture, 
 from minitransformer.training.processes import Processes, start_processes
 from minitransformer.training.run import Run
 from minitransformer.training.saver import Saver, restore
+from minitransformer.training.start import Part, start
 from minitransformer.training.tasks import (
     TASKS,
     DataOptions,
@@ -74,7 +76,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--task",
         choices=TASKS,
         help="dates: read dates (default). pairs: turn one text into another. "
-        "lm: continue prose. mlm: find hidden tokens",
+        "lm: continue prose. mlm: find hidden tokens. classify: give each text a label",
     )
     add_data_options(parser)
     add_tokenizer_options(parser)
@@ -85,6 +87,31 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "batch with its mask",
     )
     parser.add_argument("--out", metavar="DIR", help="where to save (default: runs/TASK)")
+    parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="FOLDER",
+        help="fine-tune a model: a folder of the transformers library with its tokenizer.json, or "
+        "a run",
+    )
+    parser.add_argument(
+        "--freeze",
+        type=integer(0, LARGEST),
+        metavar="N",
+        help="the embeddings and the first N layers do not learn",
+    )
+    parser.add_argument(
+        "--lora",
+        type=positive,
+        metavar="RANK",
+        help="only low-rank additions to queries and values learn (LoRA), and are merged in the end",
+    )
+    parser.add_argument(
+        "--pooling",
+        choices=POOLINGS,
+        help="what a classifier reads of the last hidden states: that of the first token, of the "
+        "last, or the mean of the real ones (default: first, of a decoder last)",
+    )
     parser.add_argument(
         "--resume",
         metavar="RUN",
@@ -166,20 +193,16 @@ def _begin(options: argparse.Namespace, processes: Processes) -> int:
     """A new training, in a folder of its own."""
     name, threads = options.task or "dates", options.threads or 1
     torch.set_num_threads(threads)
-    data = _data_options(options)
-    task = make_task(name, data, options.max_length)
-    chosen = task.defaults | _given(options) | {"vocab_size": len(task.vocabulary)}
+    data, part = _data_options(options), Part(**_only(Part, _given(options)))
     with _named_as_options():
-        config = Config(**_only(Config, chosen))
-        settings = Settings(**_only(Settings, chosen))
+        task, model, settings = start(name, data, _given(options), options.start, part)
     _tell(task, processes)
     if options.inspect:
         print(*inspection(task, settings), sep="\n")
         return 0
-    with _named_as_options():
-        torch.manual_seed(settings.seed)
-        model = task.model_class(config)
     about = as_settings(data) | {"sha256": task.fingerprint, "threads": threads}
+    about |= {"from": options.start and os.path.abspath(options.start), "freeze": part.freeze}
+    about["max_length"] = task.max_length
     run = Run(name, model, task.vocabulary, asdict(settings) | about)
     folder = make_folder(options.out, name) if processes.rank == 0 else None
     return _go_on(run, task, settings, processes.from_first(folder), {}, options, processes)
@@ -201,7 +224,10 @@ def _resume(options: argparse.Namespace, processes: Processes) -> int:
     config = run.model.config
     with _named_as_options():
         data = DataOptions(**_only(DataOptions, run.settings | given_data(options)))
-    task = make_task(run.task, data, config.max_length, run.vocabulary, config.bos_id)
+    labels = run.model.names if isinstance(run.model, Classifier) else None
+    length = run.settings.get("max_length", config.max_length)
+    task = make_task(run.task, data, length, run.vocabulary, config.bos_id, labels)
+    Part(freeze=run.settings.get("freeze", 0)).apply(run.model)
     if task.fingerprint != run.settings["sha256"]:
         name = ", ".join(data.data) or f"--task {run.task}"
         raise InputError(f"{name}: is not the data that {folder} was trained on so far")
@@ -294,9 +320,10 @@ def _go_on(
 def _introduce(run: Run, settings: Settings, processes: Processes) -> None:
     config, made = run.model.config, len(run.history)
     size = sum(parameter.numel() for parameter in run.model.parameters())
+    style = f"{config.style} style, " if isinstance(config.style, str) else ""
     print(
-        f"{run.task}: {type(run.model).__name__}, {config.style} style, {size:,} parameters, "
-        f"{config.vocab_size} tokens; {settings.steps:,} steps of {settings.batch_size} examples"
+        f"{run.task}: {type(run.model).__name__}, {style}{size:,} parameters, "
+        f"{config.vocab_size:,} tokens; {settings.steps:,} steps of {settings.batch_size} examples"
         + (f", from step {made:,} on" if made else "")
         + (f", in {processes.size} processes" if processes.size > 1 else ""),
         flush=True,
@@ -353,7 +380,8 @@ def ragged_texts(task: Task) -> list[str]:
     """A few held-out texts of different lengths, the shortest first."""
     if isinstance(task, PairsTask):
         return sorted(dict.fromkeys(pair.source for pair in task.held_out[:9]), key=len)
-    starts = [piece.text.strip()[: 20 + 2 * i] for i, piece in enumerate(task.held_out[:9])]
+    texts = [example.text for example in task.held_out[:9]]
+    starts = [text.strip()[: 20 + 2 * i] for i, text in enumerate(texts)]
     return sorted(starts, key=len)
 
 

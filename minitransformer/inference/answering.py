@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from minitransformer.classifier import Classifier
 from minitransformer.data import Batch, pad
 from minitransformer.data.tokenization import AnyVocabulary, Tokenizer
 from minitransformer.data.vocabulary import Vocabulary
@@ -13,7 +14,7 @@ from minitransformer.inference.generation import generate, stream_tokens
 from minitransformer.inference.prepacked import prepack
 from minitransformer.models import DecoderOnly, EncoderDecoder, EncoderOnly
 
-AnyModel = EncoderOnly | DecoderOnly | EncoderDecoder
+AnyModel = EncoderOnly | DecoderOnly | EncoderDecoder | Classifier
 ROWS = 250  # texts in one forward pass
 
 
@@ -24,7 +25,8 @@ def answer(
     max_new_tokens: int,
     **sampling: Any,
 ) -> list[str]:
-    """An encoder-decoder's translation, a decoder's continuation, an encoder's filled [MASK]s.
+    """An encoder-decoder's translation, a decoder's continuation, an encoder's filled [MASK]s, a
+    classifier's class and how probable it is.
 
     Greedy answers are the same for any batch a text is part of. `sampling` goes to `generate`.
     """
@@ -36,6 +38,9 @@ def answer(
         chunk = texts[start : start + ROWS]
         batch = padded(model, vocabulary, chunk).to(device)
         ids, mask = batch.input_ids, batch.attention_mask
+        if isinstance(model, Classifier):
+            answers += _classes(model, ids, mask)
+            continue
         if isinstance(model, EncoderOnly):
             with torch.no_grad():
                 logits = model(ids, mask)
@@ -50,6 +55,13 @@ def answer(
             start, prompt = _start(model, chunk[i], ids[i][mask[i] != 0])
             answers.append(start + _continuation(vocabulary, prompt, row.tolist()))
     return answers
+
+
+@torch.no_grad()
+def _classes(model: Classifier, ids: torch.Tensor, mask: torch.Tensor) -> list[str]:
+    best = model(ids, mask).float().softmax(dim=-1).max(dim=-1)
+    found = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [f"{model.names[i]}  {share:.1%}" for i, share in found]
 
 
 def stream_answer(
@@ -124,6 +136,9 @@ def encode(model: AnyModel, vocabulary: AnyVocabulary, texts: Sequence[str]) -> 
     """The token ids that a model of this kind was trained to read."""
     if isinstance(model, EncoderDecoder):
         return source_rows(vocabulary, texts)
+    if isinstance(model, Classifier):
+        pairs = [(text, None) for text in texts]
+        return [row for row, _ in rows_to_classify(vocabulary, pairs, model.config.max_length)]
     if isinstance(model, DecoderOnly):  # a text that ends would not be continued
         return _without_end(vocabulary, vocabulary.encode(texts))
     if isinstance(vocabulary, Vocabulary):
@@ -142,6 +157,27 @@ def target_rows(
     """What it writes, without `bos_id`, which it is given to begin with, and without the end."""
     rows = _without_end(vocabulary, source_rows(vocabulary, texts))
     return [row[1:] if row[:1] == [bos_id] else row for row in rows]
+
+
+def rows_to_classify(
+    vocabulary: AnyVocabulary, texts: Sequence[tuple[str, str | None]], most: int | None
+) -> list[tuple[list[int], list[int]]]:
+    """What a classifier reads of texts, or pairs of texts, in at most so many tokens: the ids and
+    their segments. Of a longer one the end is cut off, not the tokens that stand around it."""
+    suffix = vocabulary.suffix
+    rows = []
+    if isinstance(vocabulary, Tokenizer) and texts and texts[0][1] is not None:
+        rows = vocabulary.encode_pairs([(first, second or "") for first, second in texts])
+    else:
+        rows = [(row, [0] * len(row)) for row in vocabulary.encode([text for text, _ in texts])]
+    if most is None:
+        return rows
+    return [
+        (ids, segments)
+        if len(ids) <= most
+        else ([*ids[: most - len(suffix)], *suffix], segments[:most])
+        for ids, segments in rows
+    ]
 
 
 def _without_end(vocabulary: AnyVocabulary, rows: list[list[int]]) -> list[list[int]]:

@@ -9,6 +9,7 @@ Hu et al. 2021, arXiv:2106.09685.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +79,20 @@ def add_lora(
         for name in dict.fromkeys(names):  # each once
             setattr(attention, name, LoRALinear(getattr(attention, name), rank, alpha))
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def lora_of(model: nn.Module) -> dict[str, Any] | None:
+    """With what `add_lora` was called for this model, if it was."""
+    found = {
+        name.rpartition(".")[2]: part
+        for name, part in model.named_modules()
+        if isinstance(part, LoRALinear)
+    }
+    if not found:
+        return None
+    part = next(iter(found.values()))
+    rank = len(part.A)
+    return {"rank": rank, "alpha": part.scale * rank, "names": list(found)}
 
 
 def merge_lora(model: nn.Module) -> None:

@@ -27,7 +27,8 @@ def loss_picture(run: Run) -> "Figure":
 
     steps, losses = [row["step"] for row in run.history], [row["loss"] for row in run.history]
     curves = {"training": (steps, losses)}
-    evaluated = [row for row in run.history if {"exact_match", "held_out_loss"} & row.keys()]
+    results = {"exact_match", "held_out_loss"}
+    evaluated = [row for row in run.history if results & row.keys()]
     at = [row["step"] for row in evaluated]
     scores = None
     if evaluated and "exact_match" in evaluated[0]:
@@ -48,7 +49,7 @@ def attention_pictures(
     """
     from minitransformer import visualize
 
-    model = run.model
+    model = getattr(run.model, "body", run.model)  # of a classifier
     if not -model.config.num_layers <= layer < model.config.num_layers:
         layers = model.config.num_layers
         raise ValueError(f"layer must be from {-layers} to {layers - 1}, got {layer}")
@@ -124,7 +125,7 @@ def _attentions(
     if isinstance(batch, Batch):
         tokens = _tokens(run, batch.input_ids, batch.attention_mask)
         mask = padding_mask(batch.attention_mask)
-        if isinstance(run.model, DecoderOnly):
+        if isinstance(getattr(run.model, "body", run.model), DecoderOnly):
             yield "decoder.attention", tokens, tokens, mask & causal_mask(mask.shape[-1])
         else:
             yield "encoder.attention", tokens, tokens, mask

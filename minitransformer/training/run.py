@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor
 
+from minitransformer.classifier import Classifier
 from minitransformer.config import Config
 from minitransformer.data.files import InputError, to_csv, to_json
 from minitransformer.data.manifest import DamagedError
@@ -22,8 +23,10 @@ from minitransformer.inference.answering import AnyModel
 from minitransformer.models import CrossDecoder, DecoderOnly, EncoderDecoder, EncoderOnly
 from minitransformer.pretrained import is_pretrained, load_pretrained
 from minitransformer.training.checkpoint import checkpoints, newest, read, run_of
+from minitransformer.training.lora import add_lora, lora_of
 
 MODELS = {model.__name__: model for model in (EncoderOnly, DecoderOnly, EncoderDecoder)}
+CLASSIFIER = Classifier.__name__
 CONFIG, WEIGHTS, METRICS = FILES = ("config.json", "model.safetensors", "metrics.csv")
 VOCABULARY = "vocabulary.json"  # of characters; or a tokenizer's two files
 
@@ -48,6 +51,8 @@ class Run:
             "task": self.task,
             "model": type(self.model).__name__,
             "config": asdict(self.model.config),
+            **({"classifier": self.model.describe()} if isinstance(self.model, Classifier) else {}),
+            **({"lora": lora} if (lora := lora_of(self.model)) else {}),
             "training": self.settings,
             "step": len(self.history),
             "versions": {"torch": torch.__version__},
@@ -73,7 +78,7 @@ class Run:
             if max(config.num_layers, config.num_decoder_layers) > len(weights):
                 raise ValueError(f"{config.num_layers} layers for {len(weights)} weights")
             with torch.device("meta"):  # numbers come from the file, not from chance
-                model = MODELS[about["model"]](config)
+                model = _build(about, config)
             run = cls(str(about["task"]), model, Vocabulary(""), dict(about["training"]))
             steps = about["step"]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -116,6 +121,20 @@ class Run:
         fits = len(tokenizer) <= model.config.vocab_size
         _check_size(folder / TOKENIZER, len(tokenizer), model.config, fits)
         return cls("pretrained", model, tokenizer)
+
+
+def _build(about: Mapping[str, Any], config: Config) -> AnyModel:
+    """A model as its config.json says."""
+    if about["model"] != CLASSIFIER:
+        model = MODELS[about["model"]](config)
+    else:
+        head = dict(about["classifier"])
+        names, body = head.pop("names"), MODELS[head.pop("body")](config)
+        model = Classifier(body, len(names), **head)
+        model.names = [str(name) for name in names]
+    if about.get("lora"):
+        add_lora(getattr(model, "body", model), **about["lora"])
+    return model
 
 
 def _vocabulary_files(vocabulary: AnyVocabulary) -> dict[str, bytes]:

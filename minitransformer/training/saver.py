@@ -17,6 +17,7 @@ from minitransformer.training.loop import (
     random_state,
     set_random_state,
 )
+from minitransformer.training.lora import lora_of, merge_lora
 from minitransformer.training.run import Run
 
 OPTIMIZER, RANDOM, BATCH = "optimizer.safetensors", "random.safetensors", "batch.safetensors"
@@ -48,6 +49,8 @@ class Saver:
         """Put what `generate` needs into the run's folder itself."""
         if self.error:
             raise self.error
+        if lora_of(self.run.model):
+            merge_lora(self.run.model)  # the checkpoints, from which training can go on, have it
         replace_files(self.folder, self.run.files())
 
     def keep_for_inspection(self, training: Training, error: NonFiniteLoss) -> None:

@@ -50,6 +50,7 @@ class LanguageModelTask:
         vocabulary: AnyVocabulary | None = None,
         bos_id: int | None = None,
     ):
+        self.max_length = max_length
         self.defaults = {
             "style": "llama",  # on so little text rotary positions learn several times faster
             "max_length": max_length,

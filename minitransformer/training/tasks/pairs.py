@@ -64,6 +64,7 @@ class PairsTask:
         )
         needing(self.vocabulary, ("eos",), options.tokenizer)
         self.bos_id = self.vocabulary.bos_id if bos_id is None else bos_id
+        self.max_length = max_length
         self.defaults = {"max_length": max_length, "bos_id": self.bos_id}
         records, held_out = self._fitting(records, held_out, max_length, options.skip_long)
         records = self._without_targets_of(records, held_out)
@@ -203,6 +204,7 @@ class DatesTask(PairsTask):
         longest = dates.longest_text()
         if max_length < longest:
             raise InputError(f"--max-length must be {longest} or more for the dates")
+        self.max_length = max_length
         self.defaults = {"d_model": 96, "num_layers": 1, "max_length": max_length, "steps": 1_000}
         self.vocabulary, self.notes = Vocabulary(dates.alphabet()), []
         self.bos_id = self.vocabulary.bos_id

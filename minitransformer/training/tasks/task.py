@@ -27,6 +27,7 @@ class Task(Protocol):
     name: str
     model_class: type[AnyModel]
     vocabulary: AnyVocabulary
+    max_length: int  # tokens of an example, at most
     defaults: dict[str, Any]  # what differs from the defaults of Config and Settings
     training: Sequence[Any]
     held_out: Sequence[Any]  # examples that training never sees
