@@ -104,7 +104,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--lora",
         type=positive,
         metavar="RANK",
-        help="only low-rank additions to queries and values learn (LoRA), and are merged in the end",
+        help="only low-rank additions to queries and values learn (LoRA), merged in the end",
     )
     parser.add_argument(
         "--pooling",
