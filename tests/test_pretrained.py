@@ -788,6 +788,77 @@ def test_what_we_save_the_library_loads_and_agrees_with(name, folders, tmp_path)
     assert load_pretrained(tmp_path).config == ours.config
 
 
+# ---- the checksum ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def exported(tmp_path):
+    """A folder that we wrote, of a model so small that every bit can be flipped."""
+    torch.manual_seed(0)
+    save_pretrained(DecoderOnly(Config(5, 2, 1, num_heads=1, d_ff=2, style="gpt2")), tmp_path)
+    return tmp_path
+
+
+def test_an_exported_folder_has_three_files_and_a_checksum_that_can_be_computed(exported):
+    import hashlib
+
+    from safetensors import safe_open
+
+    names = ["config.json", "generation_config.json", "model.safetensors"]
+    assert sorted(path.name for path in exported.iterdir()) == names
+    content = (exported / "model.safetensors").read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    table = json.loads(content[8:end])
+    del table["__metadata__"]
+    digest = hashlib.sha256(json.dumps(table, sort_keys=True).encode() + content[end:])
+    with safe_open(exported / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt", "sha256": digest.hexdigest()}
+
+
+def test_any_flipped_bit_of_the_tensors_or_of_their_table_is_refused(exported):
+    file = exported / "model.safetensors"
+    content = file.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    metadata = range(8, 8 + content[8:end].index(b"}") + 1)
+    places = [place for place in range(len(content)) if place not in metadata]
+    assert len(places) > 2000
+    for place in places:
+        bit = 1 << place % 8  # another in each byte
+        file.write_bytes(content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :])
+        with pytest.raises(InputError, match=r"model.safetensors: is damaged"):
+            load_pretrained(exported)
+    file.write_bytes(content)
+    load_pretrained(exported)
+
+
+def test_an_exported_folder_may_be_edited(exported):
+    """By hand, or with safetensors' own functions; a manifest.json of older versions is ignored."""
+    from safetensors.torch import load_file, save_file
+
+    (exported / "manifest.json").write_text('{"format": 1, "files": {"config.json": {}}}')
+    config = json.loads((exported / "config.json").read_text())
+    (exported / "config.json").write_text(json.dumps(config | {"eos_token_id": 3}))
+    tensors = load_file(exported / "model.safetensors")
+    tensors["transformer.ln_f.bias"] = torch.tensor([0.5, 0.25])
+    save_file(tensors, exported / "model.safetensors", {"format": "pt"})
+    model = load_pretrained(exported)
+    assert model.config.eos_id == 3
+    assert model.decoder.norm.bias.tolist() == [0.5, 0.25]
+
+
+def test_the_files_of_several_carry_a_checksum_each(exported):
+    name = "model-00001-of-00001.safetensors"
+    (exported / "model.safetensors").rename(exported / name)
+    index = {"weight_map": {"transformer.wte.weight": name}}
+    (exported / "model.safetensors.index.json").write_text(json.dumps(index))
+    load_pretrained(exported)
+    content = bytearray((exported / name).read_bytes())
+    content[-1] ^= 1
+    (exported / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name}: is damaged: its tensors are not those"):
+        load_pretrained(exported)
+
+
 def test_a_model_of_ours_can_be_saved_for_the_library(tmp_path):
     ours = DecoderOnly(Config(VOCAB, WIDTH, num_heads=HEADS, style="llama", num_kv_heads=2)).eval()
     save_pretrained(ours, tmp_path)
