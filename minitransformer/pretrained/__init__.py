@@ -22,28 +22,35 @@ from minitransformer.data.files import (
 from minitransformer.models import EncoderDecoder, Model
 from minitransformer.pretrained.bart import BART, MARIAN
 from minitransformer.pretrained.bert import BERT
-from minitransformer.pretrained.family import Family
+from minitransformer.pretrained.distilbert import DISTILBERT
+from minitransformer.pretrained.family import Family, unsaid_numbers
 from minitransformer.pretrained.generation_config import NAME, read_generation, write_generation
 from minitransformer.pretrained.gpt2 import GPT2
 from minitransformer.pretrained.llama import LLAMA
+from minitransformer.pretrained.mistral import MISTRAL, QWEN2
 from minitransformer.pretrained.names import convert, convert_back, parts_of
+from minitransformer.pretrained.roberta import ROBERTA
 from minitransformer.pretrained.torch_modules import from_torch
 from minitransformer.pretrained.weights import WEIGHTS, read_folder, to_weights
 
 __all__ = ["FAMILIES", "from_torch", "load_pretrained", "save_pretrained"]
 
 ADAPTER = "adapter_config.json"
-FAMILIES = {family.model_type: family for family in (BERT, GPT2, LLAMA, BART, MARIAN)}
+FAMILIES = {
+    family.model_type: family
+    for family in (BERT, ROBERTA, DISTILBERT, GPT2, LLAMA, MISTRAL, QWEN2, BART, MARIAN)
+}
 
 
 def load_pretrained(folder: str | Path, dtype: torch.dtype | None = torch.float32) -> Model:
     """Our model with the weights of a local Hugging Face folder, in eval mode.
 
     The folder holds config.json and model.safetensors, or several files and their
-    model.safetensors.index.json; its `model_type` is bert, gpt2, llama, bart or marian. BERT
-    becomes an EncoderOnly, or with `is_decoder` a DecoderOnly, or with `add_cross_attention` too a
-    CrossDecoder; GPT-2 and Llama a DecoderOnly; BART and Marian an EncoderDecoder. A model without
-    a head (BertModel, LlamaModel, ...) takes its token embedding as one.
+    model.safetensors.index.json; its `model_type` is one of FAMILIES. BERT and RoBERTa become an
+    EncoderOnly, or with `is_decoder` a DecoderOnly, or with `add_cross_attention` too a
+    CrossDecoder; DistilBERT an EncoderOnly; GPT-2, Llama, Mistral and Qwen2 a DecoderOnly; BART and
+    Marian an EncoderDecoder. A model without a head (BertModel, LlamaModel, ...) takes its token
+    embedding as one.
 
     generation_config.json, where there is one, says what ends a text, what a target begins with
     and what is never written; the model's config then holds these.
@@ -86,13 +93,18 @@ def save_pretrained(model: Model, folder: str | Path) -> None:
     """A folder that transformers loads: config.json, generation_config.json and model.safetensors,
     with a checksum in its metadata, by which `load_pretrained` sees what was damaged.
 
+    The family is that of the model's style, if it holds the model, else the first that does.
     Raises ValueError for a model that no family holds, such as a vanilla one.
     """
-    family = next((family for family in FAMILIES.values() if family.holds(model)), None)
+    own_first = sorted(FAMILIES.values(), key=lambda family: family.style != model.config.style)
+    family = next((family for family in own_first if family.holds(model)), None)
     if family is None:
         style = model.config.style if isinstance(model.config.style, str) else "a style of its own"
+        numbers = {name: getattr(model.config, name) for name in unsaid_numbers(model.config)}
+        numbers["num_segments"] = model.config.num_segments
         raise ValueError(
-            f"{type(model).__name__} in {style} has no counterpart among {', '.join(FAMILIES)}"
+            f"{type(model).__name__} in {style} has no counterpart among {', '.join(FAMILIES)} "
+            f"with {', '.join(f'{name}={number}' for name, number in numbers.items())}"
         )
     ties = family.ties if model.config.tie_embeddings else ()
     tensors = {name: t.cpu() for name, t in convert_back(model, family.names, ties).items()}
