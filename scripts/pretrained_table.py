@@ -60,9 +60,9 @@ def main() -> None:
     about = (
         "The largest difference of any logit from transformers' own, on small models whose tensors "
         "are all random, biases and gains too, and a ragged batch padded on the right. In float64 "
-        "the library's Llama, Mistral and Qwen2 still compute norms and angles in float32. Measured "
-        f"by `python scripts/pretrained_table.py`: torch {torch.__version__}, transformers "
-        f"{transformers.__version__}, {datetime.date.today()}."
+        "the library's Llama, Mistral and Qwen2 still compute norms and angles in float32. "
+        f"Measured by `python scripts/pretrained_table.py`: torch {torch.__version__}, "
+        f"transformers {transformers.__version__}, {datetime.date.today()}."
     )
     text = "\n".join(["# Real architectures, measured", "", about, "", *rows, ""])
     print(text)
