@@ -41,21 +41,18 @@ def converse(
             f"{folder}: is of task {run.task}, {type(run.model).__name__}; --chat takes a "
             "DecoderOnly in a Hugging Face folder"
         )
-    template = ChatTemplate.load(folder)
-    model, longest, least = prepack(run.model), run.model.config.max_length, max_new_tokens or 1
+    template, model = ChatTemplate.load(folder), prepack(run.model)
+    longest = model.config.max_length
     messages = [] if system is None else [{"role": "system", "content": system}]
     for turn in turns:
         messages.append({"role": "user", "content": turn})
-        ids = encode(tokenizer, write(template, messages), longest)
-        if not ids:
-            raise InputError(f"{template.file}: the chat template writes nothing for this turn")
-        room = longest - len(ids)
-        if room < least:
+        ids = encode(tokenizer, template, messages, longest)
+        limit = max_new_tokens or min(max(longest - len(ids), 1), ANSWER)
+        if len(ids) + limit > longest:
             raise InputError(
-                f"the conversation has {len(ids)} tokens and needs {least} more for an answer; the "
+                f"the conversation has {len(ids)} tokens and needs {limit} more for an answer; the "
                 f"model was built for {longest}: begin a new one"
             )
-        limit = max_new_tokens or min(room, ANSWER)
         answer = ""
         for piece in stream_reply(model, tokenizer, ids, limit, **sampling):
             answer += piece
@@ -93,14 +90,20 @@ def memory_limit(more: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def encode(tokenizer: Tokenizer, text: str, longest: int) -> list[int]:
-    """Its token ids; the template has written the special ones."""
+def encode(
+    tokenizer: Tokenizer, template: ChatTemplate, messages: list[Mapping[str, str]], longest: int
+) -> list[int]:
+    """The token ids of the conversation; the template has written the special ones."""
+    text = write(template, messages)
     if len(text) > CHARACTERS * longest:  # before minutes are spent on its tokens
         raise InputError(
             f"the conversation has {len(text):,} characters, more than the {longest} tokens that "
             "the model was built for"
         )
-    return tokenizer.encode([text], add_special=False)[0]
+    ids = tokenizer.encode([text], add_special=False)[0]
+    if not ids:
+        raise InputError(f"{template.file}: the chat template writes nothing for this turn")
+    return ids
 
 
 def typed_turns() -> Iterator[str]:

@@ -105,11 +105,10 @@ def _chat(options: argparse.Namespace) -> int:
 
     if options.num_beams > 1:
         raise InputError("--chat writes as it comes, which --num-beams cannot: leave one out")
-    if options.text and options.file:
-        raise InputError("give texts or --file, not both")
+    _check_one_source(options)
     run = _load(options)
-    turns = options.text or (read_lines(options.file) if options.file else typed_turns())
-    turns = (turn for turn in turns if turn.strip())
+    turns = read_lines(options.file) if options.file else options.text or typed_turns()
+    turns = filter(str.strip, turns)
     limit, sampling = options.max_new_tokens, _sampling(options, run)
     try:
         for piece in converse(run, options.run, turns, options.system, limit, **sampling):
@@ -146,8 +145,7 @@ def _show(options: argparse.Namespace) -> int:
 
 def _texts(options: argparse.Namespace, run: Run, new_tokens: int = 0) -> list[str]:
     """What the user wants read, from the arguments, a file or standard input; checked."""
-    if options.text and options.file:
-        raise InputError("give texts or --file, not both")
+    _check_one_source(options)
     if options.text:
         texts, where = options.text, "text {}"
     elif options.file:
@@ -185,6 +183,11 @@ def _texts(options: argparse.Namespace, run: Run, new_tokens: int = 0) -> list[s
         characters = " ".join(map(repr, unknown[:10]))
         print(f"never seen in training, read as <unk>: {characters}", file=sys.stderr)
     return texts
+
+
+def _check_one_source(options: argparse.Namespace) -> None:
+    if options.text and options.file:
+        raise InputError("give texts or --file, not both")
 
 
 def _load(options: argparse.Namespace) -> Run:

@@ -91,18 +91,18 @@ def _read_template(folder: Path) -> tuple[str, Path]:
             f"{folder}: holds no chat template, neither {TEMPLATE} nor chat_template in {CONFIG}; "
             "expected the folder of a model for chats"
         )
-    if isinstance(said, list):
-        said = next((one.get("template") for one in said if _is_default(one)), None)
-    if not isinstance(said, str):
+    named = {"template": said} if isinstance(said, str) else _default_of(said)
+    if not isinstance(named.get("template"), str):
         raise InputError(
             f"{file}: chat_template must be a text, or a list of objects with name and template, "
             "of which one is named default"
         )
-    return said, file
+    return named["template"], file
 
 
-def _is_default(named: Any) -> bool:
-    return isinstance(named, dict) and named.get("name") == "default"
+def _default_of(several: Any) -> dict[str, Any]:
+    named = [one for one in several if isinstance(one, dict)] if isinstance(several, list) else []
+    return next((one for one in named if one.get("name") == "default"), {})
 
 
 def _read_tokens(folder: Path) -> dict[str, str]:

@@ -96,16 +96,7 @@ def save_pretrained(model: Model, folder: str | Path) -> None:
     The family is that of the model's style, if it holds the model, else the first that does.
     Raises ValueError for a model that no family holds, such as a vanilla one.
     """
-    own_first = sorted(FAMILIES.values(), key=lambda family: family.style != model.config.style)
-    family = next((family for family in own_first if family.holds(model)), None)
-    if family is None:
-        style = model.config.style if isinstance(model.config.style, str) else "a style of its own"
-        numbers = {name: getattr(model.config, name) for name in unsaid_numbers(model.config)}
-        numbers["num_segments"] = model.config.num_segments
-        raise ValueError(
-            f"{type(model).__name__} in {style} has no counterpart among {', '.join(FAMILIES)} "
-            f"with {', '.join(f'{name}={number}' for name, number in numbers.items())}"
-        )
+    family = _family_of(model)
     ties = family.ties if model.config.tie_embeddings else ()
     tensors = {name: t.cpu() for name, t in convert_back(model, family.names, ties).items()}
     for unused, used in () if ties else family.ties[1:]:
@@ -131,6 +122,21 @@ def is_pretrained(folder: str | Path) -> bool:
     config = Path(folder) / "config.json"
     about = read_json(config) if os.path.lexists(config) else None
     return isinstance(about, dict) and "model_type" in about
+
+
+def _family_of(model: Model) -> Family:
+    """The family of its style, if that holds it, else the first that does."""
+    config = model.config
+    own_first = sorted(FAMILIES.values(), key=lambda family: family.style != config.style)
+    for family in own_first:
+        if family.holds(model):
+            return family
+    style = config.style if isinstance(config.style, str) else "a style of its own"
+    numbers = [f"{n}={getattr(config, n)}" for n in ("num_segments", *unsaid_numbers(config))]
+    raise ValueError(
+        f"{type(model).__name__} in {style} has no counterpart among {', '.join(FAMILIES)} "
+        f"with {', '.join(numbers)}"
+    )
 
 
 def _read_family(folder: Path) -> tuple[Family, Mapping[str, Any]]:

@@ -28,31 +28,38 @@ def to_weights(tensors: Mapping[str, Tensor]) -> bytes:
 
 def read_folder(folder: Path, dtype: torch.dtype | None) -> dict[str, Tensor]:
     """Every tensor of the folder's files, which stay open behind them."""
-    index, single = folder / INDEX, folder / WEIGHTS
-    if os.path.lexists(single):
-        return read_weights(single, dtype)
-    if not os.path.lexists(index):
-        pickles = sorted(path.name for path in folder.glob("*.bin"))
-        others = sorted(path.name for path in folder.glob("*.safetensors"))
-        hint = ""
-        if others:
-            hint = f"; is it {others[0]}? then rename that"
-        elif pickles:
-            hint = f"; {pickles[0]} is a pickle, which may run code: save it as safetensors"
-        raise InputError(f"{folder}: holds no {WEIGHTS}{hint}")
-    places = read_object(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(n, str) for n in places.values()):
-        raise InputError(f"{index}: holds no weight_map from tensors to files")
+    if os.path.lexists(folder / WEIGHTS):
+        return read_weights(folder / WEIGHTS, dtype)
+    if not os.path.lexists(folder / INDEX):
+        raise InputError(f"{folder}: holds no {WEIGHTS}{_hint(folder)}")
+    places = _read_index(folder / INDEX)
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(places.values())):
-        if Path(name).name != name:
-            raise InputError(f"{index}: {name!r} is not the name of a file in this folder")
         held = read_weights(folder / name, dtype)
-        for key in (key for key, file in places.items() if file == name):
-            if key not in held:
-                raise InputError(f"{folder / name}: lacks {key}, which {index.name} says is there")
+        if lacking := [key for key, file in places.items() if file == name and key not in held]:
+            raise InputError(f"{folder / name}: lacks {lacking[0]}, which {INDEX} says is there")
         tensors |= {key: t for key, t in held.items() if places.get(key, name) == name}
     return tensors
+
+
+def _hint(folder: Path) -> str:
+    """What the user may do about weights under another name."""
+    if others := sorted(path.name for path in folder.glob("*.safetensors")):
+        return f"; is it {others[0]}? then rename that"
+    if pickles := sorted(path.name for path in folder.glob("*.bin")):
+        return f"; {pickles[0]} is a pickle, which may run code: save it as safetensors"
+    return ""
+
+
+def _read_index(file: Path) -> dict[str, str]:
+    """The name of each tensor -> that of its file, in the same folder."""
+    places = read_object(file).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(n, str) for n in places.values()):
+        raise InputError(f"{file}: holds no weight_map from tensors to files")
+    for name in places.values():
+        if Path(name).name != name:
+            raise InputError(f"{file}: {name!r} is not the name of a file in this folder")
+    return places
 
 
 def read_weights(file: Path, dtype: torch.dtype | None) -> dict[str, Tensor]:
