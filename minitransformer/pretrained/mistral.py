@@ -51,12 +51,16 @@ def window(theirs: Mapping[str, Any]) -> int | None:
 def kinds_of_layers(theirs: Mapping[str, Any], windowed: bool) -> set[str]:
     """As `layer_types` says; without it layers from `max_window_layers` on have the window."""
     layers, kinds = theirs["num_hidden_layers"], theirs.get("layer_types")
+    if kinds is not None:
+        return checked_kinds(kinds, layers)
     first = theirs.get("max_window_layers", 28)
     check_integer("max_window_layers", first, 0)
-    if kinds is None and windowed and first < layers:
-        return {SLIDING} if first == 0 else {FULL, SLIDING}
-    if kinds is None:
+    if not windowed or first >= layers:
         return {FULL}
+    return {SLIDING} if first == 0 else {FULL, SLIDING}
+
+
+def checked_kinds(kinds: Any, layers: int) -> set[str]:
     known = isinstance(kinds, list) and all(kind in (FULL, SLIDING) for kind in kinds)
     if not known or len(kinds) != layers:
         raise ValueError(f"layer_types must be {layers} of {FULL} or {SLIDING}, got {kinds!r}")

@@ -36,10 +36,15 @@ def read_folder(folder: Path, dtype: torch.dtype | None) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(places.values())):
         held = read_weights(folder / name, dtype)
-        if lacking := [key for key, file in places.items() if file == name and key not in held]:
-            raise InputError(f"{folder / name}: lacks {lacking[0]}, which {INDEX} says is there")
+        _check_all_there(folder / name, places, held)
         tensors |= {key: t for key, t in held.items() if places.get(key, name) == name}
     return tensors
+
+
+def _check_all_there(file: Path, places: Mapping[str, str], held: Mapping[str, Tensor]) -> None:
+    for key, name in places.items():
+        if name == file.name and key not in held:
+            raise InputError(f"{file}: lacks {key}, which {INDEX} says is there")
 
 
 def _hint(folder: Path) -> str:
