@@ -32,10 +32,10 @@ def scaled_dot_product_attention(
     Shapes: query (B,H,Q,D), key (B,G,K,D), value (B,G,K,Dv), mask (B or 1, H or 1, Q, K) bool
     with True = may attend -> output (B,H,Q,Dv) and weights (B,H,Q,K), in the dtype of value.
     Grouped-query attention: each of G key/value heads serves H/G neighboring query heads. Half
-    precision is computed in float32 up to the weights. `dropout_p` drops weights on their way to
-    the output; those returned are whole. `finite` promises that masked keys and values are finite,
-    as in a KV cache, and need not be zeroed in a copy. Raises TypeError or ValueError for anything
-    that would otherwise broadcast or cast silently.
+    precision is computed in float32 up to the weights. `dropout_p` drops weights before the output;
+    those returned are whole. `finite` promises that masked keys and values are finite, as in a KV
+    cache, and need not be zeroed in a copy. Raises TypeError or ValueError for anything that would
+    otherwise broadcast or cast silently.
     """
     check_attention_inputs(query, key, value, mask)
     group = query.shape[1] // max(key.shape[1], 1)
@@ -60,8 +60,7 @@ class MultiHeadAttention(nn.Module):
 
     With fewer key/value heads than query heads it is grouped-query attention (GQA; Ainslie et al.
     2023, arXiv:2305.13245). `kernel` is a faster attention that gives no weights (see `kernels`);
-    the reference is used where there is none, or where weights are looked at or dropped. Raises
-    ValueError where d_model, num_heads and num_kv_heads do not divide.
+    the reference is used where there is none, or where weights are looked at or dropped.
     """
 
     def __init__(
@@ -71,6 +70,7 @@ class MultiHeadAttention(nn.Module):
         num_kv_heads: int | None = None,
         dropout: float = 0.0,
         bias: bool = True,
+        qkv_bias: bool = False,  # for queries, keys and values, where `bias` is False
         kernel: Callable[..., tuple[Tensor, None]] | None = None,
     ):
         super().__init__()
@@ -81,9 +81,9 @@ class MultiHeadAttention(nn.Module):
             raise ValueError(f"dropout must be in [0, 1], got {dropout}")
         self.dropout, self.kernel = dropout, kernel
         d_kv = d_model // num_heads * self.num_kv_heads
-        self.query = nn.Linear(d_model, d_model, bias=bias)
-        self.key = nn.Linear(d_model, d_kv, bias=bias)
-        self.value = nn.Linear(d_model, d_kv, bias=bias)
+        self.query = nn.Linear(d_model, d_model, bias=bias or qkv_bias)
+        self.key = nn.Linear(d_model, d_kv, bias=bias or qkv_bias)
+        self.value = nn.Linear(d_model, d_kv, bias=bias or qkv_bias)
         self.output = nn.Linear(d_model, d_model, bias=bias)
         self.tap = nn.Identity()  # the weights pass here: see `inference.record`
 

@@ -15,6 +15,7 @@ class Style:
     feed_forward: str  # "relu", "gelu", "gelu_tanh", "silu" or the gated "swiglu" (Shazeer 2020)
     positions: str  # "sinusoidal", "sinusoidal_halves", "learned" or "rotary" (Su et al. 2021)
     bias: bool = True  # do the linear layers have one?
+    qkv_bias: bool = False  # ... or only those of queries, keys and values, as in Qwen2?
     scale_embedding: bool = False  # token embeddings times √d_model (Vaswani et al. 2017, 3.4)
     norm_embedding: bool = False  # a norm between the embedding and the first layer
     final_norm: bool = False  # a norm after the last layer, which pre-norm needs
@@ -29,14 +30,15 @@ STYLES = {
     ),
     "gpt2": Style("layer", "pre", "gelu_tanh", "learned", final_norm=True),
     "llama": Style("rms", "pre", "swiglu", "rotary", bias=False, final_norm=True),
+    "qwen2": Style("rms", "pre", "swiglu", "rotary", bias=False, qkv_bias=True, final_norm=True),
     "bart": Style("layer", "post", "gelu", "learned", norm_embedding=True, head_bias=True),
     "marian": Style(
         "layer", "post", "silu", "sinusoidal_halves", scale_embedding=True, head_bias=True
     ),
 }
+STYLES |= {"roberta": STYLES["bert"], "distilbert": STYLES["bert"], "mistral": STYLES["llama"]}
 
 ATTENTIONS = ("auto", "reference", "tiled", "fused", "online", "sdpa", "triton")  # see `kernels`
-
 LEAST = dict.fromkeys(  # what the integers of a Config must be at least
     ("vocab_size", "d_model", "num_heads", "num_kv_heads", "d_ff", "max_length"), 1
 ) | dict.fromkeys(("num_layers", "num_decoder_layers", "num_segments", "bos_id"), 0)

@@ -84,9 +84,8 @@ def make_norm(config: Config) -> nn.Module:
 
 
 def make_attention(config: Config, kernel: Kernel | None) -> MultiHeadAttention:
-    return MultiHeadAttention(
-        config.d_model, config.num_heads, config.num_kv_heads, bias=config.parts.bias, kernel=kernel
-    )
+    sizes, style = (config.d_model, config.num_heads, config.num_kv_heads), config.parts
+    return MultiHeadAttention(*sizes, bias=style.bias, qkv_bias=style.qkv_bias, kernel=kernel)
 
 
 class Embedding(nn.Module):

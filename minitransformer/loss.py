@@ -20,8 +20,7 @@ def cross_entropy(
     reaches the loss or a gradient. With nothing to predict the loss is 0 and so is its gradient.
 
     `num_labels` is the number to divide by instead: for gradient accumulation over micro-batches or
-    processes, that of all of them together (a token-weighted loss; the mean of their means would
-    count a token of a short batch more than one of a long batch).
+    processes, that of all of them together (a token-weighted loss, unlike the mean of their means).
 
     Shapes: logits (..., classes), labels (...) int64 -> a scalar in float32, or float64 for
     float64 logits. Raises TypeError or ValueError for wrong types, shapes and labels.

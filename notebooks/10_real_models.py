@@ -67,9 +67,10 @@ for part in vars(STYLES["bert"]):
 #   layer, whose outputs, bent by x · sigmoid(x), open and close those of the first, as gates.
 # - **positions**: added as waves (*sinusoidal*), added from a table (*learned*), or turned into
 #   queries and keys (*rotary*, next section).
-# - **bias**: whether the linear layers have one. The other four are about the ends: is the
-#   embedding multiplied by √d_model, or followed by a norm; is there one more layer before the
-#   projection to the vocabulary, or a bias in it?
+# - **bias**: whether the linear layers have one; **qkv_bias**: whether those of queries, keys and
+#   values have one all the same, as in Qwen2. The other four are about the ends: is the embedding
+#   multiplied by √d_model, or followed by a norm; is there one more layer before the projection to
+#   the vocabulary, or a bias in it?
 #
 # BERT is an encoder, and GPT-2 and Llama are decoders. That difference is no part: it is the mask.
 # What remains are numbers: width, layers, heads, in some Llamas fewer key heads (chapter 3), and

@@ -37,7 +37,7 @@ def row(name: str) -> str:
         output, logits, mask = run_both(name, theirs.to(dtype), ours, "right")
         real = mask != 0
         differences.append(largest_difference(output.logits[real], logits[real]))
-    family = "bart" if config.model_type == "marian" else config.model_type
+    family = {"marian": "bart", "qwen2": "mistral"}.get(config.model_type, config.model_type)
     file = ROOT / "minitransformer" / "pretrained" / f"{family}.py"
     lines = len(file.read_text(encoding="utf-8").splitlines())
     size = sum(p.numel() for p in ours.parameters())
@@ -60,9 +60,9 @@ def main() -> None:
     about = (
         "The largest difference of any logit from transformers' own, on small models whose tensors "
         "are all random, biases and gains too, and a ragged batch padded on the right. In float64 "
-        "the library's Llama still computes norms, softmax and angles in float32. Measured by "
-        f"`python scripts/pretrained_table.py`: torch {torch.__version__}, transformers "
-        f"{transformers.__version__}, {datetime.date.today()}."
+        "the library's Llama, Mistral and Qwen2 still compute norms and angles in float32. "
+        f"Measured by `python scripts/pretrained_table.py`: torch {torch.__version__}, "
+        f"transformers {transformers.__version__}, {datetime.date.today()}."
     )
     text = "\n".join(["# Real architectures, measured", "", about, "", *rows, ""])
     print(text)

@@ -975,6 +975,11 @@ def test_the_state_is_four_linear_layers(bias):
     assert list(MultiHeadAttention(WIDTH, HEADS, bias=bias).state_dict()) == names
 
 
+def test_queries_keys_and_values_may_have_a_bias_that_the_output_has_not():
+    state = MultiHeadAttention(WIDTH, HEADS, bias=False, qkv_bias=True).state_dict()
+    assert [name for name in state if "bias" in name] == ["query.bias", "key.bias", "value.bias"]
+
+
 @pytest.mark.parametrize("dropout", [-0.1, 1.5, float("nan")])
 def test_a_dropout_that_is_no_probability_is_refused(dropout):
     with pytest.raises(ValueError, match=r"dropout must be in \[0, 1\]"):

@@ -68,17 +68,20 @@ SMALL = {"d_model": 8, "num_layers": 1, "num_heads": 2, "max_length": 24}
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A small random model of each of three families, with a tokenizer."""
+    """A small random model of each of some families, with a tokenizer."""
     made = {}
     for name, kind, size, model, numbers in (
         ("bert", "wordpiece", 90, EncoderOnly, {"num_segments": 2}),
+        ("roberta", "bpe", 300, EncoderOnly, {"num_segments": 1}),
         ("llama", "bpe", 300, DecoderOnly, {"eos_id": 2}),
+        ("qwen2", "bpe", 300, DecoderOnly, {"eos_id": 2, "window": 8}),
         ("marian", "bpe", 300, EncoderDecoder, {"eos_id": 2, "tie_embeddings": True}),
     ):
         made[name] = tmp_path_factory.mktemp(name)
         torch.manual_seed(0)
         save_pretrained(model(Config(size, style=name, **SMALL, **numbers)), made[name])
-        (made[name] / "manifest.json").unlink()  # which others do not write
+        weights = made[name] / WEIGHTS
+        save_file(load_file(weights), weights)  # without the checksum, as others write it
         Tokenizer.train(TEXTS, size, kind).save(made[name])
     return made
 
@@ -264,6 +267,37 @@ HOSTILE = {
         said(max_position_embeddings=10**12),
         "max_position_embeddings must be at most 2147483647, got 1000000000000",
     ),
+    "window of 10**12": (
+        "qwen2",
+        said(sliding_window=10**12),
+        "sliding_window must be at most 214",
+    ),
+    "window of -1": (
+        "qwen2",
+        said(sliding_window=-1),
+        "sliding_window must be an integer >= 1, got",
+    ),
+    "kinds of a billion layers": (
+        "qwen2",
+        said(num_hidden_layers=10**9, max_window_layers=10**9),
+        "tensors for 1000000000 layers",
+    ),
+    "kinds of layers with an escape": (
+        "qwen2",
+        said(layer_types=[ESCAPE]),
+        r"layer_types must be 1 of .*\\x1b\[2J\\r\\n",
+    ),
+    "positions of text": (
+        "roberta",
+        said(max_position_embeddings="24"),
+        "max_position_embeddings must be an integer >= 1, got '24'",
+    ),
+    "a table of padding only": (
+        "roberta",
+        said(max_position_embeddings=1),
+        "max_position_embeddings must be above 2, of which none is a token's, got 1",
+    ),
+    "another padding": ("roberta", said(pad_token_id=None), "pad_token_id is None; only 1 can be"),
     "computed table of TB": (
         "marian",
         said(max_position_embeddings=2**31 - 1),
@@ -438,7 +472,7 @@ def change_anything(folder: Path, rng: random.Random) -> str:
     return f"{kind} of {file.name}"
 
 
-@pytest.mark.parametrize("family", ["bert", "llama", "marian"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "llama", "qwen2", "marian"])
 @pytest.mark.parametrize("count", [40, pytest.param(400, marks=pytest.mark.slow)])
 def test_a_folder_changed_at_random_loads_or_is_refused(family, count, folders, tmp_path):
     loaded = 0

@@ -359,7 +359,8 @@ def test_embedding_is_scaled_tokens_plus_positions_then_the_norm(embedding, devi
 def test_only_the_embeddings_of_bert_and_bart_are_normalised():
     for name in STYLES:
         norm = Embedding(config(name)).norm
-        assert isinstance(norm, nn.LayerNorm) == (name in ("bert", "bart"))
+        expected = name in ("bert", "roberta", "distilbert", "bart")
+        assert isinstance(norm, nn.LayerNorm) == expected
 
 
 def test_embedded_padding_is_zero_before_the_norm(embedding, device):

@@ -827,19 +827,25 @@ def test_a_decoder_may_have_other_layers_than_its_encoder():
 
 
 def test_styles_are_the_published_ones():
-    assert [(n, s.norm, s.residual, s.feed_forward, s.positions) for n, s in STYLES.items()] == [
+    same = {"roberta": "bert", "distilbert": "bert", "mistral": "llama"}
+    assert all(STYLES[name] is STYLES[other] for name, other in same.items())
+    own = {name: style for name, style in STYLES.items() if name not in same}
+    assert [(n, s.norm, s.residual, s.feed_forward, s.positions) for n, s in own.items()] == [
         ("vanilla", "layer", "post", "relu", "sinusoidal"),
         ("bert", "layer", "post", "gelu", "learned"),
         ("gpt2", "layer", "pre", "gelu_tanh", "learned"),
         ("llama", "rms", "pre", "swiglu", "rotary"),
+        ("qwen2", "rms", "pre", "swiglu", "rotary"),
         ("bart", "layer", "post", "gelu", "learned"),
         ("marian", "layer", "post", "silu", "sinusoidal_halves"),
     ]
-    assert [n for n, s in STYLES.items() if s.scale_embedding] == ["vanilla", "marian"]
-    assert [n for n, s in STYLES.items() if s.norm_embedding] == ["bert", "bart"]
-    assert [n for n, s in STYLES.items() if s.final_norm] == ["gpt2", "llama"]
-    assert [n for n, s in STYLES.items() if s.head_transform] == ["bert"]
-    assert [n for n, s in STYLES.items() if s.head_bias] == ["bert", "bart", "marian"]
+    assert [n for n, s in own.items() if not s.bias] == ["llama", "qwen2"]
+    assert [n for n, s in own.items() if s.qkv_bias] == ["qwen2"]
+    assert [n for n, s in own.items() if s.scale_embedding] == ["vanilla", "marian"]
+    assert [n for n, s in own.items() if s.norm_embedding] == ["bert", "bart"]
+    assert [n for n, s in own.items() if s.final_norm] == ["gpt2", "llama", "qwen2"]
+    assert [n for n, s in own.items() if s.head_transform] == ["bert"]
+    assert [n for n, s in own.items() if s.head_bias] == ["bert", "bart", "marian"]
 
 
 @pytest.mark.parametrize("wrong", [-1, 1.0, True, "4"])
@@ -889,7 +895,7 @@ def test_config_takes_the_least_and_refuses_one_less(least, name):
     [
         (
             {"style": "mamba"},
-            "style must be one of vanilla, bert, gpt2, llama, bart, marian, got 'mamba'",
+            "style must be one of vanilla, bert, gpt2, llama, qwen2, bart, .*, got 'mamba'",
         ),
         ({"d_model": 30}, "d_model must be a multiple of num_heads, got 30 and 4"),
         ({"num_kv_heads": 3}, "num_heads must be a multiple of num_kv_heads, got 4 and 3"),

@@ -131,6 +131,23 @@ def test_a_short_and_a_long_sentence_padded_are_ones_and_zeros(tmp_path):
     assert tokenizer.unk_id not in batch.input_ids
 
 
+def test_robertas_tokenizer_is_read_with_its_special_tokens(tmp_path):
+    tf = pytest.importorskip("transformers")
+    spec = json.loads(Tokenizer.train(TEXTS, 300).tokenizer.to_str())["model"]
+    names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # in RoBERTa's order
+    names += [name for name in spec["vocab"] if name not in names]
+    merges = [tuple(pair) for pair in spec["merges"]]
+    theirs = tf.RobertaTokenizer(vocab={n: i for i, n in enumerate(names)}, merges=merges)
+    theirs.save_pretrained(tmp_path)
+    tokenizer = Tokenizer.load(tmp_path)
+    ids = [getattr(tokenizer, f"{role}_id") for role in ("bos", "pad", "eos", "unk", "mask")]
+    assert ids == tokenizer.special_ids == [0, 1, 2, 3, 4]
+    assert tokenizer.mask_name == "<mask>"
+    texts = ["the <mask> fox", "A dog,<mask>"]
+    assert tokenizer.encode(texts) == theirs(texts)["input_ids"]
+    assert all((row[0], row[-1], row.count(4)) == (0, 2, 1) for row in tokenizer.encode(texts))
+
+
 def test_max_length_padding_with_the_end_of_sequence(tmp_path):
     """TinyLlama's example: pad_token = eos_token, padding="max_length", max_length=8."""
     tf = pytest.importorskip("transformers")

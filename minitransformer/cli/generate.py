@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -43,6 +44,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=seed, default=0, metavar="N", help="of the draws (default: 0)"
     )
+    parser.add_argument(
+        "--chat",
+        action="store_true",
+        help="each text is a turn of one conversation, which a model for chats answers",
+    )
+    parser.add_argument(
+        "--system", metavar="TEXT", help="with --chat: what the model is told first"
+    )
 
 
 def add_show_options(parser: argparse.ArgumentParser) -> None:
@@ -64,19 +73,17 @@ def _add_texts(parser: argparse.ArgumentParser) -> None:
 
 
 def _generate(options: argparse.Namespace) -> int:
+    if options.chat:
+        return _chat(options)
+    if options.system is not None:
+        raise InputError("--system is for a conversation: add --chat")
     run = _load(options)
     limit = options.max_new_tokens
     if limit is None:
         limit = 100 if isinstance(run.model, DecoderOnly) else run.model.config.max_length - 1
     new = limit if isinstance(run.model, DecoderOnly) else 0
     texts = _texts(options, run, new)
-    temperature = options.temperature
-    if temperature is None:
-        temperature = 0.8 if isinstance(run.model, DecoderOnly) else 0.0
-    sampling = {"temperature": temperature, "top_k": options.top_k, "top_p": options.top_p}
-    sampling["generator"] = torch.Generator(run.device).manual_seed(options.seed)
-    if options.num_beams > 1:
-        sampling = {"num_beams": options.num_beams}
+    sampling = _sampling(options, run)
     try:
         if len(texts) == 1 and options.num_beams == 1 and not isinstance(run.model, EncoderOnly):
             for piece in stream_answer(run.model, run.vocabulary, texts[0], limit, **sampling):
@@ -91,6 +98,36 @@ def _generate(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise InputError(str(error)) from None
     return 0
+
+
+def _chat(options: argparse.Namespace) -> int:
+    from minitransformer.cli.chat import converse, typed_turns  # which need jinja2
+
+    if options.num_beams > 1:
+        raise InputError("--chat writes as it comes, which --num-beams cannot: leave one out")
+    _check_one_source(options)
+    run = _load(options)
+    turns = read_lines(options.file) if options.file else options.text or typed_turns()
+    turns = filter(str.strip, turns)
+    limit, sampling = options.max_new_tokens, _sampling(options, run)
+    try:
+        for piece in converse(run, options.run, turns, options.system, limit, **sampling):
+            print(piece, end="", flush=True)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    return 0
+
+
+def _sampling(options: argparse.Namespace, run: Run) -> dict[str, Any]:
+    """How `generate` is to choose tokens."""
+    if options.num_beams > 1:
+        return {"num_beams": options.num_beams}
+    temperature = options.temperature
+    if temperature is None:
+        temperature = 0.8 if isinstance(run.model, DecoderOnly) else 0.0
+    generator = torch.Generator(run.device).manual_seed(options.seed)
+    chosen = {"temperature": temperature, "top_k": options.top_k, "top_p": options.top_p}
+    return {**chosen, "generator": generator}
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -108,8 +145,7 @@ def _show(options: argparse.Namespace) -> int:
 
 def _texts(options: argparse.Namespace, run: Run, new_tokens: int = 0) -> list[str]:
     """What the user wants read, from the arguments, a file or standard input; checked."""
-    if options.text and options.file:
-        raise InputError("give texts or --file, not both")
+    _check_one_source(options)
     if options.text:
         texts, where = options.text, "text {}"
     elif options.file:
@@ -146,6 +182,11 @@ def _texts(options: argparse.Namespace, run: Run, new_tokens: int = 0) -> list[s
         characters = " ".join(map(repr, unknown[:10]))
         print(f"never seen in training, read as <unk>: {characters}", file=sys.stderr)
     return texts
+
+
+def _check_one_source(options: argparse.Namespace) -> None:
+    if options.text and options.file:
+        raise InputError("give texts or --file, not both")
 
 
 def _load(options: argparse.Namespace) -> Run:

@@ -81,16 +81,6 @@ def read_folder(folder: Path) -> dict[str, bytes]:
     return files
 
 
-def verify(folder: Path) -> None:
-    """Where there is a manifest, refuse a file that it names and that is another one.
-
-    For folders of large files, that others may add to; `read_folder` is stricter.
-    """
-    if (folder / MANIFEST).exists():
-        for name, about in _read_manifest(folder).items():
-            _check(folder / name, **about)
-
-
 def manifest_of(files: Mapping[str, bytes]) -> bytes:
     about = {name: {"size": len(data), "sha256": sha256(data)} for name, data in files.items()}
     return to_json({"format": FORMAT, "files": about})

@@ -86,6 +86,24 @@ def stream_answer(
     yield from stream_text(vocabulary, prompt, (token.item() for token in steps))
 
 
+def stream_reply(
+    model: DecoderOnly,
+    vocabulary: AnyVocabulary,
+    ids: Sequence[int],
+    max_new_tokens: int,
+    **sampling: Any,
+) -> Iterator[str]:
+    """What the model writes after these tokens, piece by piece, without the token that ends it."""
+    device = next(model.parameters()).device
+    prompt = torch.tensor([ids], device=device)
+    ends = end_of(model, vocabulary)
+    steps = stream_tokens(
+        model, prompt, torch.ones_like(prompt), max_new_tokens, eos_id=ends, **sampling
+    )
+    last = ends if isinstance(ends, tuple) else (ends,)
+    yield from stream_text(vocabulary, [], (t for t in map(int, steps) if t not in last))
+
+
 def stream_text(
     vocabulary: AnyVocabulary, prompt: list[int], tokens: Iterable[int]
 ) -> Iterator[str]:

@@ -14,36 +14,43 @@ from torch import Tensor
 
 from minitransformer.data.files import (
     InputError,
-    check_file,
     read_json,
     read_object,
     to_json,
+    write_atomically,
 )
-from minitransformer.data.manifest import replace_files, verify
 from minitransformer.models import EncoderDecoder, Model
 from minitransformer.pretrained.bart import BART, MARIAN
 from minitransformer.pretrained.bert import BERT
-from minitransformer.pretrained.family import Family
+from minitransformer.pretrained.distilbert import DISTILBERT
+from minitransformer.pretrained.family import Family, unsaid_numbers
 from minitransformer.pretrained.generation_config import NAME, read_generation, write_generation
 from minitransformer.pretrained.gpt2 import GPT2
 from minitransformer.pretrained.llama import LLAMA
+from minitransformer.pretrained.mistral import MISTRAL, QWEN2
 from minitransformer.pretrained.names import convert, convert_back, parts_of
+from minitransformer.pretrained.roberta import ROBERTA
 from minitransformer.pretrained.torch_modules import from_torch
+from minitransformer.pretrained.weights import WEIGHTS, read_folder, to_weights
 
 __all__ = ["FAMILIES", "from_torch", "load_pretrained", "save_pretrained"]
 
 ADAPTER = "adapter_config.json"
-FAMILIES = {family.model_type: family for family in (BERT, GPT2, LLAMA, BART, MARIAN)}
+FAMILIES = {
+    family.model_type: family
+    for family in (BERT, ROBERTA, DISTILBERT, GPT2, LLAMA, MISTRAL, QWEN2, BART, MARIAN)
+}
 
 
 def load_pretrained(folder: str | Path, dtype: torch.dtype | None = torch.float32) -> Model:
     """Our model with the weights of a local Hugging Face folder, in eval mode.
 
     The folder holds config.json and model.safetensors, or several files and their
-    model.safetensors.index.json; its `model_type` is bert, gpt2, llama, bart or marian. BERT
-    becomes an EncoderOnly, or with `is_decoder` a DecoderOnly, or with `add_cross_attention` too a
-    CrossDecoder; GPT-2 and Llama a DecoderOnly; BART and Marian an EncoderDecoder. A model without
-    a head (BertModel, LlamaModel, ...) takes its token embedding as one.
+    model.safetensors.index.json; its `model_type` is one of FAMILIES. BERT and RoBERTa become an
+    EncoderOnly, or with `is_decoder` a DecoderOnly, or with `add_cross_attention` too a
+    CrossDecoder; DistilBERT an EncoderOnly; GPT-2, Llama, Mistral and Qwen2 a DecoderOnly; BART and
+    Marian an EncoderDecoder. A model without a head (BertModel, LlamaModel, ...) takes its token
+    embedding as one.
 
     generation_config.json, where there is one, says what ends a text, what a target begins with
     and what is never written; the model's config then holds these.
@@ -57,11 +64,10 @@ def load_pretrained(folder: str | Path, dtype: torch.dtype | None = torch.float3
     """
     folder = Path(folder)
     family, theirs = _read_family(folder)
-    verify(folder)
     try:
         said = read_generation(folder, theirs)
         config = family.read_config(said, str(folder / "config.json"))
-        tensors = _read_tensors(folder, dtype)
+        tensors = read_folder(folder, dtype)
         layers = max(config.num_layers, config.num_decoder_layers)
         if layers > len(tensors):  # not even one each
             raise ValueError(f"{folder}: holds {len(tensors)} tensors for {layers} layers")
@@ -85,20 +91,14 @@ def load_pretrained(folder: str | Path, dtype: torch.dtype | None = torch.float3
 
 def save_pretrained(model: Model, folder: str | Path) -> None:
     """A folder that transformers loads: config.json, generation_config.json and model.safetensors,
-    and their sha256 in manifest.json, by which `load_pretrained` sees what was damaged.
+    with a checksum in its metadata, by which `load_pretrained` sees what was damaged.
 
+    The family is that of the model's style, if it holds the model, else the first that does.
     Raises ValueError for a model that no family holds, such as a vanilla one, or one with LoRA.
     """
-    from safetensors.torch import save
-
     if any(name.endswith((".A", ".B")) for name in model.state_dict()):
         raise ValueError("the model has LoRA, which no folder holds: call merge_lora(model) first")
-    family = next((family for family in FAMILIES.values() if family.holds(model)), None)
-    if family is None:
-        style = model.config.style if isinstance(model.config.style, str) else "a style of its own"
-        raise ValueError(
-            f"{type(model).__name__} in {style} has no counterpart among {', '.join(FAMILIES)}"
-        )
+    family = _family_of(model)
     ties = family.ties if model.config.tie_embeddings else ()
     tensors = {name: t.cpu() for name, t in convert_back(model, family.names, ties).items()}
     for unused, used in () if ties else family.ties[1:]:
@@ -108,13 +108,10 @@ def save_pretrained(model: Model, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     generation = write_generation(model.config, isinstance(model, EncoderDecoder))
-    files = {
-        "model.safetensors": save(tensors, {"format": "pt"}),
-        NAME: to_json(generation),
-        "config.json": to_json(theirs),  # the last: without it there is no model
-    }
     (folder / "config.json").unlink(missing_ok=True)
-    replace_files(folder, files)
+    write_atomically(folder / WEIGHTS, to_weights(tensors))
+    write_atomically(folder / NAME, to_json(generation))
+    write_atomically(folder / "config.json", to_json(theirs))  # the last: without it, no model
 
 
 def is_pretrained(folder: str | Path) -> bool:
@@ -127,6 +124,21 @@ def is_pretrained(folder: str | Path) -> bool:
     config = Path(folder) / "config.json"
     about = read_json(config) if os.path.lexists(config) else None
     return isinstance(about, dict) and "model_type" in about
+
+
+def _family_of(model: Model) -> Family:
+    """The family of its style, if that holds it, else the first that does."""
+    config = model.config
+    own_first = sorted(FAMILIES.values(), key=lambda family: family.style != config.style)
+    for family in own_first:
+        if family.holds(model):
+            return family
+    style = config.style if isinstance(config.style, str) else "a style of its own"
+    numbers = [f"{n}={getattr(config, n)}" for n in ("num_segments", *unsaid_numbers(config))]
+    raise ValueError(
+        f"{type(model).__name__} in {style} has no counterpart among {', '.join(FAMILIES)} "
+        f"with {', '.join(numbers)}"
+    )
 
 
 def _read_family(folder: Path) -> tuple[Family, Mapping[str, Any]]:
@@ -144,63 +156,6 @@ def _read_family(folder: Path) -> tuple[Family, Mapping[str, Any]]:
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise InputError(f"{file}: model_type is {model_type!r}; known are {', '.join(FAMILIES)}")
     return FAMILIES[model_type], theirs
-
-
-def _read_tensors(folder: Path, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """Every tensor of the folder's files, which stay open behind them."""
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if os.path.lexists(single):
-        return _read_weights(single, dtype)
-    if not os.path.lexists(index):
-        pickles = sorted(path.name for path in folder.glob("*.bin"))
-        others = sorted(path.name for path in folder.glob("*.safetensors"))
-        hint = ""
-        if others:
-            hint = f"; is it {others[0]}? then rename that"
-        elif pickles:
-            hint = f"; {pickles[0]} is a pickle, which may run code: save it as safetensors"
-        raise InputError(f"{folder}: holds no model.safetensors{hint}")
-    places = read_object(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(n, str) for n in places.values()):
-        raise InputError(f"{index}: holds no weight_map from tensors to files")
-    tensors: dict[str, Tensor] = {}
-    for name in sorted(set(places.values())):
-        if Path(name).name != name:
-            raise InputError(f"{index}: {name!r} is not the name of a file in this folder")
-        held = _read_weights(folder / name, dtype)
-        for key in (key for key, file in places.items() if file == name):
-            if key not in held:
-                raise InputError(f"{folder / name}: lacks {key}, which {index.name} says is there")
-        tensors |= {key: t for key, t in held.items() if places.get(key, name) == name}
-    return tensors
-
-
-def _read_weights(file: Path, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """The tensors of one file, the floating-point ones in this dtype, and finite in it."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    check_file(file)
-    try:
-        tensors = load_file(file)
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise InputError(f"{file}: is damaged or no safetensors file: {error}") from None
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            continue  # the model's own tables; refused where a weight is wanted
-        kind = str(tensor.dtype).removeprefix("torch.")
-        if tensor.dtype.itemsize < 2:
-            raise InputError(
-                f"{file}: {name} is {kind}; only weights of 16 bits and more are read: save "
-                "the model without quantization"
-            )
-        tensors[name] = tensor = tensor.to(dtype or tensor.dtype)
-        if tensor.numel() and not all(bound.isfinite() for bound in tensor.aminmax()):
-            raise InputError(
-                f"{file}: {name}, {kind} read as {str(tensor.dtype).removeprefix('torch.')}, "
-                "holds NaN or Inf; expected finite weights"
-            )
-    return tensors
 
 
 def _names(family: Family, model: Model) -> set[str]:

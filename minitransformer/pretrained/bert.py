@@ -5,12 +5,10 @@ embeddings. The pooler and the next-sentence head are left out: nothing here use
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-from minitransformer.config import Style
 from minitransformer.models import CrossDecoder, DecoderOnly, EncoderOnly, Model
-from minitransformer.pretrained.family import REQUIRED, Family, architecture_of
+from minitransformer.pretrained.family import REQUIRED, Family
 
 THEIRS = "bert.encoder.layer.{i}"
 
@@ -39,16 +37,9 @@ def choose(theirs: Mapping[str, Any]) -> type[Model]:
     return CrossDecoder if theirs.get("add_cross_attention") else DecoderOnly
 
 
-def adjust(theirs: Mapping[str, Any], style: Style) -> Style:
-    headed = architecture_of(theirs) != "BertModel"
-    return replace(style, head_transform=headed, head_bias=headed)
-
-
 def describe(model: Model) -> dict[str, Any]:
     decodes, crosses = not isinstance(model, EncoderOnly), isinstance(model, CrossDecoder)
-    bare = not model.config.parts.head_transform
-    name = "BertModel" if bare else "BertLMHeadModel" if decodes else "BertForMaskedLM"
-    return {"architectures": [name], "is_decoder": decodes, "add_cross_attention": crosses}
+    return {"is_decoder": decodes, "add_cross_attention": crosses}
 
 
 BERT = Family(
@@ -60,6 +51,7 @@ BERT = Family(
         CrossDecoder: "BertLMHeadModel",
     },
     bare="BertModel",
+    bare_style={"head_transform": False, "head_bias": False},
     aliases=("BertForPreTraining",),
     choose=choose,
     activation=("hidden_act", "gelu"),
@@ -95,6 +87,5 @@ BERT = Family(
     ],
     prefix="bert.",
     dropped=r"^bert\.pooler\.|^cls\.seq_relationship\.|\.position_ids$|\.token_type_ids$",
-    adjust=adjust,
     describe=describe,
 )

@@ -34,6 +34,7 @@ class Family:
     """One architecture of the transformers library, whose files it reads and writes.
 
     `numbers`: our field of Config -> (their key, the value where the key is absent).
+    `unsaid`: our fields of Config that none of their keys says -> their value.
     `fixed`: switches that must stand as they are here, or be absent: we have no other part.
     `models`: our class -> the name of their model, whose head is read; the first is the default.
     `bare`: their model without a head: the token embedding becomes its head.
@@ -47,11 +48,13 @@ class Family:
     prefix: str  # of most names; older files leave it out
     models: Mapping[type[Model], str]
     bare: str
+    bare_style: Mapping[str, Any] = field(default_factory=dict)  # how `bare` differs in style
     aliases: tuple[str, ...] = ()  # of their models that hold the same, and more that is dropped
     activation: tuple[str, str] | None = None  # their key, and its default
     gates: Mapping[str, str] = field(
         default_factory=dict
     )  # their activation -> a feed-forward of ours
+    unsaid: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
     switches: tuple[str, ...] = ("tie_word_embeddings",)  # their keys that are true or false
     dropped: str = r"$^"  # a pattern of tensors that the model computes itself or never uses
@@ -79,7 +82,7 @@ class Family:
             said = theirs.get(key, wanted)
             if said != wanted and not (key in COMMON and said is None):
                 raise ValueError(f"{where}: {key} is {said!r}; only {wanted!r} can be read")
-        numbers = {}
+        numbers = dict(self.unsaid)
         for name, (key, default) in self.numbers.items():
             numbers[name] = theirs.get(key, default)
             if numbers[name] is REQUIRED:
@@ -98,6 +101,8 @@ class Family:
             style = replace(style, feed_forward=known[said])
         try:
             style = self.adjust(theirs, style)
+            if architecture == self.bare:
+                style = replace(style, **self.bare_style)
             named = self.style if style == STYLES[self.style] else style
             tied = architecture == self.bare or bool(theirs.get("tie_word_embeddings", self.tied))
             numbers |= {"style": named, "tie_embeddings": tied}
@@ -126,9 +131,11 @@ class Family:
             known = self.gates or ACTIVATIONS
             ours = config.parts.feed_forward
             said[self.activation[0]] = next(k for k, v in known.items() if v == ours)
+        headless = replace(STYLES[self.style], **self.bare_style)
+        bare = self.bare_style and self._base(config) == headless
         return {
             "model_type": self.model_type,
-            "architectures": [self.models[type(model)]],
+            "architectures": [self.bare if bare else self.models[type(model)]],
             "tie_word_embeddings": config.tie_embeddings,
             **self.fixed,
             **said,
@@ -137,17 +144,29 @@ class Family:
 
     def holds(self, model: Model) -> bool:
         """Can this model be written as one of this family?"""
-        config = model.config
-        same = {"feed_forward", "scale_embedding", "head_transform", "head_bias"}
-        ours, base = (
-            {name: value for name, value in vars(style).items() if name not in same}
-            for style in (config.parts, STYLES[self.style])
-        )
-        known = set((self.gates or ACTIVATIONS).values())
+        config, base = model.config, STYLES[self.style]
         return (
-            ours == base and type(model) in self.models
-            and config.parts.feed_forward in known
-        )  # fmt: skip
+            type(model) in self.models
+            and config.parts.feed_forward in (self.gates or ACTIVATIONS).values()
+            and self._base(config) in (base, replace(base, **self.bare_style))
+            and (config.num_segments > 0) == ("num_segments" in self.numbers)
+            and all(
+                getattr(config, name) == value
+                for name, value in {**unsaid_numbers(config), **self.unsaid}.items()
+                if name not in self.numbers
+            )
+        )
+
+    def _base(self, config: Config) -> Style:
+        """The style of a config without what the files say of it: activation and switches."""
+        base = vars(STYLES[self.style])
+        said = {name: base[name] for name in ("feed_forward", *self.switches) if name in base}
+        return replace(config.parts, **said)
+
+
+def unsaid_numbers(config: Config) -> dict[str, Any]:
+    """What the library computes with where a family has no key for it."""
+    return {"window": None, "norm_eps": 1e-5, "num_kv_heads": config.num_heads}
 
 
 def _check_number(where: str, value: Any, fraction: bool) -> None:
