@@ -106,6 +106,12 @@ class Classifier(nn.Module):
         """
         return self.head(self.pool(input_ids, attention_mask, segment_ids))
 
+    def encode(
+        self, input_ids: Tensor, attention_mask: Tensor, segment_ids: Tensor | None = None
+    ) -> Tensor:
+        """Last hidden states (B,T,d_model), 0 at padding."""
+        return self.body.encode(input_ids, attention_mask, segment_ids)
+
     def pool(
         self, input_ids: Tensor, attention_mask: Tensor, segment_ids: Tensor | None = None
     ) -> Tensor:
@@ -116,7 +122,7 @@ class Classifier(nn.Module):
                 "a classifier needs one document in a row, but attention_mask goes up to "
                 f"{attention_mask.max()}: use collate_classes or pad, not pack"
             )
-        hidden = self.body.encode(input_ids, attention_mask, segment_ids)
+        hidden = self.encode(input_ids, attention_mask, segment_ids)
         return POOLINGS[self.pooling](hidden, attention_mask)
 
     def loss(

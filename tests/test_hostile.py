@@ -504,7 +504,7 @@ def here(folders, tmp_path_factory):
         "pairs.tsv": "".join(f"w{i}\t{i}\n" for i in range(40)).encode(),
         "binary": bytes(range(255, -1, -1)),
         "zeros": b"\0" * 1000,
-        "utf16": "a\tb\n".encode("utf-16"),
+        "half-utf16": "a\tb\n".encode("utf-16")[:-1],
         "halves": b"a\xed\xa0\x80b\n",
         "empty": b"",
         "blank": b" \n\r\n",
@@ -535,12 +535,13 @@ def here(folders, tmp_path_factory):
 
 TRAIN = ["train", "--task", "pairs", "--data", "{here}/pairs.tsv", "--out", "new"]
 MANY = str(10**20)
-BAD_FILES = ["binary", "zeros", "utf16", "halves", "empty", "blank", "long", "escape.tsv"]
+BAD_FILES = ["binary", "zeros", "half-utf16", "halves", "empty", "blank", "long", "escape.tsv"]
 BAD_FILES += ["pointer", "folder", "nowhere", "pairs.tsv/x", "x" * 300, "x/" * 3000]
 SUBJECT = "minitransformer:scaled_dot_product_attention"
 ARGUMENTS = [
     *(["train", "--task", task, "--out", "new", "--data", "{here}/" + file]
-      for file in BAD_FILES for task in ("pairs", "lm") if (task, file) != ("lm", "escape.tsv")),
+      for file in BAD_FILES for task in ("pairs", "lm")
+      if task == "pairs" or file not in ("escape.tsv", "long")),
     *(["generate", "{here}/llama", "--file", "{here}/" + file]
       for file in BAD_FILES if file != "escape.tsv"),
     *([*TRAIN, option, value]

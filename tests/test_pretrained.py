@@ -1121,12 +1121,12 @@ def test_what_cannot_be_followed_is_refused_by_its_key(name, config, message, co
 
 
 HEADS_OF_THEIRS = {
-    "bert": "BertForSequenceClassification",
+    "bert": "BertForTokenClassification",
     "gpt2": "GPT2DoubleHeadsModel",
-    "llama": "LlamaForSequenceClassification",
+    "llama": "LlamaForTokenClassification",
     "mistral": "MistralForTokenClassification",
     "qwen2": "Qwen2ForQuestionAnswering",
-    "roberta": "RobertaForSequenceClassification",
+    "roberta": "RobertaForMultipleChoice",
     "distilbert": "DistilBertForTokenClassification",
     "bart": "BartForSequenceClassification",
     "marian": "MarianForCausalLM",

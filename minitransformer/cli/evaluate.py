@@ -8,6 +8,7 @@ from dataclasses import fields
 import torch
 from tqdm import tqdm
 
+from minitransformer.classifier import Classifier
 from minitransformer.cli.data import add_data_options
 from minitransformer.cli.options import add_device, find_device, positive
 from minitransformer.data.files import InputError
@@ -15,7 +16,7 @@ from minitransformer.models import DecoderOnly, EncoderDecoder, EncoderOnly
 from minitransformer.training.run import Run
 from minitransformer.training.tasks import TASKS, DataOptions, Task, make_task
 
-TASK_OF = {EncoderDecoder: "pairs", DecoderOnly: "lm", EncoderOnly: "mlm"}
+TASK_OF = {EncoderDecoder: "pairs", DecoderOnly: "lm", EncoderOnly: "mlm", Classifier: "classify"}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +77,8 @@ def _task(options: argparse.Namespace, run: Run) -> Task:
         if not known:
             raise InputError(f"--data: say on which examples {options.run} is to be evaluated")
         data = DataOptions(**{name: run.settings[name] for name in known})
-    return make_task(name, data, config.max_length, run.vocabulary, config.bos_id)
+    labels = run.model.names if isinstance(run.model, Classifier) else None
+    return make_task(name, data, config.max_length, run.vocabulary, config.bos_id, labels)
 
 
 def _progress(batches: list) -> tqdm:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TextIO
 import torch
 
 from minitransformer import __version__
-from minitransformer.cli import check, evaluate, exercise, generate, runs, train
+from minitransformer.cli import check, evaluate, exercise, export, generate, runs, train
 from minitransformer.data.files import InputError, printable
 
 
@@ -160,6 +160,13 @@ def _parser() -> argparse.ArgumentParser:
         "draw where a trained model looks",
         "One picture for each text and kind of attention, a panel for each head. Several texts "
         "are padded to one length, so the shorter ones show their padding.",
+    )
+    verb(
+        "export",
+        export.add_options,
+        "write a run as a folder that the transformers library loads",
+        "config.json, model.safetensors, generation_config.json and the tokenizer, if the run has "
+        "one.",
     )
     verb(
         "check",

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from minitransformer.classifier import Classifier
 from minitransformer.data.files import (
     InputError,
     read_json,
@@ -19,16 +20,24 @@ from minitransformer.data.files import (
     to_json,
     write_atomically,
 )
+from minitransformer.data.tokenization import Tokenizer
 from minitransformer.models import EncoderDecoder, Model
 from minitransformer.pretrained.bart import BART, MARIAN
 from minitransformer.pretrained.bert import BERT
+from minitransformer.pretrained.classes import (
+    check_head,
+    names_of,
+    read_names,
+    with_head,
+    write_names,
+)
 from minitransformer.pretrained.distilbert import DISTILBERT
-from minitransformer.pretrained.family import Family, unsaid_numbers
+from minitransformer.pretrained.family import Family, architecture_of, unsaid_numbers
 from minitransformer.pretrained.generation_config import NAME, read_generation, write_generation
 from minitransformer.pretrained.gpt2 import GPT2
 from minitransformer.pretrained.llama import LLAMA
 from minitransformer.pretrained.mistral import MISTRAL, QWEN2
-from minitransformer.pretrained.names import convert, convert_back, parts_of
+from minitransformer.pretrained.names import Names, convert, convert_back, parts_of
 from minitransformer.pretrained.roberta import ROBERTA
 from minitransformer.pretrained.torch_modules import from_torch
 from minitransformer.pretrained.weights import WEIGHTS, read_folder, to_weights
@@ -42,7 +51,9 @@ FAMILIES = {
 }
 
 
-def load_pretrained(folder: str | Path, dtype: torch.dtype | None = torch.float32) -> Model:
+def load_pretrained(
+    folder: str | Path, dtype: torch.dtype | None = torch.float32
+) -> Model | Classifier:
     """Our model with the weights of a local Hugging Face folder, in eval mode.
 
     The folder holds config.json and model.safetensors, or several files and their
@@ -50,7 +61,7 @@ def load_pretrained(folder: str | Path, dtype: torch.dtype | None = torch.float3
     EncoderOnly, or with `is_decoder` a DecoderOnly, or with `add_cross_attention` too a
     CrossDecoder; DistilBERT an EncoderOnly; GPT-2, Llama, Mistral and Qwen2 a DecoderOnly; BART and
     Marian an EncoderDecoder. A model without a head (BertModel, LlamaModel, ...) takes its token
-    embedding as one.
+    embedding as one; a sequence classifier of any of these but BART and Marian is a Classifier.
 
     generation_config.json, where there is one, says what ends a text, what a target begins with
     and what is never written; the model's config then holds these.
@@ -71,47 +82,92 @@ def load_pretrained(folder: str | Path, dtype: torch.dtype | None = torch.float3
         layers = max(config.num_layers, config.num_decoder_layers)
         if layers > len(tensors):  # not even one each
             raise ValueError(f"{folder}: holds {len(tensors)} tensors for {layers} layers")
+        names = family.names
         with torch.device("meta"):  # numbers come from the files, not from chance
-            model = family.model_class(theirs)(config)
-        tensors = _with_todays_names(tensors, family, model)
-        ties = family.ties if config.tie_embeddings else ()
+            model: Model | Classifier = family.model_class(theirs)(config)
+            if architecture_of(theirs) == family.classifier is not None:
+                model = with_head(model, read_names(theirs, str(folder / "config.json")))
+                names = names_of(family)
+        tensors = _with_todays_names(tensors, family, names, model)
+        ties = family.ties if model.config.tie_embeddings else ()
         head = family.ties[0][-1]
-        if not ties and _names(family, model) - tensors.keys() == {head}:
+        if not ties and _names(names, model) - tensors.keys() == {head}:
             raise ValueError(
                 f"{folder}: lacks {head}, the head; if that is the token embedding, say "
                 '"tie_word_embeddings": true in config.json'
             )
-        state = convert(model, tensors, family.names, ties, str(folder))
+        state = convert(model, tensors, names, ties, str(folder))
     except (ValueError, RuntimeError) as error:
         raise InputError(str(error)) from None
     model.load_state_dict({key: t.contiguous() for key, t in state.items()}, assign=True)
-    model.tie()
+    if isinstance(model, Model):
+        model.tie()
     return model.eval()
 
 
-def save_pretrained(model: Model, folder: str | Path) -> None:
+def save_pretrained(
+    model: Model | Classifier, folder: str | Path, tokenizer: Tokenizer | None = None
+) -> None:
     """A folder that transformers loads: config.json, generation_config.json and model.safetensors,
-    with a checksum in its metadata, by which `load_pretrained` sees what was damaged.
+    with a checksum in its metadata, by which `load_pretrained` sees what was damaged; and the files
+    of a tokenizer.
 
     The family is that of the model's style, if it holds the model, else the first that does.
     Raises ValueError for a model that no family holds, such as a vanilla one, or one with LoRA.
     """
     if any(name.endswith((".A", ".B")) for name in model.state_dict()):
         raise ValueError("the model has LoRA, which no folder holds: call merge_lora(model) first")
-    family = _family_of(model)
-    ties = family.ties if model.config.tie_embeddings else ()
-    tensors = {name: t.cpu() for name, t in convert_back(model, family.names, ties).items()}
-    for unused, used in () if ties else family.ties[1:]:
-        tensors[unused] = tensors[used].clone()
-    theirs = family.write_config(model)
+    theirs, tensors = _as_theirs(model)
     theirs["dtype"] = str(model.head.projection.weight.dtype).removeprefix("torch.")
+    if tokenizer is not None:  # by its padding the library finds a row's last token
+        own = {"pad_token_id": tokenizer.pad_id, "bos_token_id": tokenizer.bos_id}
+        theirs = own | {key: value for key, value in theirs.items() if value is not None}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     generation = write_generation(model.config, isinstance(model, EncoderDecoder))
     (folder / "config.json").unlink(missing_ok=True)
+    if tokenizer is not None:
+        tokenizer.save(folder)
     write_atomically(folder / WEIGHTS, to_weights(tensors))
     write_atomically(folder / NAME, to_json(generation))
     write_atomically(folder / "config.json", to_json(theirs))  # the last: without it, no model
+
+
+def _as_theirs(model: Model | Classifier) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The config.json and the tensors of the model's family."""
+    if isinstance(model, Classifier):
+        family = _family_of(model.body)
+        if family.classifier is None:
+            raise ValueError(f"{family.model_type} has no sequence classifier to save this as")
+        check_head(model, family)
+        theirs = family.write_config(model.body) | write_names(model.names)
+        theirs["architectures"] = [family.classifier]
+        tensors = convert_back(model, names_of(family), ())
+    else:
+        family = _family_of(model)
+        ties = family.ties if model.config.tie_embeddings else ()
+        theirs, tensors = family.write_config(model), convert_back(model, family.names, ties)
+        for unused, used in () if ties else family.ties[1:]:
+            tensors[unused] = tensors[used].clone()
+    return theirs, {name: tensor.cpu() for name, tensor in tensors.items()}
+
+
+def fill_head(model: Classifier, folder: str | Path) -> list[str]:
+    """Give a new head the weights that the folder has for it, such as BERT's pooler.
+
+    Returns the names of our parameters for which it has none.
+    """
+    family, _ = _read_family(Path(folder))
+    tensors = read_folder(Path(folder), model.head.projection.weight.dtype)
+    found = {}
+    parts = parts_of(model, names_of(family))
+    parts = {key: part for key, part in parts.items() if key.startswith("head.")}
+    for key, part in parts.items():
+        for name in (part.name, part.name.removeprefix(family.prefix)):
+            if name in tensors:
+                found[key] = part.read(tensors[name])
+    model.load_state_dict(found, strict=False)
+    return [key for key in parts if key not in found]
 
 
 def is_pretrained(folder: str | Path) -> bool:
@@ -158,16 +214,16 @@ def _read_family(folder: Path) -> tuple[Family, Mapping[str, Any]]:
     return FAMILIES[model_type], theirs
 
 
-def _names(family: Family, model: Model) -> set[str]:
+def _names(names: Names, model: nn.Module) -> set[str]:
     """The tensors that the model is made of."""
-    return {part.name for part in parts_of(model, family.names).values()}
+    return {part.name for part in parts_of(model, names).values()}
 
 
 def _with_todays_names(
-    tensors: Mapping[str, Tensor], family: Family, model: Model
+    tensors: Mapping[str, Tensor], family: Family, names: Names, model: Model | Classifier
 ) -> dict[str, Tensor]:
     """What older versions of the library called them, and without what nobody needs."""
-    wanted = _names(family, model)
+    wanted = _names(names, model)
     wanted |= {name for group in family.ties for name in group}
     named = {}
     for name, tensor in tensors.items():
@@ -175,7 +231,8 @@ def _with_todays_names(
         name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
         if name not in wanted and family.prefix + name in wanted:
             name = family.prefix + name
-        if not any(re.search(family.dropped, one) for one in (name, family.prefix + name)):
+        both = (name, family.prefix + name)
+        if name in wanted or not any(re.search(family.dropped, one) for one in both):
             named[name] = tensor
     if not model.config.tie_embeddings:
         for unused, used in family.ties[1:]:

@@ -1,7 +1,8 @@
 """BERT (Devlin et al. 2018, arXiv:1810.04805): encoder, masked LM, decoder with or without source.
 
 A folder of the bare BertModel has no head: its logits are then the products with the token
-embeddings. The pooler and the next-sentence head are left out: nothing here uses them.
+embeddings. The pooler is a part of a classifier's head; elsewhere it is left out, and so is the
+next-sentence head: nothing here uses them.
 """
 
 from collections.abc import Mapping
@@ -51,6 +52,8 @@ BERT = Family(
         CrossDecoder: "BertLMHeadModel",
     },
     bare="BertModel",
+    classifier="BertForSequenceClassification",
+    class_names={"head.transform.linear": "bert.pooler.dense", "head.projection": "classifier"},
     bare_style={"head_transform": False, "head_bias": False},
     aliases=("BertForPreTraining",),
     choose=choose,

@@ -38,6 +38,7 @@ class Family:
     `fixed`: switches that must stand as they are here, or be absent: we have no other part.
     `models`: our class -> the name of their model, whose head is read; the first is the default.
     `bare`: their model without a head: the token embedding becomes its head.
+    `classifier`: their model with a head for classes, which becomes a Classifier.
     """
 
     model_type: str
@@ -48,6 +49,8 @@ class Family:
     prefix: str  # of most names; older files leave it out
     models: Mapping[type[Model], str]
     bare: str
+    classifier: str | None = None  # their sequence classifier
+    class_names: Mapping[str, str] = field(default_factory=dict)  # of its head, as `names`
     bare_style: Mapping[str, Any] = field(default_factory=dict)  # how `bare` differs in style
     aliases: tuple[str, ...] = ()  # of their models that hold the same, and more that is dropped
     activation: tuple[str, str] | None = None  # their key, and its default
@@ -71,7 +74,8 @@ class Family:
     def read_config(self, theirs: Mapping[str, Any], where: str) -> Config:
         """Their config.json as our Config. Raises ValueError with the key that we cannot follow."""
         architecture = architecture_of(theirs)
-        readable = list(dict.fromkeys([*self.models.values(), *self.aliases, self.bare]))
+        heads = [*self.models.values(), *self.aliases, self.bare, self.classifier]
+        readable = list(dict.fromkeys(filter(None, heads)))
         if architecture and architecture.lower() not in map(str.lower, readable):
             raise ValueError(
                 f"{where}: architectures names {architecture}, whose head has no part here; known "

@@ -11,6 +11,8 @@ GPT2 = Family(
     style="gpt2",
     models={DecoderOnly: "GPT2LMHeadModel"},
     bare="GPT2Model",
+    classifier="GPT2ForSequenceClassification",
+    class_names={"head.projection": "score"},
     activation=("activation_function", "gelu_new"),
     numbers={
         "vocab_size": ("vocab_size", REQUIRED),

@@ -20,6 +20,7 @@ MISTRAL = replace(
     style="mistral",
     models=dict.fromkeys(LLAMA.models, "MistralForCausalLM"),
     bare="MistralModel",
+    classifier="MistralForSequenceClassification",
     numbers={
         **LLAMA.numbers,
         "num_kv_heads": ("num_key_value_heads", 8),
@@ -80,6 +81,7 @@ QWEN2 = replace(
     style="qwen2",
     models=dict.fromkeys(LLAMA.models, "Qwen2ForCausalLM"),
     bare="Qwen2Model",
+    classifier="Qwen2ForSequenceClassification",
     numbers={
         **MISTRAL.numbers,
         "num_kv_heads": ("num_key_value_heads", 32),

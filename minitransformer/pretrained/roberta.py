@@ -37,6 +37,11 @@ ROBERTA = replace(
         CrossDecoder: "RobertaForCausalLM",
     },
     bare="RobertaModel",
+    classifier="RobertaForSequenceClassification",
+    class_names={
+        "head.transform.linear": "classifier.dense",
+        "head.projection": "classifier.out_proj",
+    },
     aliases=(),
     gates={"gelu": "gelu"},
     numbers={**BERT.numbers, "max_length": (LENGTH, 512)},

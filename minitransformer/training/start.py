@@ -1,6 +1,6 @@
 """What a training begins with: a new model, or one that is there, of which all or a part learns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -12,6 +12,8 @@ from minitransformer.data.files import InputError
 from minitransformer.data.source import DataOptions
 from minitransformer.inference.answering import AnyModel
 from minitransformer.models import DecoderOnly, EncoderOnly
+from minitransformer.pretrained import fill_head
+from minitransformer.pretrained.classes import with_head
 from minitransformer.training.loop import Settings
 from minitransformer.training.lora import add_lora, freeze
 from minitransformer.training.run import Run
@@ -41,20 +43,6 @@ class Part:
         freeze(body, self.freeze)
 
 
-def new_classifier(
-    body: EncoderOnly | DecoderOnly, names: Sequence[str], pooling: str | None
-) -> Classifier:
-    """With the head that the transformers library gives such a model, unless the mean is pooled."""
-    default = "first" if isinstance(body, EncoderOnly) else "last"
-    pooled = pooling or default
-    if isinstance(body, DecoderOnly) or pooled == "mean":
-        model = Classifier(body, len(names), pooled, bias=isinstance(body, EncoderOnly))
-    else:
-        model = Classifier(body, len(names), pooled, activation="tanh")
-    model.names = list(names)
-    return model
-
-
 def start(
     name: str,
     data: DataOptions,
@@ -75,7 +63,7 @@ def start(
     config, settings = Config(**_only(Config, chosen)), Settings(**_only(Settings, chosen))
     torch.manual_seed(settings.seed)
     if isinstance(task, ClassifyTask):
-        model: AnyModel = new_classifier(EncoderOnly(config), task.labels, part.pooling)
+        model: AnyModel = with_head(EncoderOnly(config), task.labels, part.pooling)
     else:
         model = task.model_class(config)
     part.apply(model)
@@ -97,9 +85,10 @@ def _start_from(
     torch.manual_seed(settings.seed)
     model = _with_numbers(model, {name: given[name] for name in CHANGEABLE if name in given})
     if isinstance(task, ClassifyTask) and not isinstance(model, Classifier):
-        model = new_classifier(model, task.labels, part.pooling)
-        size = sum(p.numel() for p in model.head.parameters())
-        task.notes.append(f"new, with random weights: the classification head, {size:,} parameters")
+        model = with_head(model, task.labels, part.pooling)
+        new = [name for name, _ in model.named_parameters() if name.startswith("head.")]
+        new = fill_head(model, where) if run.task == "pretrained" else new
+        task.notes.append(f"new, with random weights: {', '.join(new)}")
     part.apply(model)
     learns = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if part.lora is not None or part.freeze:
