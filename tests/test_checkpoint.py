@@ -524,7 +524,13 @@ def test_a_training_that_a_signal_ends_goes_on_to_the_same_bits(
     run = tmp_path / "run"
     command = [sys.executable, "-m", "minitransformer", "train", *TINY, "--data", pairs, *LONG]
     process = subprocess.Popen(
-        [*command, "--out", str(run)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--out", str(run)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGHUP, signal.SIG_DFL
+        ),  # `nohup pytest` ignores it
     )
     while not [path for path in checkpoints(run) if int(path.name) > 5]:
         assert process.poll() is None
