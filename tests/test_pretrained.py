@@ -1010,8 +1010,9 @@ def test_a_model_of_ours_can_be_saved_for_the_library(tmp_path):
         (DecoderOnly(Config(VOCAB, 16, style="llama")), "llama"),
         (DecoderOnly(Config(VOCAB, 16, style="mistral")), "mistral"),
         (EncoderOnly(Config(VOCAB, 16, style="bert", num_segments=1)), "bert"),
+        (EncoderOnly(Config(VOCAB, 16, style="bert", num_segments=0)), "bert"),
         (EncoderOnly(Config(VOCAB, 16, style="roberta", num_segments=1)), "roberta"),
-        (EncoderOnly(Config(VOCAB, 16, style="bert", norm_eps=1e-12)), "distilbert"),
+        (EncoderOnly(Config(VOCAB, 16, style="distilbert", norm_eps=1e-12)), "distilbert"),
     ],
 )
 def test_a_model_is_saved_as_the_family_of_its_style_or_the_first_that_holds_it(
@@ -1033,7 +1034,6 @@ def test_a_model_is_saved_as_the_family_of_its_style_or_the_first_that_holds_it(
         DecoderOnly(Config(VOCAB, 16, style="gpt2", window=3)),
         DecoderOnly(Config(VOCAB, 16, style="gpt2", num_segments=2)),
         DecoderOnly(Config(VOCAB, 16, style="gpt2", num_kv_heads=2)),
-        EncoderOnly(Config(VOCAB, 16, style="bert")),  # without segments, and not DistilBERT's eps
         EncoderDecoder(Config(VOCAB, 16, style="bart", tie_embeddings=True, norm_eps=1e-3)),
     ],
 )

@@ -149,6 +149,10 @@ def _as_theirs(model: Model | Classifier) -> tuple[dict[str, Any], dict[str, Ten
         theirs, tensors = family.write_config(model), convert_back(model, family.names, ties)
         for unused, used in () if ties else family.ties[1:]:
             tensors[unused] = tensors[used].clone()
+    if model.config.num_segments == 0 and "num_segments" in family.numbers:
+        theirs[family.numbers["num_segments"][0]] = 1  # a segment that adds nothing
+        embedding = tensors[family.ties[0][0]]
+        tensors[f"{family.names['embedding.segments']}.weight"] = torch.zeros_like(embedding[:1])
     return theirs, {name: tensor.cpu() for name, tensor in tensors.items()}
 
 

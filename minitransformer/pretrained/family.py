@@ -153,7 +153,7 @@ class Family:
             type(model) in self.models
             and config.parts.feed_forward in (self.gates or ACTIVATIONS).values()
             and self._base(config) in (base, replace(base, **self.bare_style))
-            and (config.num_segments > 0) == ("num_segments" in self.numbers)
+            and (config.num_segments == 0 or "num_segments" in self.numbers)
             and all(
                 getattr(config, name) == value
                 for name, value in {**unsaid_numbers(config), **self.unsaid}.items()
