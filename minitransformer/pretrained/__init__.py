@@ -187,10 +187,15 @@ def is_pretrained(folder: str | Path) -> bool:
 
 
 def _family_of(model: Model) -> Family:
-    """The family of its style, if that holds it, else the first that does."""
+    """The family of its style, if that holds it, else the first that does; one without segments
+    for a model that has none."""
     config = model.config
-    own_first = sorted(FAMILIES.values(), key=lambda family: family.style != config.style)
-    for family in own_first:
+
+    def differs(family: Family) -> tuple[bool, bool]:
+        segments = "num_segments" in family.numbers
+        return family.style != config.style, segments != (config.num_segments > 0)
+
+    for family in sorted(FAMILIES.values(), key=differs):
         if family.holds(model):
             return family
     style = config.style if isinstance(config.style, str) else "a style of its own"
