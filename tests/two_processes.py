@@ -1,9 +1,10 @@
-"""What test_processes.py compares: ten steps of AdamW in float64, in all processes there are.
+"""What test_processes.py compares: ten steps of AdamW or Muon in float64, in all processes.
 
 torchrun --nproc-per-node 2 tests/two_processes.py PAIRS.tsv OUT.pt
 """
 
 import sys
+from dataclasses import replace
 
 import torch
 
@@ -30,10 +31,12 @@ CASES = {  # processes without a label; gradients in parts; few parameters that 
         (12, 1, "LoRA"),
         (12, 2, "last layer"),
         (12, 1, "classifier"),
+        *([] if shard else [(12, 1, "Muon")]),
     )
 }
 PREPARE = {
     "all": lambda model: None,
+    "Muon": lambda model: None,
     "LoRA": lambda model: add_lora(model, rank=2, alpha=8),
     "last layer": lambda model: freeze(model, 1),
     "classifier": lambda model: add_lora(model.body, rank=2),
@@ -63,6 +66,8 @@ def ten_steps(
     config = Config(len(task.vocabulary), d_model=16, num_layers=2, num_heads=2, max_length=64)
     task = LongSources(task) if learns == "classifier" else task
     settings = Settings(steps=10, batch_size=examples, warmup=2, accumulate=parts, clip=1e9)
+    if learns == "Muon":
+        settings = replace(settings, optimizer="muon")
     model = task.model_class(config).double()
     PREPARE[learns](model)
     training = Training(model, settings, processes)

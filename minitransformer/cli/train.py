@@ -33,7 +33,14 @@ from minitransformer.training.checkpoint import (
     read_checkpoint,
     run_of,
 )
-from minitransformer.training.loop import DTYPES, NonFiniteLoss, Settings, Training, train
+from minitransformer.training.loop import (
+    DTYPES,
+    OPTIMIZERS,
+    NonFiniteLoss,
+    Settings,
+    Training,
+    train,
+)
 from minitransformer.training.pictures import attention_pictures, loss_picture, save_pictures
 from minitransformer.training.processes import Processes, start_processes
 from minitransformer.training.run import Run
@@ -171,6 +178,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=ATTENTIONS,
         help="how it is computed: the same up to rounding, reference is the plain formula "
         "(default: auto, the fastest)",
+    )
+    parser.add_argument(
+        "--optimizer",
+        choices=OPTIMIZERS,
+        help="adamw, or muon, which needs fewer steps: it makes the steps of the layers' matrices "
+        "orthogonal (default: muon for dates, else adamw)",
     )
     parser.add_argument("--style", choices=STYLES, help="the parts the model is built from")
     for cls, words in (Config, CONFIG_HELP), (Settings, SETTINGS_HELP):

@@ -18,11 +18,13 @@ from minitransformer.data.files import InputError
 from minitransformer.inference.answering import AnyModel
 from minitransformer.layers import Stack
 from minitransformer.loss import IGNORE_INDEX
+from minitransformer.training.muon import RATE, Muon
 from minitransformer.training.processes import ALONE, Processes
 from minitransformer.training.signals import asked_to_stop
 from minitransformer.training.tasks import Task
 
 DTYPES = ("float32", "bfloat16")
+OPTIMIZERS = ("adamw", "muon")
 READ_EVERY = {"cpu": 1}  # steps; other devices are asked for their losses, and waited for, rarely
 
 
@@ -31,6 +33,7 @@ class Settings:
     """How to train: everything that is not the model."""
 
     steps: int = 1_000
+    optimizer: str = "adamw"  # or "muon": see `muon.py`
     batch_size: int = 128  # examples in a step
     learning_rate: float = 4e-3  # the highest, reached after the warm-up
     warmup: int = 50  # steps in which the learning rate rises from 0; then it falls as a cosine
@@ -50,6 +53,9 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
+        if self.optimizer not in OPTIMIZERS:
+            names = ", ".join(OPTIMIZERS)
+            raise ValueError(f"optimizer must be one of {names}, got {self.optimizer!r}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
         for name in ("learning_rate", "save_minutes", "clip"):
@@ -76,6 +82,8 @@ class Training:
     """
 
     def __init__(self, model: AnyModel, settings: Settings, processes: Processes = ALONE):
+        if settings.optimizer == "muon" and processes.sharded:
+            raise InputError("--optimizer muon needs whole matrices: with --shard use adamw")
         self.model, self.settings, self.processes = model, settings, processes
         self.device = next(model.parameters()).device
         for module in model.modules():
@@ -84,9 +92,9 @@ class Training:
         model.zero_grad()  # what is frozen now may have an old gradient, which clipping would count
         self.empty = _without_weights(model) if processes.sharded else None
         self.loss = processes.spread(LossModule(model))
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(model, settings.weight_decay), betas=(0.9, 0.98), fused=True
-        )
+        groups = parameter_groups(model, settings.weight_decay, settings.optimizer == "muon")
+        optimizer = Muon if settings.optimizer == "muon" else torch.optim.AdamW
+        self.optimizer = optimizer(groups, betas=(0.9, 0.98), fused=True)
         self.failed = torch.zeros((), device=self.device)  # 1 after a loss that was not finite
         self.history: list[dict[str, float]] = []
 
@@ -112,7 +120,7 @@ class Training:
         if num_labels == 0:
             return torch.zeros(2, device=self.device)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * (RATE if group.get("orthogonal") else 1)
         self.optimizer.zero_grad()
         shares = []
         for i in range(settings.accumulate):
@@ -271,15 +279,23 @@ def schedule(step: int, settings: Settings) -> float:
     return warm * (1 + math.cos(math.pi * step / settings.steps)) / 2
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """What learns. Weight decay for the matrices only: it makes no sense for biases and gains."""
-    learned = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in learned if p.ndim >= 2]
-    vectors = [p for p in learned if p.ndim < 2]
-    return [
+def parameter_groups(model: nn.Module, weight_decay: float, muon: bool = False) -> list[dict]:
+    """What learns. Weight decay for the matrices only: it makes no sense for biases and gains.
+
+    With `muon` the matrices of the layers are a group of their own, without embeddings and head.
+    """
+    learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    inner = {name: p for name, p in learned.items() if muon and "layers." in name and p.ndim == 2}
+    matrices = [p for name, p in learned.items() if p.ndim >= 2 and name not in inner]
+    vectors = [p for p in learned.values() if p.ndim < 2]
+    groups = [
         {"params": matrices, "weight_decay": weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
+    if muon:
+        decay = weight_decay / RATE  # as fast as the others'
+        groups.append({"params": [*inner.values()], "weight_decay": decay, "orthogonal": True})
+    return groups
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
