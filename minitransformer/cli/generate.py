@@ -10,7 +10,7 @@ from minitransformer.cli.options import add_device, find_device, integer, positi
 from minitransformer.data.files import InputError, read_stream
 from minitransformer.data.reading import decode, lines_of, read_lines
 from minitransformer.inference.answering import ROWS, answer, encode, stream_answer
-from minitransformer.models import DecoderOnly, EncoderOnly
+from minitransformer.models import DecoderOnly, EncoderDecoder, EncoderOnly
 from minitransformer.training.pictures import attention_pictures, save_pictures
 from minitransformer.training.run import Run
 
@@ -78,7 +78,8 @@ def _generate(options: argparse.Namespace) -> int:
     if options.num_beams > 1:
         sampling = {"num_beams": options.num_beams}
     try:
-        if len(texts) == 1 and options.num_beams == 1 and not isinstance(run.model, EncoderOnly):
+        writes = isinstance(run.model, DecoderOnly | EncoderDecoder)
+        if writes and len(texts) == 1 and options.num_beams == 1:
             for piece in stream_answer(run.model, run.vocabulary, texts[0], limit, **sampling):
                 print(piece, end="", flush=True)
             print()

@@ -13,9 +13,16 @@ from minitransformer.data.source import DataOptions
 from minitransformer.inference.answering import AnyModel
 from minitransformer.models import DecoderOnly, EncoderOnly
 from minitransformer.training.loop import Settings
-from minitransformer.training.lora import add_lora, freeze
+from minitransformer.training.lora import add_lora, freeze, merge_lora
 from minitransformer.training.run import Run
-from minitransformer.training.tasks import TASKS, ClassifyTask, Task, make_task
+from minitransformer.training.tasks import (
+    TASKS,
+    ClassifyTask,
+    Task,
+    is_for,
+    make_task,
+    task_of,
+)
 
 # Of a fine-tuning, where nothing else is said: far from a learning rate that forgets what is known.
 DEFAULTS = {"steps": 300, "batch_size": 16, "learning_rate": 5e-5}
@@ -34,11 +41,18 @@ class Part:
     pooling: str | None = None  # of a new classifier
 
     def apply(self, model: AnyModel) -> None:
-        """Raises ValueError for more layers than there are, and for an impossible rank."""
+        """Raises InputError for more layers or ranks than there are, or if nothing learns."""
         body = model.body if isinstance(model, Classifier) else model
         if self.lora is not None:
+            if self.lora > body.config.d_model:
+                raise InputError(f"--lora: the rank must be at most {body.config.d_model}, a width")
             add_lora(body, self.lora)
-        freeze(body, self.freeze)
+        try:
+            freeze(body, self.freeze)
+        except ValueError as error:
+            raise InputError(f"--freeze: {error}") from None
+        if not any(p.requires_grad for p in model.parameters()):
+            raise InputError(f"--freeze: with the first {self.freeze} layers nothing learns")
 
 
 def new_classifier(
@@ -56,7 +70,7 @@ def new_classifier(
 
 
 def start(
-    name: str,
+    name: str | None,
     data: DataOptions,
     given: Mapping[str, Any],
     where: str | None = None,
@@ -68,9 +82,15 @@ def start(
     Raises InputError for data, a folder or a task that do not go together, ValueError for numbers
     that cannot be.
     """
+    if data.held_out and not data.data:
+        raise InputError("--held-out: needs --data, the examples to train on")
     if where is not None:
         return _start_from(Run.load(where), name, data, given, where, part)
-    task = make_task(name, data, given.get("max_length"))
+    if part.freeze or part.lora is not None:
+        option = "--freeze" if part.freeze else "--lora"
+        raise InputError(f"{option}: needs --from, a model that has learned something")
+    task = make_task(name or "dates", data, given.get("max_length"))
+    _check_pooling(part, task)
     chosen = {**task.defaults, **given, "vocab_size": len(task.vocabulary)}
     config, settings = Config(**_only(Config, chosen)), Settings(**_only(Settings, chosen))
     torch.manual_seed(settings.seed)
@@ -78,20 +98,25 @@ def start(
         model: AnyModel = new_classifier(EncoderOnly(config), task.labels, part.pooling)
     else:
         model = task.model_class(config)
-    part.apply(model)
     return task, model, settings
 
 
 def _start_from(
-    run: Run, name: str, data: DataOptions, given: Mapping[str, Any], where: str, part: Part
+    run: Run,
+    name: str | None,
+    data: DataOptions,
+    given: Mapping[str, Any],
+    where: str,
+    part: Part,
 ) -> tuple[Task, AnyModel, Settings]:
     """The same from a model that is there, with its vocabulary."""
-    model = run.model
-    _check(model, name, data, given, where)
-    config = model.config
-    length = min(given.get("max_length", LENGTH), config.max_length)
-    labels = model.names if isinstance(model, Classifier) else None
-    task = make_task(name, data, length, run.vocabulary, config.bos_id, labels)
+    model, name = run.model, name or task_of(run.model, run.task)
+    merge_lora(model)  # of a checkpoint
+    _check_is_for(model, name, where)
+    _check_own(model, data, given, where, part)
+    length = min(given.get("max_length", LENGTH), model.config.max_length)
+    task = make_task(name, data, length, run.vocabulary, model)
+    _check_pooling(part, task)
     rate = {"learning_rate": LORA_RATE} if part.lora is not None else {}
     settings = Settings(**_only(Settings, {**DEFAULTS, **rate, **given}))
     torch.manual_seed(settings.seed)
@@ -101,29 +126,41 @@ def _start_from(
         size = sum(p.numel() for p in model.head.parameters())
         task.notes.append(f"new, with random weights: the classification head, {size:,} parameters")
     part.apply(model)
-    learns = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    if part.lora is not None or part.freeze:
+    if part != Part():
         every = sum(p.numel() for p in model.parameters())
+        learns = sum(p.numel() for p in model.parameters() if p.requires_grad)
         task.notes.append(f"{learns:,} of {every:,} parameters learn")
     return task, model, settings
 
 
-def _check(
-    model: AnyModel, name: str, data: DataOptions, given: Mapping[str, Any], where: str
-) -> None:
-    """Refuse a model that is not for this task, and what it brings along itself."""
-    wanted = TASKS[name].model_class
-    if not isinstance(model, (*BODIES, Classifier) if name == "classify" else wanted):
-        fits = [task for task in TASKS if isinstance(model, TASKS[task].model_class)]
-        hint = f", for --task {' or '.join(fits)}" if fits else ""
+def _check_is_for(model: AnyModel, name: str, where: str) -> None:
+    if not is_for(model, name):
+        fitting = [task for task in TASKS if is_for(model, task)]
+        hint = f", for --task {' or '.join(fitting)}" if fitting else ""
         raise InputError(
-            f"--task {name}: needs an {wanted.__name__}, but {where} holds a "
+            f"--task {name}: needs {TASKS[name].model_class.__name__}, but {where} holds "
             f"{type(model).__name__}{hint}"
         )
+
+
+def _check_own(
+    model: AnyModel, data: DataOptions, given: Mapping[str, Any], where: str, part: Part
+) -> None:
+    """Refuse what the model brings along itself."""
     own = [n for n in vars(model.config) if n in given and n not in (*CHANGEABLE, "max_length")]
     own += ["tokenizer"] if data.tokenizer != DataOptions.tokenizer else []
+    own += ["pooling"] if part.pooling and isinstance(model, Classifier) else []
     if own:
         raise InputError(f"--{own[0].replace('_', '-')}: the model in {where} brings its own")
+    if given.get("max_length", 0) > model.config.max_length:
+        raise InputError(
+            f"--max-length: the model in {where} has {model.config.max_length} at most"
+        )
+
+
+def _check_pooling(part: Part, task: Task) -> None:
+    if part.pooling and not isinstance(task, ClassifyTask):
+        raise InputError("--pooling: is for --task classify")
 
 
 def _with_numbers(model: AnyModel, changes: Mapping[str, Any]) -> AnyModel:
