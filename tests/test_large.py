@@ -159,7 +159,7 @@ def test_a_training_goes_through_the_command_line(tmp_path, capsys, monkeypatch)
 @pytest.mark.parametrize(
     ("name", "data", "says"),
     [
-        ("a.txt", LINES.encode() + b"\xff\xfe", r"a\.txt: cannot be read: .*utf-8"),
+        ("a.txt", LINES.encode() + b"\xff\xfe", r"a\.txt:1200: cannot be read: .*utf-8"),
         ("a.jsonl", '{"text": "a"}\n{"te', r"a\.jsonl: cannot be read: "),
         ("a.csv", "x,y\n1,2\n", r"a\.csv: has no column 'text' but x, y: --columns NAME"),
         ("a.txt.gz", gzip.compress(LINES.encode(), mtime=0)[:-50], r"a\.txt\.gz: cannot be read: "),

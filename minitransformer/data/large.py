@@ -5,6 +5,7 @@ named by the files' paths, sizes and times and by all that decides what becomes 
 again as long as these are the same.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ import numpy as np
 
 from minitransformer.data.corpus import Corpus, Pieces, SmallCorpus, told
 from minitransformer.data.cutting import Piece, fit, sections
-from minitransformer.data.files import InputError, naming, to_json, write_atomically
+from minitransformer.data.files import InputError, check_file, naming, to_json, write_atomically
 from minitransformer.data.held_out import SHARE, place
 from minitransformer.data.reading import (
     CSV,
@@ -67,8 +68,9 @@ class LargeCorpus:
     def __init__(self, options: DataOptions, most: int):
         self.options, self.most = options, most
         files = [*_files(options.data), *_files(options.held_out or ())]
-        key = [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()]
-        self.size = sum(file.stat().st_size for file in files)
+        known = [(str(f), f.stat()) for f in files if f.is_file()]
+        key = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in known]
+        self.size = sum(stat.st_size for _, stat in known)
         self.folder = cache_folder() / _digest([key, most, options.columns, options.held_out])
         about = _made_once(self.folder, self._read)
         self.notes: list[str] = about["notes"]
@@ -221,35 +223,73 @@ def _library() -> Any:
 
 def _load(options: DataOptions, cache: Path) -> Any:
     """The files as a dataset with a column `text`, a paragraph a row."""
-    datasets = _library()
     parts = []
     for path in find_files(options.data, []):
         column = options.columns[0] if options.columns else "text"
+        is_text = not is_dataset(path) and suffix_of(path) not in (CSV, *JSON)
+        if is_text and options.columns:
+            raise InputError(f"{path}: of so large a text no --columns are read; make it CSV")
         try:
-            if is_dataset(path):
-                part = datasets.load_from_disk(str(path))
-            elif suffix_of(path) == CSV or suffix_of(path) in JSON:
-                kind = "csv" if suffix_of(path) == CSV else "json"
-                part = datasets.load_dataset(kind, data_files=str(path), cache_dir=str(cache))
-            else:
-                column, head = "text", _head(path)
-                part = datasets.load_dataset(
-                    "text",
-                    data_files=str(path),
-                    cache_dir=str(cache),
-                    encoding=encoding_of(head),
-                    sample_by="line" if _is_paragraph_a_line(head) else "paragraph",
-                )
+            part = _read_text(path, cache) if is_text else _read_table(path, cache)
         except Exception as error:  # the library's, and those of every format that it reads
-            cause = error.__cause__ or error.__context__ or error
-            raise InputError(f"{path}: cannot be read: {cause}") from None
-        part = part["train"] if hasattr(part, "keys") else part
-        if column not in part.column_names:
-            known = ", ".join(part.column_names)
-            raise InputError(f"{path}: has no column {column!r} but {known}: --columns NAME")
-        part = part.select_columns([column])
-        parts.append(part if column == "text" else part.rename_column(column, "text"))
-    return datasets.concatenate_datasets(parts)
+            raise _refusal(path, error) from None
+        parts.append(_only_text(path, part, column))
+    return _library().concatenate_datasets(parts)
+
+
+def _read_text(path: Path, cache: Path) -> Any:
+    check_file(path)
+    head = _head(path)
+    if encoding_of(head).startswith("utf-8") and b"\0" in head:
+        raise InputError(f"{path}: holds a zero byte; expected UTF-8 text")
+    return _library().load_dataset(
+        "text",
+        data_files=str(path),
+        cache_dir=str(cache),
+        encoding=encoding_of(head),
+        sample_by="line" if _is_paragraph_a_line(head) else "paragraph",
+    )
+
+
+def _read_table(path: Path, cache: Path) -> Any:
+    if is_dataset(path):
+        return _library().load_from_disk(str(path))
+    check_file(path)
+    kind = "csv" if suffix_of(path) == CSV else "json"
+    return _library().load_dataset(kind, data_files=str(path), cache_dir=str(cache))
+
+
+def _refusal(path: Path, error: BaseException) -> Exception:
+    """What to say of a file that the library cannot read. A full disk is not the file's fault."""
+    cause = error.__cause__ or error.__context__ or error
+    if isinstance(error, InputError) or getattr(cause, "errno", None) == errno.ENOSPC:
+        return error if isinstance(error, InputError) else cause
+    line = ""
+    if isinstance(cause, UnicodeDecodeError) and path.suffix != ".gz":
+        line = f":{_line_that_is_not_utf8(path)}"
+    return InputError(f"{path}{line}: cannot be read: {cause}")
+
+
+def _line_that_is_not_utf8(path: Path) -> int:
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return 1
+
+
+def _only_text(path: Path, part: Any, column: str) -> Any:
+    part = part["train"] if hasattr(part, "keys") else part
+    if column not in part.column_names:
+        known = ", ".join(part.column_names)
+        raise InputError(f"{path}: has no column {column!r} but {known}: --columns NAME")
+    kind = getattr(part.features[column], "dtype", "list")
+    if kind not in ("string", "large_string"):
+        raise InputError(f"{path}: the column {column!r} is of {kind}, not text")
+    part = part.select_columns([column])
+    return part if column == "text" else part.rename_column(column, "text")
 
 
 def _head(path: Path) -> bytes:
@@ -289,6 +329,8 @@ def _write(dataset: Any, name: str, folder: Path) -> None:
 def _open(folder: Path, name: str) -> Any:
     datasets = _library()
     files = sorted(folder.glob(f"{name}*.arrow"))
+    if not files:
+        return datasets.Dataset.from_dict({"text": []})
     return datasets.concatenate_datasets([datasets.Dataset.from_file(str(f)) for f in files])
 
 
@@ -310,10 +352,21 @@ def _made_once(folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
             if not (folder / ABOUT).exists():
-                for stray in folder.glob("*.arrow"):
-                    stray.unlink()
-                write_atomically(folder / ABOUT, to_json(make(folder)))
+                _clear(folder)  # of a process that was killed
+                try:
+                    write_atomically(folder / ABOUT, to_json(make(folder)))
+                except BaseException:
+                    _clear(folder)
+                    raise
             return json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+
+
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != ".lock":
+            path.unlink()
 
 
 def _digest(value: Any) -> str:
