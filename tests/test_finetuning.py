@@ -153,7 +153,7 @@ def test_a_folder_is_trained_for_every_task_that_fits(train, here, capsys, name,
         assert main(["generate", str(run), *texts, "--max-new-tokens", "5"]) == 0
         assert len(capsys.readouterr().out.splitlines()) >= len(texts)
     for data in ([], ["--data", task]):
-        assert main(["evaluate", str(run), *data]) == 0
+        assert main(["evaluate", str(run), *data, "--examples", "3"]) == 0
         assert "loss" in capsys.readouterr().out
     pictures = run / "attention"
     assert main(["show", str(run), text]) == 0
@@ -203,7 +203,7 @@ def test_a_run_is_trained_for_every_task_that_fits(
         assert changed(before, weights(run))
         text = "the [MASK] sat" if other == "mlm" else "the cat sat"
         assert main(["generate", str(run), text, "--max-new-tokens", "3"]) == 0
-        assert main(["evaluate", str(run), "--data", other]) == 0
+        assert main(["evaluate", str(run), "--data", other, "--examples", "3"]) == 0
 
 
 def test_dates_go_on_from_dates_alone(tmp_path, here, refused, capsys):

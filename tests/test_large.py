@@ -190,4 +190,4 @@ def test_a_few_bytes_a_token(tmp_path, cache):
     task = LanguageModelTask(DataOptions(written(tmp_path / "a.txt", LINES)), 64)
     assert isinstance(task.vocabulary, Vocabulary)
     pieces = task.training.dataset
-    assert pieces.features["input_ids"].feature.dtype == "uint16"
+    assert pieces.features["input_ids"].feature.dtype == "uint8"

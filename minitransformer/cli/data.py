@@ -77,27 +77,35 @@ def inspection(task: Task, settings: Settings) -> Iterator[str]:
     yield ""
     for example in task.training[:3] or task.held_out[:3]:  # where they are made there are none
         yield "  " + " → ".join(_texts(example))
-    size = min(settings.batch_size, LOOKED_AT)
-    steps = range(-(-LOOKED_AT // size))
-    lengths: Counter[int] = Counter()
-    for step in steps:
-        mask, *_ = _masks(task.batch(settings.seed, step, size, packed=False))
-        lengths.update((mask != 0).sum(dim=1).tolist())
     yield ""
     yield "tokens      share of examples"
-    yield from _histogram(lengths)
+    yield from _histogram(_lengths(task, settings))
     batch = task.batch(settings.seed, 0, settings.batch_size, settings.packed)
     for name, mask in zip(("source", "target"), _masks(batch), strict=False):
         side = f"{name}s of the" if isinstance(batch, PairBatch) else "the"
-        full = (mask != 0).float().mean().item()
-        yield ""
-        yield (
-            f"{side} first batch: {len(mask)} rows of {mask.shape[1]} tokens, {full:.0%} of them "
-            "real; digits number the examples of a row, dots are padding"
-        )
-        every = -(-mask.shape[1] // COLUMNS)
-        for row in mask[:SHOWN, ::every].tolist():
-            yield "  " + "".join("." if n == 0 else str(n % 10) for n in row)
+        yield from _drawn(f"{side} first batch", mask)
+
+
+def _lengths(task: Task, settings: Settings) -> Counter[int]:
+    """How many of the first examples have so many tokens."""
+    size = min(settings.batch_size, LOOKED_AT)
+    lengths: Counter[int] = Counter()
+    for step in range(-(-LOOKED_AT // size)):
+        mask, *_ = _masks(task.batch(settings.seed, step, size, packed=False))
+        lengths.update((mask != 0).sum(dim=1).tolist())
+    return lengths
+
+
+def _drawn(name: str, mask: Tensor) -> Iterator[str]:
+    full = (mask != 0).float().mean().item()
+    yield ""
+    yield (
+        f"{name}: {len(mask)} rows of {mask.shape[1]} tokens, {full:.0%} of them real; digits "
+        "number the examples of a row, dots are padding"
+    )
+    every = -(-mask.shape[1] // COLUMNS)
+    for row in mask[:SHOWN, ::every].tolist():
+        yield "  " + "".join("." if n == 0 else str(n % 10) for n in row)
 
 
 def _texts(example: Any) -> list[str]:

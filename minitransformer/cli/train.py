@@ -232,15 +232,18 @@ def _resume(options: argparse.Namespace, processes: Processes) -> int:
     if options.inspect:
         print(*inspection(task, settings), sep="\n")
         return 0
-    made = len(run.history)
-    if settings.steps < made or (settings.steps == made and (folder / MANIFEST).exists()):
-        raise InputError(f"--steps: {folder} has made {made:,} steps; say how many it shall have")
+    _check_steps(len(run.history), settings.steps, folder)
     run.settings |= asdict(settings) | {"threads": threads}
     return _go_on(run, task, settings, folder, found, options, processes)
 
 
 CHANGEABLE = ("steps", "evaluate_every", "save_every", "save_minutes", "threads")
 SEEN = ("data", "held_out")  # of which the sha256 is compared, wherever they lie now
+
+
+def _check_steps(made: int, steps: int, folder: Path) -> None:
+    if steps < made or (steps == made and (folder / MANIFEST).exists()):
+        raise InputError(f"--steps: {folder} has made {made:,} steps; say how many it shall have")
 
 
 def _check_same(options: argparse.Namespace, run: Run, folder: Path) -> None:
@@ -301,7 +304,7 @@ def _go_on(
         except NonFiniteLoss as error:
             saver.keep_for_inspection(training, error)
         if not first:
-            return 128 + stopped if stopped else 0
+            return _status(stopped)
         saver.finish()
         return _finish(run, task, settings, folder, stopped)
 
@@ -327,7 +330,7 @@ def _finish(run: Run, task: Task, settings: Settings, folder: Path, stopped: int
     if stopped:
         print(f"to go on: minitransformer train --resume {folder}", flush=True)
     if stopped not in (0, signal.SIGINT):
-        return 128 + stopped
+        return _status(stopped)
     if not stopped:
         _report(run, task)
     try:
@@ -338,6 +341,11 @@ def _finish(run: Run, task: Task, settings: Settings, folder: Path, stopped: int
         print(f"no pictures: {printable(str(error))}", file=sys.stderr)
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     print(f"\n{folder} holds {', '.join(names)}")
+    return _status(stopped)
+
+
+def _status(stopped: int) -> int:
+    """Of a process that a signal ended, or 0."""
     return 128 + stopped if stopped else 0
 
 

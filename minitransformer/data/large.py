@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -78,18 +79,16 @@ class LargeCorpus:
 
     def _read(self, folder: Path) -> dict[str, Any]:
         """Write the passages to train on, and those held out."""
-        held_out = None
-        if self.options.held_out:
-            records = read_records(self.options.held_out, ("text",), self.options.columns).records
-            texts = [part for one in records for part in sections(one.values[0], self.most)]
-            held_out = frozenset(map(place, texts))
+        texts = self._held_out()
+        places = None if texts is None else frozenset(map(place, texts))
         raw = _load(self.options, folder / "raw")
-        for side in ("training", "held_out"):
-            given = {"most": self.most, "held_out": held_out, "wanted": side == "held_out"}
-            if side == "held_out" and held_out is not None:
-                _write(_library().Dataset.from_dict({"text": texts}), side, folder)
-            else:
-                _map(raw, partial(_passages, **given), side, folder)
+        cut = partial(_passages, most=self.most, held_out=places)
+        _map(raw, partial(cut, wanted=False), "training", folder)
+        if texts is None:
+            _map(raw, partial(cut, wanted=True), "held_out", folder)
+        else:
+            given = _library().Dataset.from_dict({"text": texts})
+            _map(given, partial(dict), "held_out", folder)
         shutil.rmtree(folder / "raw", ignore_errors=True)
         training, kept = _open(folder, "training"), _open(folder, "held_out")
         if not len(training):
@@ -102,6 +101,13 @@ class LargeCorpus:
             f"passages to train on, {len(kept):,} held out"
         )
         return {"notes": [note], "characters": "".join(sorted(characters))}
+
+    def _held_out(self) -> list[str] | None:
+        """The passages of the user's own, if there are any."""
+        if not self.options.held_out:
+            return None
+        records = read_records(self.options.held_out, ("text",), self.options.columns).records
+        return [part for one in records for part in sections(one.values[0], self.most)]
 
     def texts(self) -> Iterator[str]:
         for batch in _open(self.folder, "training").with_format("arrow").iter(1_000):
@@ -177,26 +183,30 @@ def _pieces(table: Any, vocabulary: AnyVocabulary, room: int, seen: frozenset[in
     import pyarrow
 
     found = fit(vocabulary, table["text"].to_pylist(), room)
-    pieces = [piece for parts in found for piece in parts]
+    pieces = list(chain.from_iterable(found))
     places = [place(piece.text) for piece in pieces]
-    kept = [(piece, p) for piece, p in zip(pieces, places, strict=True) if p not in seen]
+    kept = [(*piece, p) for piece, p in zip(pieces, places, strict=True) if p not in seen]
+    texts, ids, ends, places = zip(*kept, strict=True) if kept else ((), (), (), ())
     cut = [len(parts) for parts in found if len(parts) > 1]
-    counts = zip(COUNTS, (len(cut), sum(cut), len(pieces) - len(kept)), strict=True)
-    small = np.uint16 if len(vocabulary) <= 2**16 else np.int32
-    ends = np.cumsum([0, *(len(piece.ids) for piece, _ in kept)], dtype=np.int64)
-    ids = np.concatenate([np.zeros(0, small), *(np.array(piece.ids, small) for piece, _ in kept)])
+    counts = dict(zip(COUNTS, (len(cut), sum(cut), len(pieces) - len(kept)), strict=True))
+    bounds = np.cumsum([0, *map(len, ids)], dtype=np.int64)
+    tokens = np.fromiter(chain.from_iterable(ids), np.min_scalar_type(len(vocabulary)), bounds[-1])
     return pyarrow.table(
         {
-            "text": pyarrow.array([piece.text for piece, _ in kept], pyarrow.string()),
-            "input_ids": pyarrow.LargeListArray.from_arrays(ends, pyarrow.array(ids)),
-            "ends": pyarrow.array([piece.ends for piece, _ in kept], pyarrow.bool_()),
-            "place": pyarrow.array([p for _, p in kept], pyarrow.uint64()),
-            **{  # of the whole batch, in its first row
-                name: pyarrow.array(([count] + [0] * len(kept))[: len(kept)], pyarrow.int32())
-                for name, count in counts
-            },
+            "text": pyarrow.array(texts, pyarrow.string()),
+            "input_ids": pyarrow.LargeListArray.from_arrays(bounds, pyarrow.array(tokens)),
+            "ends": pyarrow.array(ends, pyarrow.bool_()),
+            "place": pyarrow.array(places, pyarrow.uint64()),
+            **{name: _in_the_first_row(counts[name], len(kept)) for name in COUNTS},
         }
     )
+
+
+def _in_the_first_row(number: int, rows: int) -> Any:
+    """A column with what is said of the whole batch."""
+    import pyarrow
+
+    return pyarrow.array(([number] + [0] * rows)[:rows], pyarrow.int32())
 
 
 def _longest(lists: Any) -> int:
@@ -223,7 +233,7 @@ def _library() -> Any:
 
 def _load(options: DataOptions, cache: Path) -> Any:
     """The files as a dataset with a column `text`, a paragraph a row."""
-    parts = []
+    library, parts = _library(), []
     for path in find_files(options.data, []):
         column = options.columns[0] if options.columns else "text"
         is_text = not is_dataset(path) and suffix_of(path) not in (CSV, *JSON)
@@ -234,7 +244,7 @@ def _load(options: DataOptions, cache: Path) -> Any:
         except Exception as error:  # the library's, and those of every format that it reads
             raise _refusal(path, error) from None
         parts.append(_only_text(path, part, column))
-    return _library().concatenate_datasets(parts)
+    return library.concatenate_datasets(parts)
 
 
 def _read_text(path: Path, cache: Path) -> Any:
@@ -318,12 +328,8 @@ def _map(dataset: Any, function: Callable, name: str, folder: Path) -> None:
         cache_file_name=str(folder / f"{name}.arrow"),
         new_fingerprint=_digest([folder.name, name])[:16],
         load_from_cache_file=False,
-        desc=f"{name.replace('_', '-')} {'passages' if function.func is _passages else 'pieces'}",
+        desc=f"{name.replace('_', '-')} {'pieces' if function.func is _pieces else 'passages'}",
     )
-
-
-def _write(dataset: Any, name: str, folder: Path) -> None:
-    _map(dataset, partial(dict), name, folder)
 
 
 def _open(folder: Path, name: str) -> Any:

@@ -124,10 +124,7 @@ def read_records(
 
     Raises InputError for all that is wrong with a file, each kind with its first line.
     """
-    if columns is not None and len(columns) != len(names):
-        raise InputError(
-            f"--columns: expected {len(names)}, for {' and '.join(names)}, got {len(columns)}"
-        )
+    _check_columns(names, columns)
     reading = Reading()
     prose = len(names) == 1 and columns is None
     for path in find_files(paths, reading.notes):
@@ -139,6 +136,13 @@ def read_records(
     if paths and not reading.records:
         raise InputError(f"{', '.join(map(str, paths))}: holds no {' and '.join(names)}")
     return reading
+
+
+def _check_columns(names: Sequence[str], columns: Sequence[str] | None) -> None:
+    if columns is not None and len(columns) != len(names):
+        raise InputError(
+            f"--columns: expected {len(names)}, for {' and '.join(names)}, got {len(columns)}"
+        )
 
 
 def _cells(path: Path) -> Iterator[tuple[int, Any]]:
@@ -186,21 +190,23 @@ def find_files(paths: Sequence[str], notes: list[str]) -> list[Path]:
 
 def _files_in(folder: Path, notes: list[str]) -> list[Path]:
     """Those that can be read, without hidden ones."""
-    files = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not re.search(r"(^|/)\.", path.relative_to(folder).as_posix())
-    ]
+    files = list(_visible_files(folder))
     read = [file for file in files if suffix_of(file) in SUFFIXES]
     if not read:
         raise InputError(
             f"{folder}: no file in this folder is read; expected names that end in "
             f"{', '.join(filter(None, SUFFIXES))}, or these and .gz"
         )
-    left = Counter(suffix_of(file) for file in files if file not in read)
+    left = Counter(map(suffix_of, files)) - Counter(map(suffix_of, read))
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in left.most_common())
     notes.append(f"{folder}: {len(read):,} files" + (f"; passed over: {kinds}" if left else ""))
     return read
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not re.search(r"(^|/)\.", path.relative_to(folder).as_posix()):
+            yield path
 
 
 def _lines_with_tabs(text: str, path: str) -> Iterator[tuple[int, Any]]:
@@ -251,7 +257,7 @@ class _Table:
             if not isinstance(cells, self.kind):
                 self.faults.add(f"expected an object, got {_short(cells)}", self.path, line)
                 continue
-            if isinstance(cells, list) and not any(map(str.strip, cells)):
+            if _is_blank(cells):
                 continue
             if keys is None:
                 keys, is_header = self._keys(line, cells)
@@ -276,10 +282,10 @@ class _Table:
         if self.columns is None and not is_csv:
             self.takes_first = True
             return list(range(len(self.names))), False
-        if self.columns is not None and all(n.isdecimal() and int(n) for n in self.columns):
+        if numbers := _numbers(self.columns or ()):
             if is_csv:
                 self._note(f"column numbers: the first line, {_short(cells)}, is an example, too")
-            return [int(name) - 1 for name in self.columns], False
+            return [number - 1 for number in numbers], False
         return list(map(cells.index, self._named(line, cells))), True
 
     def _named(self, line: int, there: list[str]) -> list[str]:
@@ -287,17 +293,17 @@ class _Table:
         these are as many as the names."""
         wanted = list(self.columns or self.names)
         missing = [name for name in wanted if name not in there]
-        if self.columns is None and missing and len(there) == len(wanted):
-            self._note(f"{' and '.join(map(repr, there))} are the {' and '.join(self.names)}")
+        if not missing:
+            return wanted
+        names = " and ".join(self.names)
+        if self.columns is None and len(there) == len(wanted):
+            self._note(f"{' and '.join(map(repr, there))} are the {names}")
             return there
-        if missing:
-            known = ", ".join(map(str, there[:20]))
-            raise InputError(
-                f"{self.path}:{line}: has no column {missing[0]!r} but {known}; say which are "
-                f"{' and '.join(self.names)}: --columns {','.join(n.upper() for n in self.names)}, "
-                "by name, or by number from 1"
-            )
-        return wanted
+        known = ", ".join(map(str, there[:20]))
+        raise InputError(
+            f"{self.path}:{line}: has no column {missing[0]!r} but {known}; say which are "
+            f"{names}: --columns {','.join(self.names).upper()}, by name, or by number from 1"
+        )
 
     def _note(self, note: str) -> None:
         self.reading.notes.append(f"{self.path}: {note}")
@@ -358,6 +364,16 @@ def _between_empty_lines(lines: list[str], path: str) -> Iterator[Record]:
         if paragraph:
             yield Record(("\n".join(paragraph),), path, start)
         start, paragraph = number + 1, []
+
+
+def _is_blank(cells: Cells) -> bool:
+    return isinstance(cells, list) and not any(map(str.strip, cells))
+
+
+def _numbers(columns: Sequence[str]) -> list[int]:
+    """The numbers that the columns are given by, from 1; none if they are given by name."""
+    numbers = [int(name) if name.isdecimal() else 0 for name in columns]
+    return numbers if all(numbers) else []
 
 
 def _at(cells: Cells, key: Any) -> Any:

@@ -78,15 +78,7 @@ def make_vocabulary(
         return Vocabulary(characters)
     if not trained:
         return needing(Tokenizer.load(options.tokenizer), needed, f"{options.tokenizer}: ")
-    sample, size = [], 0
-    for text in texts:
-        if size > SAMPLE:
-            notes.append(
-                f"the tokenizer is trained on the first {size // 10**6} million characters"
-            )
-            break
-        sample.append(text)
-        size += len(text)
+    sample = _sample(texts, notes)
     try:
         tokenizer = Tokenizer.train(sample, options.vocab_size, options.tokenizer)
     except ValueError as error:
@@ -98,6 +90,18 @@ def make_vocabulary(
         f"{sum(map(len, some)) / max(tokens, 1):.1f} characters on average"
     )
     return tokenizer
+
+
+def _sample(texts: Iterable[str], notes: list[str]) -> list[str]:
+    sample, size = [], 0
+    for text in texts:
+        if size > SAMPLE:
+            said = f"the tokenizer is trained on the first {size // 10**6} million characters"
+            notes.append(said)
+            break
+        sample.append(text)
+        size += len(text)
+    return sample
 
 
 def needing(vocabulary: AnyVocabulary, needed: Sequence[str], where: str = "") -> AnyVocabulary:

@@ -257,13 +257,17 @@ def _roles_in(file: Path, said: Mapping[str, Any]) -> dict[str, str]:
         keys = ["cls_token", "bos_token"] if role == "bos" else [f"{role}_token"]
         keys = ["sep_token", *keys] if role == "eos" else keys
         for key in keys:
-            token = said.get(key)
-            token = token.get("content") if isinstance(token, dict) else token
-            if not (token is None or isinstance(token, str)):
-                raise InputError(f"{file}: {key} must be a text or null, got {token!r}")
-            if token is not None:
+            if (token := _named_token(file, said, key)) is not None:
                 roles[role] = token
     return roles
+
+
+def _named_token(file: Path, said: Mapping[str, Any], key: str) -> str | None:
+    token = said.get(key)
+    token = token.get("content") if isinstance(token, dict) else token
+    if not (token is None or isinstance(token, str)):
+        raise InputError(f"{file}: {key} must be a text or null, got {token!r}")
+    return token
 
 
 def _with_prefix_space(data: bytes, wanted: Any) -> bytes:

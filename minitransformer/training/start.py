@@ -1,10 +1,11 @@
 """What a training begins with: a new model, or one that is there, of which all or a part learns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from minitransformer.classifier import Classifier
 from minitransformer.config import Config
@@ -51,7 +52,7 @@ class Part:
             freeze(body, self.freeze)
         except ValueError as error:
             raise InputError(f"--freeze: {error}") from None
-        if not any(p.requires_grad for p in model.parameters()):
+        if not _learning(model):
             raise InputError(f"--freeze: with the first {self.freeze} layers nothing learns")
 
 
@@ -86,19 +87,17 @@ def start(
         raise InputError("--held-out: needs --data, the examples to train on")
     if where is not None:
         return _start_from(Run.load(where), name, data, given, where, part)
-    if part.freeze or part.lora is not None:
-        option = "--freeze" if part.freeze else "--lora"
-        raise InputError(f"{option}: needs --from, a model that has learned something")
+    for option in ("freeze", "lora"):
+        if getattr(part, option):
+            raise InputError(f"--{option}: needs --from, a model that has learned something")
     task = make_task(name or "dates", data, given.get("max_length"))
     _check_pooling(part, task)
     chosen = {**task.defaults, **given, "vocab_size": len(task.vocabulary)}
     config, settings = Config(**_only(Config, chosen)), Settings(**_only(Settings, chosen))
     torch.manual_seed(settings.seed)
     if isinstance(task, ClassifyTask):
-        model: AnyModel = new_classifier(EncoderOnly(config), task.labels, part.pooling)
-    else:
-        model = task.model_class(config)
-    return task, model, settings
+        return task, new_classifier(EncoderOnly(config), task.labels, part.pooling), settings
+    return task, task.model_class(config), settings
 
 
 def _start_from(
@@ -120,17 +119,24 @@ def _start_from(
     rate = {"learning_rate": LORA_RATE} if part.lora is not None else {}
     settings = Settings(**_only(Settings, {**DEFAULTS, **rate, **given}))
     torch.manual_seed(settings.seed)
-    model = _with_numbers(model, {name: given[name] for name in CHANGEABLE if name in given})
+    model = _with_numbers(model, {key: given[key] for key in given.keys() & CHANGEABLE})
     if isinstance(task, ClassifyTask) and not isinstance(model, Classifier):
         model = new_classifier(model, task.labels, part.pooling)
-        size = sum(p.numel() for p in model.head.parameters())
+        size = _count(model.head.parameters())
         task.notes.append(f"new, with random weights: the classification head, {size:,} parameters")
     part.apply(model)
-    if part != Part():
-        every = sum(p.numel() for p in model.parameters())
-        learns = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    learns, every = _count(_learning(model)), _count(model.parameters())
+    if learns < every:
         task.notes.append(f"{learns:,} of {every:,} parameters learn")
     return task, model, settings
+
+
+def _learning(model: AnyModel) -> list[Tensor]:
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def _count(parameters: Iterable[Tensor]) -> int:
+    return sum(p.numel() for p in parameters)
 
 
 def _check_is_for(model: AnyModel, name: str, where: str) -> None:
@@ -147,11 +153,13 @@ def _check_own(
     model: AnyModel, data: DataOptions, given: Mapping[str, Any], where: str, part: Part
 ) -> None:
     """Refuse what the model brings along itself."""
-    own = [n for n in vars(model.config) if n in given and n not in (*CHANGEABLE, "max_length")]
-    own += ["tokenizer"] if data.tokenizer != DataOptions.tokenizer else []
-    own += ["pooling"] if part.pooling and isinstance(model, Classifier) else []
+    own = given.keys() & vars(model.config).keys() - {*CHANGEABLE, "max_length"}
+    if data.tokenizer != DataOptions.tokenizer:
+        own |= {"tokenizer"}
+    if part.pooling and isinstance(model, Classifier):
+        own |= {"pooling"}
     if own:
-        raise InputError(f"--{own[0].replace('_', '-')}: the model in {where} brings its own")
+        raise InputError(f"--{min(own).replace('_', '-')}: the model in {where} brings its own")
     if given.get("max_length", 0) > model.config.max_length:
         raise InputError(
             f"--max-length: the model in {where} has {model.config.max_length} at most"

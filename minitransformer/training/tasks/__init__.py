@@ -55,13 +55,18 @@ def make_task(
     """
     options = options or DataOptions()
     if name == "dates":
-        if typed := [key for key, value in vars(options).items() if value != DEFAULTS[key]]:
-            option = typed[0].replace("_", "-")
-            raise InputError(f"--{option}: the dates are made; to train on a file add --task pairs")
+        _check_no_data(options)
         return DatesTask(max_length or 64, vocabulary)
     if name in NEEDS and not (options.data or options.held_out):
         raise InputError(f"--task {name} needs --data FILE with lines of {NEEDS[name]}")
     return TASKS[name](options, max_length or 256, vocabulary, model)
+
+
+def _check_no_data(options: DataOptions) -> None:
+    for name, value in vars(options).items():
+        if value != DEFAULTS[name]:
+            option = "--" + name.replace("_", "-")
+            raise InputError(f"{option}: the dates are made; to train on a file add --task pairs")
 
 
 def is_for(model: AnyModel, name: str) -> bool:

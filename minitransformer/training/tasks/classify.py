@@ -60,30 +60,28 @@ class ClassifyTask:
     ):
         self.notes: list[str] = []
         self.max_length, self.model = max_length, model
-        pairs = options.columns is not None and len(options.columns) == 3
+        pairs = len(options.columns or ()) == 3
         names = ("label", "text", "second text") if pairs else ("label", "text")
         read = [list(map(_stripped, side)) for side in options.read(names, self.notes)]
         records, held_out = split_records(*read, _text, self.notes)
-        texts = [text for one in records for text in one.values[1:]]
-        self.vocabulary = vocabulary or make_vocabulary(options, texts, (), self.notes)
-        if pairs and not isinstance(self.vocabulary, Tokenizer):
-            raise InputError("pairs of texts need a --tokenizer that knows how to join them")
-        self._check_length()
-        note_unknown(self.vocabulary, "".join(set().union(*texts)), self.notes)
-        if isinstance(model, Classifier):
-            self.labels = model.names
-            _check_known(self.labels, [*records, *held_out])
-        else:  # of the user's own held-out examples no label is learned
-            self.labels = _labels([*records, *([] if options.held_out else held_out)])
-            _check_known(self.labels, held_out)
+        self.vocabulary = vocabulary or make_vocabulary(
+            options, map(_text, records), (), self.notes
+        )
+        self._check_vocabulary(pairs)
+        note_unknown(self.vocabulary, "".join(set().union(*map(_text, records))), self.notes)
+        learned = records if options.held_out else [*records, *held_out]
+        self.labels = getattr(model, "names", None) or _labels(learned)
+        _check_known(self.labels, [*records, *held_out])
         self.defaults = {"max_length": max_length, "batch_size": 32, "steps": 500, "style": "bert"}
         self.defaults["num_segments"] = 2 if pairs else 0
-        self.training = [_example(one) for one in records]
-        self.held_out = [_example(one) for one in held_out] or self.training
+        self.training = list(map(_example, records))
+        self.held_out = list(map(_example, held_out)) or self.training
         self.fingerprint = fingerprint_of(self.labels, self.training, self.held_out)
         self._note_what_is_cut()
 
-    def _check_length(self) -> None:
+    def _check_vocabulary(self, pairs: bool) -> None:
+        if pairs and not isinstance(self.vocabulary, Tokenizer):
+            raise InputError("pairs of texts need a --tokenizer that knows how to join them")
         around = len(self.vocabulary.prefix) + len(self.vocabulary.suffix)
         if self.max_length <= around:
             raise InputError(f"--max-length must be {around + 1} or more")
@@ -175,16 +173,14 @@ class ClassifyTask:
         loss = sum(one.nats for one in measured) / len(measured)
         results: dict[str, float] = {"texts": len(measured), "loss": loss, "perplexity": exp(loss)}
         results |= {"accuracy": sum(right) / len(right), "right": sum(right)}
-        for label in self.labels:
-            of_label = [ok for one, ok in zip(examples, right, strict=True) if one.label == label]
-            if of_label:
-                results[f"recall_of_{label}"] = sum(of_label) / len(of_label)
-        lines = [
-            f"  {measured[i].nats:6.2f} nats   {one_line(examples[i].text, 60)} → "
-            f"{self.labels[classes[i]]}, {examples[i].label} was wanted"
-            for i in worst(measured, right)
-            if not right[i]
-        ]
+        count = Counter(one.label for one in examples)
+        good = Counter(one.label for one, ok in zip(examples, right, strict=True) if ok)
+        results |= {f"recall_of_{label}": good[label] / count[label] for label in sorted(count)}
+        lines = []
+        for i in worst(measured, right)[: len(right) - sum(right)]:  # wrong ones come first
+            answer = f"{self.labels[classes[i]]}, {examples[i].label} was wanted"
+            text = one_line(examples[i].text, 60)
+            lines.append(f"  {measured[i].nats:6.2f} nats   {text} → {answer}")
         return Evaluation(results, lines)
 
 

@@ -1,7 +1,7 @@
 """One text to another: pairs from files, and dates that are made."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from minitransformer.data import PairBatch, dates, pack_pairs, pad_pairs
@@ -72,7 +72,9 @@ class PairsTask:
         note_unknown(self.vocabulary, _characters(records), self.notes)
         self.bos_id = self.vocabulary.bos_id if model is None else model.config.bos_id
         self.max_length = max_length
-        self.may_be_longer = model is None or max_length < model.config.max_length
+        self.advice = "--skip-long leaves out what is too long"
+        if model is None or max_length < model.config.max_length:
+            self.advice += ", a larger --max-length takes it in"
         self.defaults = {"max_length": max_length, "bos_id": self.bos_id}
         records, held_out = self._fitting(records, held_out, options.skip_long)
         records = self._without_targets_of(records, held_out)
@@ -93,10 +95,9 @@ class PairsTask:
             return kept
         count = f"{len(said):,} of {len(records) + len(held_out):,} pairs are too long"
         if not skip_long:
-            more = f" ({count})" if len(said) > 1 else ""
-            longer = ", a larger --max-length takes it in" if self.may_be_longer else ""
-            raise InputError(f"{said[0]}{more}: --skip-long leaves out what is too long{longer}")
-        if not kept[0 if records else 1]:
+            raise InputError(f"{said[0]} ({count}): {self.advice}")
+        used = kept[0] if records else kept[1]
+        if not used:
             raise InputError(f"{said[0]}: every pair is too long")
         self.notes.append(f"{count} and left out, the first: {said[0]}")
         return kept
@@ -172,17 +173,13 @@ class PairsTask:
         pairs = self.held_out[: self.reported]
         answers = self.answers(model, pairs, watch)
         right = [a in pair.targets for a, pair in zip(answers, pairs, strict=True)]
-        mistakes = [i for i, ok in enumerate(right) if not ok]
-        known = [i for i, ok in enumerate(right) if ok]
-        lines = [f"exact match on {looked_at(self)}: {sum(right) / len(right):.2%}"]
-        lines += _by_group(pairs, right)
-        lines += ["", "examples:"]
-        width = max(len(pairs[i].source) for i in (mistakes[:5] + known[:5]))
-        for i in mistakes[:5] + known[: max(5 - len(mistakes), 2)]:
-            pair, verdict = pairs[i], "" if right[i] else "   wrong: "
-            wanted = "" if right[i] else " or ".join(pair.targets[:3]) + " was wanted"
-            lines.append(f"  {pair.source:{width}} → {answers[i]}{verdict}{wanted}")
-        return lines
+        return [
+            f"exact match on {looked_at(self)}: {sum(right) / len(right):.2%}",
+            *_by_group(pairs, right),
+            "",
+            "examples:",
+            *_shown(pairs, answers, right),
+        ]
 
     def examine(self, model: AnyModel, watch: Watch = iter) -> Evaluation:
         pairs = self.held_out[: self.reported]
@@ -261,6 +258,18 @@ def _by_source(records: Sequence[Record]) -> list[Pair]:
     for record in sorted(records, key=lambda one: place(one.values[0])):
         targets.setdefault(record.values[0], []).append(record.values[1])
     return [Pair(source, tuple(dict.fromkeys(found))) for source, found in targets.items()]
+
+
+def _shown(pairs: Sequence[Pair], answers: list[str], right: list[bool]) -> Iterator[str]:
+    """Up to five wrong answers, then right ones: two, or as many as are missing to five."""
+    order = sorted(range(len(pairs)), key=lambda i: right[i])
+    mistakes = right.count(False)
+    shown = order[: min(5, mistakes)] + order[mistakes:][: max(5 - mistakes, 2)]
+    width = max(len(pairs[i].source) for i in shown)
+    for i in shown:
+        wanted = " or ".join(pairs[i].targets[:3])
+        verdict = "" if right[i] else f"   wrong: {wanted} was wanted"
+        yield f"  {pairs[i].source:{width}} → {answers[i]}{verdict}"
 
 
 def _by_group(pairs: Sequence[Pair], right: Sequence[bool]) -> list[str]:
