@@ -73,7 +73,7 @@ class ClassifyTask:
         self.labels = getattr(model, "names", None) or _labels(learned)
         _check_known(self.labels, [*records, *held_out])
         self.defaults = {"max_length": max_length, "batch_size": 32, "steps": 500, "style": "bert"}
-        self.defaults["num_segments"] = 2 if pairs else 0
+        self.defaults["num_segments"] = 2 * pairs
         self.training = list(map(_example, records))
         self.held_out = list(map(_example, held_out)) or self.training
         self.fingerprint = fingerprint_of(self.labels, self.training, self.held_out)

@@ -72,9 +72,7 @@ class PairsTask:
         note_unknown(self.vocabulary, _characters(records), self.notes)
         self.bos_id = self.vocabulary.bos_id if model is None else model.config.bos_id
         self.max_length = max_length
-        self.advice = "--skip-long leaves out what is too long"
-        if model is None or max_length < model.config.max_length:
-            self.advice += ", a larger --max-length takes it in"
+        self.advice = _advice(max_length, model)
         self.defaults = {"max_length": max_length, "bos_id": self.bos_id}
         records, held_out = self._fitting(records, held_out, options.skip_long)
         records = self._without_targets_of(records, held_out)
@@ -246,6 +244,13 @@ def _pair(source: str, target: str, group: str) -> Pair:
 
 def _source(record: Record) -> str:
     return record.values[0]
+
+
+def _advice(max_length: int, model: AnyModel | None) -> str:
+    """What to do about pairs that are too long."""
+    may_be_longer = model is None or max_length < model.config.max_length
+    more = ", a larger --max-length takes it in" if may_be_longer else ""
+    return f"--skip-long leaves out what is too long{more}"
 
 
 def _characters(records: Sequence[Record]) -> str:
