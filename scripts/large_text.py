@@ -27,7 +27,7 @@ def main() -> None:
     _, base = measured([sys.executable, "-c", IMPORT], {})
     with tempfile.TemporaryDirectory() as name:
         text = Path(name, "text.txt")
-        write_text(text, options.megabytes)
+        write_words(text, options.megabytes)
         command = [sys.executable, "-m", "minitransformer", "train", "--task", "lm", "--inspect"]
         command += ["--data", str(text), "--tokenizer", options.tokenizer]
         print(f"| {options.megabytes:,} MB, {options.tokenizer} | seconds | MiB above torch |")
@@ -39,7 +39,7 @@ def main() -> None:
         print(f"\n{cache / 1e6:,.0f} MB on disk; `import torch` takes {base:,.0f} MiB")
 
 
-def write_text(path: Path, megabytes: int) -> None:
+def write_words(path: Path, megabytes: int) -> None:
     """Words as often as Zipf has them, in sentences and paragraphs of random length."""
     rng = random.Random(0)
     letters = "etaoinshrdlu"

@@ -521,6 +521,7 @@ REFUSED = {
     "train --task lm --data lm --held-out lm": "--held-out: holds every example of --data",
     "train --task classify --data classify --held-out classify": "--held-out: holds every",
     "evaluate bert --task classify --data classify": "--task classify: needs Classifier",
+    "evaluate bert --columns 1": "--columns and --skip-long are for --data",
     "evaluate bert": "--data: say on which examples",
     "evaluate bert --data odd": "no token in them is to be guessed",
 }
@@ -567,6 +568,15 @@ def test_a_rare_label_that_is_held_out_by_chance_is_one(tmp_path):
     rows = [("c" if text == task.held_out[0].text else label, text) for label, text in rows]
     (tmp_path / "a.tsv").write_text("".join("\t".join(row) + "\n" for row in rows))
     assert start("classify", DataOptions(str(tmp_path / "a.tsv")), {})[0].labels == ["a", "b", "c"]
+
+
+def test_dropout_may_be_another_one_also_of_a_classifier(train):
+    run, _ = train("bert", "classify", "--dropout", "0.0")
+    more, _ = train(run, "classify", "--dropout", "0.3", out="more")
+    assert changed(weights(run), weights(more / "checkpoints" / "000000")) == set()
+    assert Run.load(more).model.describe() == Run.load(run).model.describe()
+    rates = {m.p for m in Run.load(more).model.modules() if isinstance(m, torch.nn.Dropout)}
+    assert rates == {0.3}
 
 
 def test_a_classifier_of_many_classes_takes_few_examples(train, tmp_path):

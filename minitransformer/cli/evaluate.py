@@ -62,16 +62,22 @@ def _task(options: argparse.Namespace, run: Run) -> Task:
     length = run.model.config.max_length
     if options.data:
         name = "pairs" if name == "dates" else name
-        data = DataOptions(
-            held_out=options.data, columns=options.columns, skip_long=bool(options.skip_long)
-        )
+        skip = bool(options.skip_long)
+        data = DataOptions(held_out=options.data, columns=options.columns, skip_long=skip)
     else:
-        known = {field.name for field in fields(DataOptions)} & run.settings.keys()
-        if not known:
-            raise InputError(f"--data: say on which examples {options.run} is to be evaluated")
-        data = DataOptions(**{name: run.settings[name] for name in known})
+        data = _data_of(run, options)
         length = run.settings.get("max_length", length)
     return make_task(name, data, length, run.vocabulary, run.model)
+
+
+def _data_of(run: Run, options: argparse.Namespace) -> DataOptions:
+    """What the run was trained on."""
+    known = {field.name for field in fields(DataOptions)} & run.settings.keys()
+    if options.columns or options.skip_long:
+        raise InputError("--columns and --skip-long are for --data")
+    if not known:
+        raise InputError(f"--data: say on which examples {options.run} is to be evaluated")
+    return DataOptions(**{name: run.settings[name] for name in known})
 
 
 def _progress(batches: list) -> tqdm:

@@ -15,7 +15,7 @@ from minitransformer.inference.answering import AnyModel
 from minitransformer.models import DecoderOnly, EncoderOnly
 from minitransformer.training.loop import Settings
 from minitransformer.training.lora import add_lora, freeze, merge_lora
-from minitransformer.training.run import Run
+from minitransformer.training.run import Run, build
 from minitransformer.training.tasks import (
     TASKS,
     ClassifyTask,
@@ -173,12 +173,11 @@ def _check_pooling(part: Part, task: Task) -> None:
 
 def _with_numbers(model: AnyModel, changes: Mapping[str, Any]) -> AnyModel:
     """The same weights in a model of another dropout, attention or window."""
+    about = {"model": type(model).__name__}
     if isinstance(model, Classifier):
-        if changes:
-            raise ValueError(f"{min(changes)} of a classifier is what it was")
-        return model
+        about["classifier"] = model.describe()
     with torch.device("meta"):
-        other = type(model)(replace(model.config, **changes))
+        other = build(about, replace(model.config, **changes))
     other.load_state_dict(model.state_dict(), assign=True)
     return other.requires_grad_(True)
 
