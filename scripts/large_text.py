@@ -78,7 +78,7 @@ def measured(command: list[str], environment: dict[str, str]) -> tuple[float, fl
 
 def children(pid: int) -> list[int]:
     try:
-        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
     except OSError:
         return []
     return [pid for child in map(int, found) for pid in (child, *children(child))]
