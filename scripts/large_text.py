@@ -87,7 +87,7 @@ def children(pid: int) -> list[int]:
 def anonymous(pid: int) -> float:
     """MiB of a process that are not mapped from a file; a page that N processes share is 1/N."""
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0.0
     sizes = {line.split(":")[0]: line.split()[1] for line in lines[1:]}
