@@ -189,6 +189,12 @@ REFUSED = [
     ("train --d-model 10", "--d-model must be a multiple of --num-heads, got 10 and 4"),
     ("train --dropout 1", "--dropout must be in [0, 1)"),
     ("train --max-length 20", "--max-length must be 38 or more for the dates"),
+    ("train --task lm --tokenizer {here}/prose.txt", "prose.txt: is no tokenizer.json"),
+    ("train --task lm --tokenizer {here}", "tokenizer.json: no such file"),
+    ("train --task pairs --data {here}/pairs.tsv --columns a", "--columns: expected 2"),
+    ("train --task pairs --data /dev/zero", "/dev/zero: is a pipe, a socket or a device"),
+    ("evaluate {here}/mlm --task lm", "--task lm: needs DecoderOnly, but "),
+    ("evaluate {here}/pairs --data {here}/none", "none: no such file"),
     ("train --device cuda", "--device cuda: torch finds none here, only cpu"),
     ("train --device mps", "--device mps: torch finds none here, only cpu"),
     ("generate {here}/dates x --device cuda", "--device cuda: torch finds none here"),
@@ -272,6 +278,47 @@ def test_standard_input_that_is_no_text_is_refused(folders, typed):
     assert error.startswith(b"minitransformer: error: standard input:")
     assert error.count(b"\n") == 1
     assert out == b""
+
+
+def test_a_file_may_have_any_name(folders, tmp_path, capsys):
+    path = tmp_path / "a {0} {x}\n\x1b[31m.txt"
+    path.write_text("w1\n\n", encoding="utf-8")
+    assert main(["generate", str(folders / "pairs"), "--file", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert "a {0} {x}\\n\\x1b[31m.txt:2: is empty" in error
+    assert error.count("\n") == 1
+    path.write_text("w1\t1\nno tab\n", encoding="utf-8")
+    assert main(["evaluate", str(folders / "pairs"), "--data", str(path)]) == 2
+    assert "[31m.txt:2: expected source TAB target" in capsys.readouterr().err
+
+
+def test_a_dates_run_is_evaluated_on_pairs(folders, tmp_path, capsys):
+    (tmp_path / "a.tsv").write_text("3 June 2025\t2025-06-03\n" * 3, encoding="utf-8")
+    assert main(["evaluate", str(folders / "dates"), "--data", str(tmp_path / "a.tsv")]) == 0
+    assert "exact match" in capsys.readouterr().out
+
+
+def test_pairs_come_from_a_pipe(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    reading, writing = os.pipe()
+    os.write(writing, b"a\tb\nc\td\n")
+    os.close(writing)
+    assert main(["train", "--task", "pairs", "--data", f"/dev/fd/{reading}", "--inspect"]) == 0
+    assert "a → b" in capsys.readouterr().out
+    os.close(reading)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [["x" * 300 + "\ty"] * 4, ["x" * 300 + f"\t{i}" for i in range(4)]],
+    ids=["same", "other"],
+)
+def test_pairs_of_which_none_fits_are_refused(tmp_path, capsys, rows):
+    (tmp_path / "long.tsv").write_text("\n".join(rows), encoding="utf-8")
+    data = ["--task", "pairs", "--data", str(tmp_path / "long.tsv")]
+    assert main(["train", *data, "--skip-long"]) == 2
+    says = "long.tsv:1: the source has 300 characters, more than the 256 that fit: every pair is"
+    assert says in capsys.readouterr().err
 
 
 def test_an_empty_line_is_refused_by_its_number(folders, tmp_path, capsys):

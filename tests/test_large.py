@@ -1,5 +1,6 @@
 """Text larger than memory: the same pieces as in memory, read once, used again."""
 
+import errno
 import gzip
 import json
 import os
@@ -159,17 +160,60 @@ def test_a_training_goes_through_the_command_line(tmp_path, capsys, monkeypatch)
 @pytest.mark.parametrize(
     ("name", "data", "says"),
     [
-        ("a.txt", LINES.encode() + b"\xff\xfe", r"a\.txt: cannot be read: .*utf-8"),
+        ("a.txt", LINES.encode() + b"\xff\xfe", r"a\.txt:1200: cannot be read: .*utf-8"),
         ("a.jsonl", '{"text": "a"}\n{"te', r"a\.jsonl: cannot be read: "),
         ("a.csv", "x,y\n1,2\n", r"a\.csv: has no column 'text' but x, y: --columns NAME"),
         ("a.txt.gz", gzip.compress(LINES.encode(), mtime=0)[:-50], r"a\.txt\.gz: cannot be read: "),
         ("a.txt", " \n" * 99, r"a\.txt: holds no text"),
+        ("a.txt", LINES.encode("utf-16-le"), r"a\.txt: holds a zero byte; expected UTF-8"),
+        ("a.csv", "text\n1\n2\n", r"a\.csv: the column 'text' is of int64, not text"),
     ],
 )
 def test_what_cannot_be_read_is_refused(tmp_path, cache, name, data, says):
     with pytest.raises(InputError, match=says):
         LanguageModelTask(DataOptions(written(tmp_path / name, data)), 64)
-    assert not list(cache.rglob(large.ABOUT))
+    assert {path.name for path in cache.rglob("*") if path.is_file()} <= {".lock"}
+
+
+def test_of_texts_no_columns_are_read_and_files_must_be_there(tmp_path):
+    path = written(tmp_path / "a.txt", LINES)
+    with pytest.raises(InputError, match=r"a\.txt: of so large a text no --columns are read"):
+        LanguageModelTask(DataOptions(path, columns=["1"]), 64)
+    gone = str(tmp_path / "gone.txt")
+    for options in (DataOptions((path, gone)), DataOptions(path, held_out=[gone])):
+        with pytest.raises(InputError, match=r"gone\.txt: no such file"):
+            LanguageModelTask(options, 64)
+
+
+def test_one_long_line_is_trained_on_though_nothing_is_held_out(tmp_path):
+    task = LanguageModelTask(DataOptions(written(tmp_path / "a.txt", "word " * 9_000)), 64)
+    assert len(task.training) > 700
+    assert task.held_out is task.training
+
+
+@pytest.mark.parametrize("place", ["/dev/null", "/dev/null/x"])
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch, place):
+    monkeypatch.setenv("MINITRANSFORMER_CACHE", place)
+    with pytest.raises(InputError, match=rf"{place}/\w+: cannot be written: Not a directory"):
+        LanguageModelTask(DataOptions(written(tmp_path / "a.txt", LINES)), 64)
+
+
+@pytest.mark.parametrize("when", ["_passages", "_pieces"])
+def test_a_full_disk_is_not_the_files_fault_and_leaves_nothing(tmp_path, monkeypatch, cache, when):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = written(tmp_path / "a.txt", LINES)
+    with monkeypatch.context() as patched:
+        patched.setattr(large, when, full)
+        with pytest.raises(InputError, match=r"cache/.*: cannot be written: No space left"):
+            LanguageModelTask(DataOptions(path), 64)
+    with monkeypatch.context() as patched:
+        patched.setattr(large, "_read_text", full)
+        with pytest.raises(InputError, match=r"cache/.*: cannot be written: No space left"):
+            LanguageModelTask(DataOptions(written(tmp_path / "b.txt", LINES)), 64)
+    assert len(list(cache.rglob(large.ABOUT))) == (when == "_pieces")
+    assert list(LanguageModelTask(DataOptions(path), 64).training)
 
 
 def test_without_the_library_the_extra_is_named(tmp_path, monkeypatch):
@@ -190,4 +234,4 @@ def test_a_few_bytes_a_token(tmp_path, cache):
     task = LanguageModelTask(DataOptions(written(tmp_path / "a.txt", LINES)), 64)
     assert isinstance(task.vocabulary, Vocabulary)
     pieces = task.training.dataset
-    assert pieces.features["input_ids"].feature.dtype == "uint16"
+    assert pieces.features["input_ids"].feature.dtype == "uint8"

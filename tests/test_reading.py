@@ -109,6 +109,8 @@ def test_folders_are_read_and_what_is_passed_over_is_said(tmp_path):
     write(tmp_path / "deep" / "c.jsonl", as_json_lines(PAIRS[:1]))
     write(tmp_path / "picture.png", b"\x89PNG")
     write(tmp_path / ".hidden", "no TAB")
+    (tmp_path / ".git").mkdir()
+    write(tmp_path / ".git" / "HEAD", "no TAB")
     reading = read_records([str(tmp_path)], NAMES)
     assert [one.values for one in reading.records] == [*PAIRS[1:], *PAIRS[:1]]
     assert reading.notes == [f"{tmp_path}: 2 files; passed over: 1 .png"]
@@ -251,11 +253,16 @@ def test_every_mistake_is_told_at_once_with_its_first_line_and_how_many(tmp_path
         ("a.jsonl", '{"source": "a", "target": null}', ":1: expected source and target, got"),
         ("a.jsonl", '{"source": "a", "target": "b"}\n7', ":2: expected an object, got '7'"),
         ("a.jsonl", '{"x": "a", "y": "b", "z": 1}', ":1: has no column 'source' but x, y, z"),
+        ("a.jsonl", '{"source": NaN, "target": 1}', ":1: the source is 'NaN', no text"),
+        ("a.jsonl", '{"source": "\\ud800", "target": "b"}', ":1: the source holds half of a"),
         ("a.json", "[1, 2]", ":1: expected an object, got '1'"),
         ("a.jsonl", '["a", 1]', ":1: expected an object, got"),
         ("a.json", "[" * 100_000, ":1: is not a line of JSON"),
         ("a.csv", "x,y,z\n1,2,3\n", ":1: has no column 'source' but x, y, z; say which are"),
         ("a.csv", "source,target\na\n", ":2: expected source TAB target, got too few columns"),
+        ("a.csv", 'source,target\n"a,b\nc,d\n', ":3: is not CSV: unexpected end of data"),
+        ("a.csv", 'source,target\n"a"b,c\n', ":2: is not CSV: ',' expected after"),
+        ("a.csv", "source;target\na;b\n", "has no column 'source' but source;target; say"),
         ("a.csv", "source,target\n", "holds no source and target"),
     ],
 )
@@ -271,6 +278,22 @@ def test_a_wrong_number_of_columns_is_refused(tmp_path):
         values(path, columns=("1", "2", "3"))
     with pytest.raises(InputError, match=r"a\.tsv:1: expected source TAB target, got too few"):
         values(path, columns=("1", "9"))
+
+
+def test_columns_are_numbered_from_1(tmp_path):
+    path = write(tmp_path / "a.tsv", tabs(PAIRS))
+    says = "has no column '0' but Go., Va !; .* by name, or by number from 1"
+    with pytest.raises(InputError, match=says):
+        values(path, columns=("0", "1"))
+
+
+def test_what_a_first_line_was_taken_for_is_said(tmp_path):
+    path = write(tmp_path / "a.csv", as_csv(PAIRS))
+    (note,) = read_records([path], NAMES).notes  # no header: the first pair would be lost unsaid
+    assert note == f"{path}: 'Go.' and 'Va !' are the source and target"
+    (note,) = read_records([path], NAMES, ("1", "2")).notes
+    assert 'the first line, \'["Go.", "Va !"]\', is an example, too' in note
+    assert values(path, columns=("1", "2")) == PAIRS
 
 
 def test_lines_are_read_from_what_generate_is_given(tmp_path):

@@ -38,6 +38,22 @@ def test_a_trained_vocabulary_is_as_large_as_asked_and_always_the_same(tokenizer
     }[kind]]  # fmt: skip
 
 
+def test_two_texts_are_one_row_of_two_segments(tokenizer):
+    ((ids, segments), (alone, zeros)) = tokenizer.encode_pairs([("a dog", "a fox"), ("a dog",)])
+    first, second = tokenizer.encode(["a dog", "a fox"])
+    assert (ids, alone) == (first + second[1:], first)
+    assert segments == [0] * len(first) + [1] * len(second[1:])
+    assert zeros == [0] * len(first)
+
+
+def test_ids_that_nobody_has_count_too(tokenizer):
+    data = json.loads(tokenizer.tokenizer.to_str())
+    data["model"]["vocab"]["zebra"] = 5_000
+    from tokenizers import Tokenizer as Theirs
+
+    assert len(Tokenizer(Theirs.from_str(json.dumps(data)))) == 5_001
+
+
 def test_texts_are_wrapped_ragged_and_read_back(tokenizer):
     rows = tokenizer.encode(["a dog", "the lazy fox and the dog"])
     assert len(rows[0]) < len(rows[1])

@@ -3,7 +3,7 @@
 import argparse
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
@@ -12,8 +12,6 @@ from minitransformer.cli.options import positive
 from minitransformer.data import Batch, PairBatch
 from minitransformer.training.loop import Settings
 from minitransformer.training.tasks import DataOptions, Task
-
-NAMES = tuple(field.name for field in fields(DataOptions))
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -61,12 +59,6 @@ def add_tokenizer_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def given_data(options: argparse.Namespace) -> dict[str, Any]:
-    """The data options that were typed, by their names."""
-    found = {name: getattr(options, name, None) for name in NAMES}
-    return {name: value for name, value in found.items() if value is not None}
-
-
 def as_settings(options: DataOptions) -> dict[str, Any]:
     """As a run's config.json keeps them."""
     return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(options).items()}
@@ -83,33 +75,42 @@ def inspection(task: Task, settings: Settings) -> Iterator[str]:
     made = "made as needed" if not len(task.training) else f"{len(task.training):,}"
     yield f"examples to train on: {made}; held out: {held_out}; {len(task.vocabulary):,} tokens"
     yield ""
-    for example in [*task.training[:3], *task.held_out[: 3 - len(task.training[:3])]]:
+    for example in task.training[:3] or task.held_out[:3]:  # where they are made there are none
         yield "  " + " → ".join(_texts(example))
-    size = min(settings.batch_size, LOOKED_AT)
-    steps = range(-(-LOOKED_AT // size))
-    lengths: Counter[int] = Counter()
-    for step in steps:
-        mask, *_ = _masks(task.batch(settings.seed, step, size, packed=False))
-        lengths.update((mask != 0).sum(dim=1).tolist())
     yield ""
     yield "tokens      share of examples"
-    yield from _histogram(lengths)
+    yield from _histogram(_lengths(task, settings))
     batch = task.batch(settings.seed, 0, settings.batch_size, settings.packed)
     for name, mask in zip(("source", "target"), _masks(batch), strict=False):
         side = f"{name}s of the" if isinstance(batch, PairBatch) else "the"
-        full = (mask != 0).float().mean().item()
-        yield ""
-        yield (
-            f"{side} first batch: {len(mask)} rows of {mask.shape[1]} tokens, {full:.0%} of them "
-            "real; digits number the examples of a row, dots are padding"
-        )
-        every = -(-mask.shape[1] // COLUMNS)
-        for row in mask[:SHOWN, ::every].tolist():
-            yield "  " + "".join("." if n == 0 else str(n % 10) for n in row)
+        yield from _drawn(f"{side} first batch", mask)
+
+
+def _lengths(task: Task, settings: Settings) -> Counter[int]:
+    """How many of the first examples have so many tokens."""
+    size = min(settings.batch_size, LOOKED_AT)
+    lengths: Counter[int] = Counter()
+    for step in range(-(-LOOKED_AT // size)):
+        mask, *_ = _masks(task.batch(settings.seed, step, size, packed=False))
+        lengths.update((mask != 0).sum(dim=1).tolist())
+    return lengths
+
+
+def _drawn(name: str, mask: Tensor) -> Iterator[str]:
+    full = (mask != 0).float().mean().item()
+    yield ""
+    yield (
+        f"{name}: {len(mask)} rows of {mask.shape[1]} tokens, {full:.0%} of them real; digits "
+        "number the examples of a row, dots are padding"
+    )
+    every = -(-mask.shape[1] // COLUMNS)
+    for row in mask[:SHOWN, ::every].tolist():
+        yield "  " + "".join("." if n == 0 else str(n % 10) for n in row)
 
 
 def _texts(example: Any) -> list[str]:
-    texts = [example[0], example[1][0]] if isinstance(example[1], tuple) else [example[0]]
+    first, second = example[:2]
+    texts = {tuple: [first, second[0]], str: [first, second]}.get(type(second), [first])
     texts = [" ".join(text.split()) for text in texts]
     return [text if len(text) <= 60 else text[:59] + "…" for text in texts]
 

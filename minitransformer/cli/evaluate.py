@@ -8,15 +8,11 @@ from dataclasses import fields
 import torch
 from tqdm import tqdm
 
-from minitransformer.classifier import Classifier
 from minitransformer.cli.data import add_data_options
 from minitransformer.cli.options import add_device, find_device, positive
 from minitransformer.data.files import InputError
-from minitransformer.models import DecoderOnly, EncoderDecoder, EncoderOnly
 from minitransformer.training.run import Run
-from minitransformer.training.tasks import TASKS, DataOptions, Task, make_task
-
-TASK_OF = {EncoderDecoder: "pairs", DecoderOnly: "lm", EncoderOnly: "mlm", Classifier: "classify"}
+from minitransformer.training.tasks import TASKS, DataOptions, Task, make_task, task_of
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -59,26 +55,29 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _task(options: argparse.Namespace, run: Run) -> Task:
     """What the model is asked, on the user's examples or on those that its training held out."""
-    kind = next((cls for cls in TASK_OF if isinstance(run.model, cls)), None)
-    name = options.task or (run.task if run.task != "pretrained" else TASK_OF.get(kind, ""))
+    name = options.task or task_of(run.model, run.task)
     if not isinstance(run.model, TASKS[name].model_class):
-        raise InputError(
-            f"--task {name}: needs an {TASKS[name].model_class.__name__}, but {options.run} holds "
-            f"a {type(run.model).__name__}"
-        )
-    config = run.model.config
+        wanted, found = TASKS[name].model_class.__name__, type(run.model).__name__
+        raise InputError(f"--task {name}: needs {wanted}, but {options.run} holds {found}")
+    length = run.model.config.max_length
     if options.data:
         name = "pairs" if name == "dates" else name
-        data = DataOptions(
-            held_out=options.data, columns=options.columns, skip_long=bool(options.skip_long)
-        )
+        skip = bool(options.skip_long)
+        data = DataOptions(held_out=options.data, columns=options.columns, skip_long=skip)
     else:
-        known = {field.name for field in fields(DataOptions)} & run.settings.keys()
-        if not known:
-            raise InputError(f"--data: say on which examples {options.run} is to be evaluated")
-        data = DataOptions(**{name: run.settings[name] for name in known})
-    labels = run.model.names if isinstance(run.model, Classifier) else None
-    return make_task(name, data, config.max_length, run.vocabulary, config.bos_id, labels)
+        data = _data_of(run, options)
+        length = run.settings.get("max_length", length)
+    return make_task(name, data, length, run.vocabulary, run.model)
+
+
+def _data_of(run: Run, options: argparse.Namespace) -> DataOptions:
+    """What the run was trained on."""
+    known = {field.name for field in fields(DataOptions)} & run.settings.keys()
+    if options.columns or options.skip_long:
+        raise InputError("--columns and --skip-long are for --data")
+    if not known:
+        raise InputError(f"--data: say on which examples {options.run} is to be evaluated")
+    return DataOptions(**{name: run.settings[name] for name in known})
 
 
 def _progress(batches: list) -> tqdm:

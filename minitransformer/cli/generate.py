@@ -11,7 +11,7 @@ from minitransformer.cli.options import add_device, find_device, integer, positi
 from minitransformer.data.files import InputError, read_stream
 from minitransformer.data.reading import decode, lines_of, read_lines
 from minitransformer.inference.answering import ROWS, answer, encode, stream_answer
-from minitransformer.models import DecoderOnly, EncoderOnly
+from minitransformer.models import DecoderOnly, EncoderDecoder, EncoderOnly
 from minitransformer.training.pictures import attention_pictures, save_pictures
 from minitransformer.training.run import Run
 
@@ -78,23 +78,11 @@ def _generate(options: argparse.Namespace) -> int:
     if options.system is not None:
         raise InputError("--system is for a conversation: add --chat")
     run = _load(options)
-    limit = options.max_new_tokens
-    if limit is None:
-        limit = 100 if isinstance(run.model, DecoderOnly) else run.model.config.max_length - 1
-    new = limit if isinstance(run.model, DecoderOnly) else 0
-    texts = _texts(options, run, new)
-    sampling = _sampling(options, run)
+    continues = isinstance(run.model, DecoderOnly)
+    limit = options.max_new_tokens or (100 if continues else run.model.config.max_length - 1)
+    texts = _texts(options, run, limit if continues else 0)
     try:
-        if len(texts) == 1 and options.num_beams == 1 and not isinstance(run.model, EncoderOnly):
-            for piece in stream_answer(run.model, run.vocabulary, texts[0], limit, **sampling):
-                print(piece, end="", flush=True)
-            print()
-            return 0
-        for start in range(0, len(texts), ROWS):
-            chunk = texts[start : start + ROWS]
-            print(
-                *answer(run.model, run.vocabulary, chunk, limit, **sampling), sep="\n", flush=True
-            )
+        _print_answers(run, texts, limit, _sampling(options, run))
     except ValueError as error:
         raise InputError(str(error)) from None
     return 0
@@ -127,7 +115,20 @@ def _sampling(options: argparse.Namespace, run: Run) -> dict[str, Any]:
         temperature = 0.8 if isinstance(run.model, DecoderOnly) else 0.0
     generator = torch.Generator(run.device).manual_seed(options.seed)
     chosen = {"temperature": temperature, "top_k": options.top_k, "top_p": options.top_p}
-    return {**chosen, "generator": generator}
+    return chosen | {"generator": generator}
+
+
+def _print_answers(run: Run, texts: list[str], limit: int, sampling: dict[str, Any]) -> None:
+    """A line for each text; that of a single one piece by piece, as it is written."""
+    writes = isinstance(run.model, DecoderOnly | EncoderDecoder) and "num_beams" not in sampling
+    if writes and len(texts) == 1:
+        for piece in stream_answer(run.model, run.vocabulary, texts[0], limit, **sampling):
+            print(piece, end="", flush=True)
+        print()
+        return
+    for start in range(0, len(texts), ROWS):
+        chunk = texts[start : start + ROWS]
+        print(*answer(run.model, run.vocabulary, chunk, limit, **sampling), sep="\n", flush=True)
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -145,43 +146,50 @@ def _show(options: argparse.Namespace) -> int:
 
 def _texts(options: argparse.Namespace, run: Run, new_tokens: int = 0) -> list[str]:
     """What the user wants read, from the arguments, a file or standard input; checked."""
+    texts, where = _read(options)
+    mask = run.vocabulary.mask_name or "[MASK]"
+    fills = options.verb is _generate and isinstance(run.model, EncoderOnly)
+    for number, text in enumerate(texts, 1):
+        if fault := _fault(text, run, new_tokens):
+            raise InputError(f"{where}{number}: {fault}")
+        if fills and mask not in text:
+            raise InputError(f"{where}{number}: holds no {mask} to fill")
+    _tell_unknown(run.vocabulary.unknown([text.replace(mask, "") for text in texts]))
+    return texts
+
+
+def _tell_unknown(characters: list[str]) -> None:
+    if characters:
+        some = " ".join(map(repr, characters[:10]))
+        print(f"never seen in training, read as <unk>: {some}", file=sys.stderr)
+
+
+def _read(options: argparse.Namespace) -> tuple[list[str], str]:
+    """The texts, and what stands before their numbers in an error."""
     _check_one_source(options)
     if options.text:
-        texts, where = options.text, "text {}"
-    elif options.file:
-        texts, where = read_lines(options.file), f"{options.file}:{{}}"
-    else:
-        typed = read_stream(sys.stdin.buffer, "standard input")
-        texts = lines_of(decode(typed, "standard input"))
-        where = "standard input:{}"
+        return options.text, "text "
+    if options.file:
+        return read_lines(options.file), f"{options.file}:"
+    typed = read_stream(sys.stdin.buffer, "standard input")
+    return lines_of(decode(typed, "standard input")), "standard input:"
+
+
+def _fault(text: str, run: Run, new_tokens: int) -> str:
+    """Why the model cannot read this text, if it cannot."""
     limit = run.model.config.max_length
-    for number, text in enumerate(texts, 1):
-        if len(text) > CHARACTERS * limit:  # before minutes are spent on its tokens
-            raise InputError(
-                f"{where.format(number)}: has {len(text):,} characters, "
-                f"more than the {limit} tokens that the model was built for"
-            )
-        length = len(encode(run.model, run.vocabulary, [text])[0]) + new_tokens
-        if not text.strip() and not isinstance(run.model, DecoderOnly):
-            raise InputError(f"{where.format(number)}: is empty")
-        if (
-            isinstance(run.model, EncoderOnly)
-            and options.verb is _generate
-            and (run.vocabulary.mask_name or "[MASK]") not in text
-        ):
-            mask = run.vocabulary.mask_name or "[MASK]"
-            raise InputError(f"{where.format(number)}: holds no {mask} to fill")
-        if length > limit:
-            more = f" with {new_tokens} new ones (--max-new-tokens)" if new_tokens else ""
-            raise InputError(
-                f"{where.format(number)}: has {length} tokens{more}, "
-                f"more than the {limit} that the model was built for"
-            )
-    mask = run.vocabulary.mask_name or "[MASK]"
-    if unknown := run.vocabulary.unknown([text.replace(mask, "") for text in texts]):
-        characters = " ".join(map(repr, unknown[:10]))
-        print(f"never seen in training, read as <unk>: {characters}", file=sys.stderr)
-    return texts
+    if len(text) > CHARACTERS * limit:  # before minutes are spent on its tokens
+        return (
+            f"has {len(text):,} characters, more than the {limit} tokens that the model was built "
+            "for"
+        )
+    if not text.strip() and not isinstance(run.model, DecoderOnly):
+        return "is empty"
+    length = len(encode(run.model, run.vocabulary, [text])[0]) + new_tokens
+    if length <= limit:
+        return ""
+    more = f" with {new_tokens} new ones (--max-new-tokens)" if new_tokens else ""
+    return f"has {length} tokens{more}, more than the {limit} that the model was built for"
 
 
 def _check_one_source(options: argparse.Namespace) -> None:

@@ -14,12 +14,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from minitransformer.classifier import POOLINGS, Classifier
+from minitransformer.classifier import POOLINGS
 from minitransformer.cli.data import (
     add_data_options,
     add_tokenizer_options,
     as_settings,
-    given_data,
     inspection,
 )
 from minitransformer.cli.options import LARGEST, add_device, find_device, integer, positive, seed
@@ -96,7 +95,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", help="where to save (default: runs/TASK)")
     parser.add_argument(
         "--from",
-        dest="start",
+        dest="from",
         metavar="FOLDER",
         help="fine-tune a model: a folder of the transformers library with its tokenizer.json, or "
         "a run",
@@ -204,20 +203,20 @@ def _train(options: argparse.Namespace) -> int:
 
 def _begin(options: argparse.Namespace, processes: Processes) -> int:
     """A new training, in a folder of its own."""
-    name, threads = options.task or "dates", options.threads or 1
+    threads = options.threads or 1
     torch.set_num_threads(threads)
-    data, part = _data_options(options), Part(**_only(Part, _given(options)))
+    given = _given(options)
+    data, part = DataOptions(**_only(DataOptions, given)), Part(**_only(Part, given))
     with _named_as_options():
-        task, model, settings = start(name, data, _given(options), options.start, part)
+        task, model, settings = start(options.task, data, given, given.get("from"), part)
     _tell(task, processes)
     if options.inspect:
         print(*inspection(task, settings), sep="\n")
         return 0
     about = as_settings(data) | {"sha256": task.fingerprint, "threads": threads}
-    about |= {"from": options.start and os.path.abspath(options.start), "freeze": part.freeze}
-    about["max_length"] = task.max_length
-    run = Run(name, model, task.vocabulary, asdict(settings) | about)
-    folder = make_folder(options.out, name) if processes.rank == 0 else None
+    about |= {"from": given.get("from"), "max_length": task.max_length, **asdict(part)}
+    run = Run(task.name, model, task.vocabulary, asdict(settings) | about)
+    folder = make_folder(options.out, task.name) if processes.rank == 0 else None
     return _go_on(run, task, settings, processes.from_first(folder), {}, options, processes)
 
 
@@ -234,49 +233,42 @@ def _resume(options: argparse.Namespace, processes: Processes) -> int:
     _check_same(options, run, folder)
     threads = options.threads or run.settings["threads"]
     torch.set_num_threads(threads)
-    config = run.model.config
     with _named_as_options():
-        data = DataOptions(**_only(DataOptions, run.settings | given_data(options)))
-    labels = run.model.names if isinstance(run.model, Classifier) else None
-    length = run.settings.get("max_length", config.max_length)
-    task = make_task(run.task, data, length, run.vocabulary, config.bos_id, labels)
+        settings = Settings(**_only(Settings, run.settings | _given(options)))
+    data = DataOptions(**_only(DataOptions, run.settings | _given(options)))
+    length = run.settings.get("max_length", run.model.config.max_length)
+    task = make_task(run.task, data, length, run.vocabulary, run.model)
     Part(freeze=run.settings.get("freeze", 0)).apply(run.model)
     if task.fingerprint != run.settings["sha256"]:
         name = ", ".join(data.data) or f"--task {run.task}"
         raise InputError(f"{name}: is not the data that {folder} was trained on so far")
-    with _named_as_options():
-        settings = Settings(**_only(Settings, run.settings | _given(options)))
-    made = len(run.history)
-    if settings.steps < made or (settings.steps == made and (folder / MANIFEST).exists()):
-        raise InputError(f"--steps: {folder} has made {made:,} steps; say how many it shall have")
+    if options.inspect:
+        print(*inspection(task, settings), sep="\n")
+        return 0
+    _check_steps(len(run.history), settings.steps, folder)
     run.settings |= asdict(settings) | {"threads": threads}
     return _go_on(run, task, settings, folder, found, options, processes)
 
 
 CHANGEABLE = ("steps", "evaluate_every", "save_every", "save_minutes", "threads")
+SEEN = ("data", "held_out")  # of which the sha256 is compared, wherever they lie now
+
+
+def _check_steps(made: int, steps: int, folder: Path) -> None:
+    if steps < made or (steps == made and (folder / MANIFEST).exists()):
+        raise InputError(f"--steps: {folder} has made {made:,} steps; say how many it shall have")
 
 
 def _check_same(options: argparse.Namespace, run: Run, folder: Path) -> None:
     """Refuse options that would make another training of it; the data has its sha256."""
     known = asdict(run.model.config) | run.settings | {"task": run.task}
     for name, value in _given(options).items():
-        if name in known and name not in (*CHANGEABLE, "data") and known[name] != value:
+        if name in known and name not in (*CHANGEABLE, *SEEN) and known[name] != value:
             may = ", ".join(map(_option, CHANGEABLE[:3]))
             raise InputError(
                 f"{_option(name)} is {known[name]} in {folder}, not {value}: "
                 f"only {may}, --threads and --device may differ when a training goes on"
             )
-
-
-def _data_options(options: argparse.Namespace) -> DataOptions:
-    """As they were typed, with paths that hold in another folder, too."""
-    given = given_data(options)
-    given["data"] = [os.path.abspath(path) for path in given.get("data", [])]
-    if "held_out" in given:
-        given["held_out"] = [os.path.abspath(path) for path in given["held_out"]]
-    if given.get("tokenizer", "bpe") not in ("characters", "bpe", "wordpiece"):
-        given["tokenizer"] = os.path.abspath(given["tokenizer"])
-    return DataOptions(**given)
 
 
 def _tell(task: Task, processes: Processes) -> None:
@@ -325,7 +317,7 @@ def _go_on(
         except NonFiniteLoss as error:
             saver.keep_for_inspection(training, error)
         if not first:
-            return 128 + stopped if stopped else 0
+            return _status(stopped)
         saver.finish()
         return _finish(run, task, settings, folder, stopped)
 
@@ -351,7 +343,7 @@ def _finish(run: Run, task: Task, settings: Settings, folder: Path, stopped: int
     if stopped:
         print(f"to go on: minitransformer train --resume {folder}", flush=True)
     if stopped not in (0, signal.SIGINT):
-        return 128 + stopped
+        return _status(stopped)
     if not stopped:
         _report(run, task)
     try:
@@ -362,6 +354,11 @@ def _finish(run: Run, task: Task, settings: Settings, folder: Path, stopped: int
         print(f"no pictures: {printable(str(error))}", file=sys.stderr)
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     print(f"\n{folder} holds {', '.join(names)}")
+    return _status(stopped)
+
+
+def _status(stopped: int) -> int:
+    """Of a process that a signal ended, or 0."""
     return 128 + stopped if stopped else 0
 
 
@@ -407,8 +404,16 @@ def _interval(text: str) -> dict[str, float]:
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """What was typed, as a run's config.json keeps it: with paths that hold in another folder."""
     named = {**vars(options), **options.interval}
-    return {name: value for name, value in named.items() if value is not None}
+    given = {name: value for name, value in named.items() if value is not None}
+    for name in given.keys() & {"data", "held_out"}:
+        given[name] = [os.path.abspath(path) for path in given[name]]
+    if given.get("tokenizer", "bpe") not in ("characters", "bpe", "wordpiece"):
+        given["tokenizer"] = os.path.abspath(given["tokenizer"])
+    if "from" in given:
+        given["from"] = os.path.abspath(given["from"])
+    return given
 
 
 def _option(name: str) -> str:

@@ -64,19 +64,24 @@ class SmallCorpus:
 
     def pieces(self, vocabulary: AnyVocabulary, room: int) -> Pieces:
         notes: list[str] = []
-        sides = []
-        for name, texts in (("training", self.training), ("held-out", self.held_out)):
-            found = fit(vocabulary, texts, room)
-            sides.append([piece for parts in found for piece in parts])
-            cut = [len(parts) for parts in found if len(parts) > 1]
-            if cut:
-                notes.append(told(name, len(cut), len(texts), sum(cut), room, vocabulary))
-        training = without(sides[0], lambda piece: piece.text, sides[1])
-        if aside := len(sides[0]) - len(training):
+        everything = _cut("training", self.training, vocabulary, room, notes)
+        held_out = _cut("held-out", self.held_out, vocabulary, room, notes)
+        training = without(everything, lambda piece: piece.text, held_out)
+        if aside := len(everything) - len(training):
             notes.append(f"{aside:,} pieces are set aside: the same text is held out")
-        longest = max(len(piece.ids) for piece in [*training, *sides[1]])
+        longest = max(len(piece.ids) for piece in [*training, *held_out])
         names = vocabulary.names(range(len(vocabulary)))
-        return Pieces(training, sides[1], longest, fingerprint_of(names, training, sides[1]), notes)
+        return Pieces(training, held_out, longest, fingerprint_of(names, training, held_out), notes)
+
+
+def _cut(
+    name: str, texts: Sequence[str], vocabulary: AnyVocabulary, room: int, notes: list[str]
+) -> list[Piece]:
+    found = fit(vocabulary, texts, room)
+    cut = [len(parts) for parts in found if len(parts) > 1]
+    if cut:
+        notes.append(told(name, len(cut), len(texts), sum(cut), room, vocabulary))
+    return [piece for parts in found for piece in parts]
 
 
 def told(name: str, cut: int, texts: int, pieces: int, room: int, vocabulary: AnyVocabulary) -> str:

@@ -31,15 +31,15 @@ def split(examples: Sequence[T], text: Callable[[T], str]) -> tuple[list[T], lis
     Of fewer than 20 distinct texts none may be held out.
     """
     places = [place(text(example)) for example in examples]
-    distinct = set(places)
-    chosen = {p for p in distinct if p % SHARE == 0}
-    if not chosen and len(distinct) >= FEWEST:
-        chosen = {min(distinct)}
+    chosen = _chosen(set(places))
     training = [e for e, p in zip(examples, places, strict=True) if p not in chosen]
-    held_out = sorted(
-        (i for i, p in enumerate(places) if p in chosen), key=lambda i: (places[i], i)
-    )
-    return training, [examples[i] for i in held_out]
+    held_out = sorted((p, i) for i, p in enumerate(places) if p in chosen)
+    return training, [examples[i] for _, i in held_out]
+
+
+def _chosen(places: set[int]) -> set[int]:
+    chosen = {p for p in places if p % SHARE == 0}
+    return {min(places)} if not chosen and len(places) >= FEWEST else chosen
 
 
 def without(examples: Sequence[T], text: Callable[[T], str], held_out: Sequence[T]) -> list[T]:

@@ -5,6 +5,7 @@ named by the files' paths, sizes and times and by all that decides what becomes 
 again as long as these are the same.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import numpy as np
 
 from minitransformer.data.corpus import Corpus, Pieces, SmallCorpus, told
 from minitransformer.data.cutting import Piece, fit, sections
-from minitransformer.data.files import InputError, naming, to_json, write_atomically
+from minitransformer.data.files import InputError, check_file, naming, to_json, write_atomically
 from minitransformer.data.held_out import SHARE, place
 from minitransformer.data.reading import (
     CSV,
@@ -67,8 +69,9 @@ class LargeCorpus:
     def __init__(self, options: DataOptions, most: int):
         self.options, self.most = options, most
         files = [*_files(options.data), *_files(options.held_out or ())]
-        key = [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()]
-        self.size = sum(file.stat().st_size for file in files)
+        known = [(str(f), f.stat()) for f in files if f.is_file()]
+        key = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in known]
+        self.size = sum(stat.st_size for _, stat in known)
         self.folder = cache_folder() / _digest([key, most, options.columns, options.held_out])
         about = _made_once(self.folder, self._read)
         self.notes: list[str] = about["notes"]
@@ -76,18 +79,16 @@ class LargeCorpus:
 
     def _read(self, folder: Path) -> dict[str, Any]:
         """Write the passages to train on, and those held out."""
-        held_out = None
-        if self.options.held_out:
-            records = read_records(self.options.held_out, ("text",), self.options.columns).records
-            texts = [part for one in records for part in sections(one.values[0], self.most)]
-            held_out = frozenset(map(place, texts))
+        texts = self._held_out()
+        places = None if texts is None else frozenset(map(place, texts))
         raw = _load(self.options, folder / "raw")
-        for side in ("training", "held_out"):
-            given = {"most": self.most, "held_out": held_out, "wanted": side == "held_out"}
-            if side == "held_out" and held_out is not None:
-                _write(_library().Dataset.from_dict({"text": texts}), side, folder)
-            else:
-                _map(raw, partial(_passages, **given), side, folder)
+        cut = partial(_passages, most=self.most, held_out=places)
+        _map(raw, partial(cut, wanted=False), "training", folder)
+        if texts is None:
+            _map(raw, partial(cut, wanted=True), "held_out", folder)
+        else:
+            given = _library().Dataset.from_dict({"text": texts})
+            _map(given, partial(dict), "held_out", folder)
         shutil.rmtree(folder / "raw", ignore_errors=True)
         training, kept = _open(folder, "training"), _open(folder, "held_out")
         if not len(training):
@@ -100,6 +101,13 @@ class LargeCorpus:
             f"passages to train on, {len(kept):,} held out"
         )
         return {"notes": [note], "characters": "".join(sorted(characters))}
+
+    def _held_out(self) -> list[str] | None:
+        """The passages of the user's own, if there are any."""
+        if not self.options.held_out:
+            return None
+        records = read_records(self.options.held_out, ("text",), self.options.columns).records
+        return [part for one in records for part in sections(one.values[0], self.most)]
 
     def texts(self) -> Iterator[str]:
         for batch in _open(self.folder, "training").with_format("arrow").iter(1_000):
@@ -175,26 +183,30 @@ def _pieces(table: Any, vocabulary: AnyVocabulary, room: int, seen: frozenset[in
     import pyarrow
 
     found = fit(vocabulary, table["text"].to_pylist(), room)
-    pieces = [piece for parts in found for piece in parts]
+    pieces = list(chain.from_iterable(found))
     places = [place(piece.text) for piece in pieces]
-    kept = [(piece, p) for piece, p in zip(pieces, places, strict=True) if p not in seen]
+    kept = [(*piece, p) for piece, p in zip(pieces, places, strict=True) if p not in seen]
+    texts, ids, ends, places = zip(*kept, strict=True) if kept else ((), (), (), ())
     cut = [len(parts) for parts in found if len(parts) > 1]
-    counts = zip(COUNTS, (len(cut), sum(cut), len(pieces) - len(kept)), strict=True)
-    small = np.uint16 if len(vocabulary) <= 2**16 else np.int32
-    ends = np.cumsum([0, *(len(piece.ids) for piece, _ in kept)], dtype=np.int64)
-    ids = np.concatenate([np.zeros(0, small), *(np.array(piece.ids, small) for piece, _ in kept)])
+    counts = dict(zip(COUNTS, (len(cut), sum(cut), len(pieces) - len(kept)), strict=True))
+    bounds = np.cumsum([0, *map(len, ids)], dtype=np.int64)
+    tokens = np.fromiter(chain.from_iterable(ids), np.min_scalar_type(len(vocabulary)), bounds[-1])
     return pyarrow.table(
         {
-            "text": pyarrow.array([piece.text for piece, _ in kept], pyarrow.string()),
-            "input_ids": pyarrow.LargeListArray.from_arrays(ends, pyarrow.array(ids)),
-            "ends": pyarrow.array([piece.ends for piece, _ in kept], pyarrow.bool_()),
-            "place": pyarrow.array([p for _, p in kept], pyarrow.uint64()),
-            **{  # of the whole batch, in its first row
-                name: pyarrow.array(([count] + [0] * len(kept))[: len(kept)], pyarrow.int32())
-                for name, count in counts
-            },
+            "text": pyarrow.array(texts, pyarrow.string()),
+            "input_ids": pyarrow.LargeListArray.from_arrays(bounds, pyarrow.array(tokens)),
+            "ends": pyarrow.array(ends, pyarrow.bool_()),
+            "place": pyarrow.array(places, pyarrow.uint64()),
+            **{name: _in_the_first_row(counts[name], len(kept)) for name in COUNTS},
         }
     )
+
+
+def _in_the_first_row(number: int, rows: int) -> Any:
+    """A column with what is said of the whole batch."""
+    import pyarrow
+
+    return pyarrow.array(([number] + [0] * rows)[:rows], pyarrow.int32())
 
 
 def _longest(lists: Any) -> int:
@@ -221,35 +233,73 @@ def _library() -> Any:
 
 def _load(options: DataOptions, cache: Path) -> Any:
     """The files as a dataset with a column `text`, a paragraph a row."""
-    datasets = _library()
-    parts = []
+    library, parts = _library(), []
     for path in find_files(options.data, []):
         column = options.columns[0] if options.columns else "text"
+        is_text = not is_dataset(path) and suffix_of(path) not in (CSV, *JSON)
+        if is_text and options.columns:
+            raise InputError(f"{path}: of so large a text no --columns are read; make it CSV")
         try:
-            if is_dataset(path):
-                part = datasets.load_from_disk(str(path))
-            elif suffix_of(path) == CSV or suffix_of(path) in JSON:
-                kind = "csv" if suffix_of(path) == CSV else "json"
-                part = datasets.load_dataset(kind, data_files=str(path), cache_dir=str(cache))
-            else:
-                column, head = "text", _head(path)
-                part = datasets.load_dataset(
-                    "text",
-                    data_files=str(path),
-                    cache_dir=str(cache),
-                    encoding=encoding_of(head),
-                    sample_by="line" if _is_paragraph_a_line(head) else "paragraph",
-                )
+            part = _read_text(path, cache) if is_text else _read_table(path, cache)
         except Exception as error:  # the library's, and those of every format that it reads
-            cause = error.__cause__ or error.__context__ or error
-            raise InputError(f"{path}: cannot be read: {cause}") from None
-        part = part["train"] if hasattr(part, "keys") else part
-        if column not in part.column_names:
-            known = ", ".join(part.column_names)
-            raise InputError(f"{path}: has no column {column!r} but {known}: --columns NAME")
-        part = part.select_columns([column])
-        parts.append(part if column == "text" else part.rename_column(column, "text"))
-    return datasets.concatenate_datasets(parts)
+            raise _refusal(path, error) from None
+        parts.append(_only_text(path, part, column))
+    return library.concatenate_datasets(parts)
+
+
+def _read_text(path: Path, cache: Path) -> Any:
+    check_file(path)
+    head = _head(path)
+    if encoding_of(head).startswith("utf-8") and b"\0" in head:
+        raise InputError(f"{path}: holds a zero byte; expected UTF-8 text")
+    return _library().load_dataset(
+        "text",
+        data_files=str(path),
+        cache_dir=str(cache),
+        encoding=encoding_of(head),
+        sample_by="line" if _is_paragraph_a_line(head) else "paragraph",
+    )
+
+
+def _read_table(path: Path, cache: Path) -> Any:
+    if is_dataset(path):
+        return _library().load_from_disk(str(path))
+    check_file(path)
+    kind = "csv" if suffix_of(path) == CSV else "json"
+    return _library().load_dataset(kind, data_files=str(path), cache_dir=str(cache))
+
+
+def _refusal(path: Path, error: BaseException) -> Exception:
+    """What to say of a file that the library cannot read. A full disk is not the file's fault."""
+    cause = error.__cause__ or error.__context__ or error
+    if isinstance(error, InputError) or getattr(cause, "errno", None) == errno.ENOSPC:
+        return error if isinstance(error, InputError) else cause
+    line = ""
+    if isinstance(cause, UnicodeDecodeError) and path.suffix != ".gz":
+        line = f":{_line_that_is_not_utf8(path)}"
+    return InputError(f"{path}{line}: cannot be read: {cause}")
+
+
+def _line_that_is_not_utf8(path: Path) -> int:
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return 1
+
+
+def _only_text(path: Path, part: Any, column: str) -> Any:
+    part = part["train"] if hasattr(part, "keys") else part
+    if column not in part.column_names:
+        known = ", ".join(part.column_names)
+        raise InputError(f"{path}: has no column {column!r} but {known}: --columns NAME")
+    kind = getattr(part.features[column], "dtype", "list")
+    if kind not in ("string", "large_string"):
+        raise InputError(f"{path}: the column {column!r} is of {kind}, not text")
+    part = part.select_columns([column])
+    return part if column == "text" else part.rename_column(column, "text")
 
 
 def _head(path: Path) -> bytes:
@@ -278,17 +328,15 @@ def _map(dataset: Any, function: Callable, name: str, folder: Path) -> None:
         cache_file_name=str(folder / f"{name}.arrow"),
         new_fingerprint=_digest([folder.name, name])[:16],
         load_from_cache_file=False,
-        desc=f"{name.replace('_', '-')} {'passages' if function.func is _passages else 'pieces'}",
+        desc=f"{name.replace('_', '-')} {'pieces' if function.func is _pieces else 'passages'}",
     )
-
-
-def _write(dataset: Any, name: str, folder: Path) -> None:
-    _map(dataset, partial(dict), name, folder)
 
 
 def _open(folder: Path, name: str) -> Any:
     datasets = _library()
     files = sorted(folder.glob(f"{name}*.arrow"))
+    if not files:
+        return datasets.Dataset.from_dict({"text": []})
     return datasets.concatenate_datasets([datasets.Dataset.from_file(str(f)) for f in files])
 
 
@@ -310,10 +358,21 @@ def _made_once(folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
             if not (folder / ABOUT).exists():
-                for stray in folder.glob("*.arrow"):
-                    stray.unlink()
-                write_atomically(folder / ABOUT, to_json(make(folder)))
+                _clear(folder)  # of a process that was killed
+                try:
+                    write_atomically(folder / ABOUT, to_json(make(folder)))
+                except BaseException:
+                    _clear(folder)
+                    raise
             return json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+
+
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != ".lock":
+            path.unlink()
 
 
 def _digest(value: Any) -> str:

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ JSON, CSV = (".jsonl", ".ndjson", ".json"), ".csv"
 SUFFIXES = ("", ".txt", ".text", ".md", ".rst", ".tsv", ".tab", CSV, *JSON)  # read in a folder
 
 
+SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may have one of a pair alone
 Cells = list[Any] | dict[str, Any]
 
 
@@ -122,28 +124,33 @@ def read_records(
 
     Raises InputError for all that is wrong with a file, each kind with its first line.
     """
+    _check_columns(names, columns)
+    reading = Reading()
+    prose = len(names) == 1 and columns is None
+    for path in find_files(paths, reading.notes):
+        table = _Table(path, list(names), columns, reading)
+        if prose and not is_dataset(path) and suffix_of(path) not in (CSV, *JSON):
+            reading.records += table.paragraphs(read_text(path))
+        else:
+            table.read(_cells(path))
+    if paths and not reading.records:
+        raise InputError(f"{', '.join(map(str, paths))}: holds no {' and '.join(names)}")
+    return reading
+
+
+def _check_columns(names: Sequence[str], columns: Sequence[str] | None) -> None:
     if columns is not None and len(columns) != len(names):
         raise InputError(
             f"--columns: expected {len(names)}, for {' and '.join(names)}, got {len(columns)}"
         )
-    reading = Reading()
-    for path in find_files(paths, reading.notes):
-        table = _Table(path, list(names), columns, reading)
-        if is_dataset(path):
-            table.read(_rows(path))
-            continue
-        text, suffix = read_text(path), suffix_of(path)
-        if suffix in JSON:
-            table.read(_objects(text, str(path)))
-        elif suffix == CSV:
-            table.read(_csv_rows(text, str(path)))
-        elif len(names) == 1 and columns is None:
-            reading.records += table.paragraphs(text)
-        else:
-            table.read((n, line.split("\t")) for n, line in enumerate(lines_of(text), 1))
-    if paths and not reading.records:
-        raise InputError(f"{', '.join(map(str, paths))}: holds no {' and '.join(names)}")
-    return reading
+
+
+def _cells(path: Path) -> Iterator[tuple[int, Any]]:
+    """The rows of a table, each with its line."""
+    if is_dataset(path):
+        return _rows(path)
+    kinds = {CSV: _csv_rows, **dict.fromkeys(JSON, _objects)}
+    return kinds.get(suffix_of(path), _lines_with_tabs)(read_text(path), str(path))
 
 
 def suffix_of(path: Path) -> str:
@@ -176,27 +183,40 @@ def find_files(paths: Sequence[str], notes: list[str]) -> list[Path]:
     """The files, those in the folders, and folders of the datasets library as they are."""
     found: list[Path] = []
     for path in map(Path, paths):
-        if not path.is_dir() or is_dataset(path):
-            found.append(path)
-            continue
-        files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-        read = [file for file in files if suffix_of(file) in SUFFIXES]
-        if not read:
-            raise InputError(
-                f"{path}: no file in this folder is read; expected names that end in "
-                f"{', '.join(filter(None, SUFFIXES))}, or these and .gz"
-            )
-        left = Counter(suffix_of(file) for file in files if file not in read)
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in left.most_common())
-        passed = f"; passed over: {kinds}" if left else ""
-        notes.append(f"{path}: {len(read):,} files{passed}")
-        found += read
+        is_folder = path.is_dir() and not is_dataset(path)
+        found += _files_in(path, notes) if is_folder else [path]
     return found
+
+
+def _files_in(folder: Path, notes: list[str]) -> list[Path]:
+    """Those that can be read, without hidden ones."""
+    files = list(_visible_files(folder))
+    read = [file for file in files if suffix_of(file) in SUFFIXES]
+    if not read:
+        raise InputError(
+            f"{folder}: no file in this folder is read; expected names that end in "
+            f"{', '.join(filter(None, SUFFIXES))}, or these and .gz"
+        )
+    left = Counter(map(suffix_of, files)) - Counter(map(suffix_of, read))
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in left.most_common())
+    notes.append(f"{folder}: {len(read):,} files" + (f"; passed over: {kinds}" if left else ""))
+    return read
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not re.search(r"(^|/)\.", path.relative_to(folder).as_posix()):
+            yield path
+
+
+def _lines_with_tabs(text: str, path: str) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(lines_of(text), 1):
+        yield number, line.split("\t")
 
 
 def _csv_rows(text: str, path: str) -> Iterator[tuple[int, Any]]:
     csv.field_size_limit(LARGEST_TEXT)
-    reader = csv.reader(io.StringIO(text, newline=""))
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         for row in reader:
             yield reader.line_num, row
@@ -237,7 +257,7 @@ class _Table:
             if not isinstance(cells, self.kind):
                 self.faults.add(f"expected an object, got {_short(cells)}", self.path, line)
                 continue
-            if isinstance(cells, list) and not any(map(str.strip, cells)):
+            if _is_blank(cells):
                 continue
             if keys is None:
                 keys, is_header = self._keys(line, cells)
@@ -248,35 +268,45 @@ class _Table:
                 records.append(Record(values, self.path, line))
         self.faults.check(total)
         if self.left_out:
-            self.reading.notes.append(
-                f"{self.path}: what stands after column {len(self.names)} is left out, in "
+            self._note(
+                f"what stands after column {len(self.names)} is left out, in "
                 f"{self.left_out:,} lines"
             )
         self.reading.records += records
 
     def _keys(self, line: int, cells: Cells) -> tuple[list[Any], bool]:
         """The indices of the columns, or their keys in objects, and whether `cells` name them."""
-        columns = self.columns
-        numbers = columns is not None and all(n.isdecimal() and int(n) > 0 for n in columns)
-        if columns is not None and numbers and isinstance(cells, list):
-            return [int(name) - 1 for name in columns], False
-        tabs = not isinstance(cells, dict) and suffix_of(Path(self.path)) != CSV
-        if columns is None and tabs:
+        if isinstance(cells, dict):
+            return self._named(line, list(cells)), False
+        is_csv = suffix_of(Path(self.path)) == CSV
+        if self.columns is None and not is_csv:
             self.takes_first = True
             return list(range(len(self.names))), False
-        there = list(cells)
-        wanted = list(columns or self.names)
-        if columns is None and len(there) == len(self.names) and not set(wanted) <= set(there):
-            wanted = there
-        if missing := [name for name in wanted if name not in there]:
-            known = ", ".join(map(str, there[:20]))
-            raise InputError(
-                f"{self.path}:{line}: has no column {missing[0]!r} but {known}; say which are "
-                f"{' and '.join(self.names)}: --columns {','.join(n.upper() for n in self.names)}"
-            )
-        return (
-            (wanted, False) if isinstance(cells, dict) else (list(map(there.index, wanted)), True)
+        if numbers := _numbers(self.columns or ()):
+            if is_csv:
+                self._note(f"column numbers: the first line, {_short(cells)}, is an example, too")
+            return [number - 1 for number in numbers], False
+        return list(map(cells.index, self._named(line, cells))), True
+
+    def _named(self, line: int, there: list[str]) -> list[str]:
+        """What the wanted columns are called; without `columns` all that are there are wanted, if
+        these are as many as the names."""
+        wanted = list(self.columns or self.names)
+        missing = [name for name in wanted if name not in there]
+        if not missing:
+            return wanted
+        names = " and ".join(self.names)
+        if self.columns is None and len(there) == len(wanted):
+            self._note(f"{' and '.join(map(repr, there))} are the {names}")
+            return there
+        known = ", ".join(map(str, there[:20]))
+        raise InputError(
+            f"{self.path}:{line}: has no column {missing[0]!r} but {known}; say which are "
+            f"{names}: --columns {','.join(self.names).upper()}, by name, or by number from 1"
         )
+
+    def _note(self, note: str) -> None:
+        self.reading.notes.append(f"{self.path}: {note}")
 
     def _values(self, line: int, cells: Cells, keys: list[Any]) -> tuple[str, ...] | None:
         """The texts of the columns, or None where something is wrong with them."""
@@ -285,11 +315,8 @@ class _Table:
             self._misses(line, cells)
             return None
         for name, value in zip(self.names, found, strict=True):
-            if isinstance(value, bool) or not isinstance(value, str | int | float):
-                self.faults.add(f"the {name} is {_short(value)}, no text", self.path, line)
-                return None
-            if not str(value).strip():
-                self.faults.add(f"the {name} is empty", self.path, line)
+            if fault := _fault(value):
+                self.faults.add(f"the {name} {fault}", self.path, line)
                 return None
         if self.takes_first:
             self.left_out += any(map(str.strip, cells[len(keys) :]))
@@ -321,7 +348,7 @@ class _Table:
         else:
             records, layout = list(_between_empty_lines(lines, self.path)), "empty lines between"
         if len(records) > 1:
-            self.reading.notes.append(f"{self.path}: {len(records):,} paragraphs, {layout}")
+            self._note(f"{len(records):,} paragraphs, {layout}")
         return records
 
 
@@ -339,10 +366,29 @@ def _between_empty_lines(lines: list[str], path: str) -> Iterator[Record]:
         start, paragraph = number + 1, []
 
 
+def _is_blank(cells: Cells) -> bool:
+    return isinstance(cells, list) and not any(map(str.strip, cells))
+
+
+def _numbers(columns: Sequence[str]) -> list[int]:
+    """The numbers that the columns are given by, from 1; none if they are given by name."""
+    numbers = [int(name) if name.isdecimal() else 0 for name in columns]
+    return numbers if all(numbers) else []
+
+
 def _at(cells: Cells, key: Any) -> Any:
     if isinstance(cells, dict):
         return cells.get(key)
     return cells[key] if key < len(cells) else None
+
+
+def _fault(value: Any) -> str:
+    """Why this is no text, if it is none."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or value != value:
+        return f"is {_short(value)}, no text"
+    if not str(value).strip():
+        return "is empty"
+    return "holds half of a character" if SURROGATE.search(str(value)) else ""
 
 
 def _short(value: Any, length: int = 40) -> str:

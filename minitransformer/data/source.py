@@ -68,22 +68,17 @@ def make_vocabulary(
 
     Raises InputError where it lacks a token that is `needed`: bos, eos or mask.
     """
+    trained = options.tokenizer in ("bpe", "wordpiece")
+    if not trained and options.vocab_size != DataOptions.vocab_size:
+        raise InputError("--vocab-size: is for --tokenizer bpe or wordpiece")
     if options.tokenizer == "characters":
         characters: set[str] = set()
         for text in texts:
             characters.update(text)
         return Vocabulary(characters)
-    if options.tokenizer not in ("bpe", "wordpiece"):
-        return needing(Tokenizer.load(options.tokenizer), needed, options.tokenizer)
-    sample, size = [], 0
-    for text in texts:
-        if size > SAMPLE:
-            notes.append(
-                f"the tokenizer is trained on the first {size // 10**6} million characters"
-            )
-            break
-        sample.append(text)
-        size += len(text)
+    if not trained:
+        return needing(Tokenizer.load(options.tokenizer), needed, f"{options.tokenizer}: ")
+    sample = _sample(texts, notes)
     try:
         tokenizer = Tokenizer.train(sample, options.vocab_size, options.tokenizer)
     except ValueError as error:
@@ -97,10 +92,29 @@ def make_vocabulary(
     return tokenizer
 
 
-def needing(vocabulary: AnyVocabulary, needed: Sequence[str], where: str) -> AnyVocabulary:
+def _sample(texts: Iterable[str], notes: list[str]) -> list[str]:
+    sample, size = [], 0
+    for text in texts:
+        if size > SAMPLE:
+            said = f"the tokenizer is trained on the first {size // 10**6} million characters"
+            notes.append(said)
+            break
+        sample.append(text)
+        size += len(text)
+    return sample
+
+
+def needing(vocabulary: AnyVocabulary, needed: Sequence[str], where: str = "") -> AnyVocabulary:
     for role in needed:
         if getattr(vocabulary, f"{role}_id") is None:
-            raise InputError(
-                f"{where}: the tokenizer has no token for {role}, which the task needs"
-            )
+            raise InputError(f"{where}the tokenizer has no token for {role}, which the task needs")
     return vocabulary
+
+
+def note_unknown(vocabulary: AnyVocabulary, characters: str, notes: list[str]) -> None:
+    """Say what a vocabulary that was there before these texts does not know."""
+    if unknown := vocabulary.unknown([characters]):
+        some = " ".join(map(repr, unknown[:10]))
+        notes.append(
+            f"{len(unknown):,} characters of the texts are unknown to the tokenizer: {some}"
+        )

@@ -48,6 +48,7 @@ class Tokenizer:
         self.tokenizer = tokenizer
         tokenizer.no_padding()  # `pad` does that, from lengths
         tokenizer.no_truncation()
+        self._size = 1 + max(tokenizer.get_vocab().values(), default=-1)  # some ids may be nobody's
         roles = roles or {}
         for role, usual in ROLES.items():
             said = [roles[role]] if role in roles else usual
@@ -61,7 +62,7 @@ class Tokenizer:
     mask_id: int | None
 
     def __len__(self) -> int:
-        return self.tokenizer.get_vocab_size()
+        return self._size
 
     @property
     def mask_name(self) -> str | None:
@@ -88,10 +89,10 @@ class Tokenizer:
             encoded = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [(one.ids, [start for start, _ in one.offsets]) for one in encoded]
 
-    def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
-        """Two texts as one row: its ids, and the segment that each of them is of."""
+    def encode_pairs(self, pairs: Sequence[tuple[str, ...]]) -> list[tuple[list[int], list[int]]]:
+        """A text, or two as one row: its ids, and the segment that each of them is of."""
         with _refusing("the tokenizer cannot read this text"):
-            encoded = self.tokenizer.encode_batch(list(pairs))
+            encoded = self.tokenizer.encode_batch([p if len(p) > 1 else p[0] for p in pairs])
         return [(one.ids, one.type_ids) for one in encoded]
 
     @functools.cached_property
@@ -215,6 +216,7 @@ class Tokenizer:
             first, last = "[CLS]", "[SEP]"
         tokenizer.post_processor = library.processors.TemplateProcessing(
             single=f"{first} $A {last}",
+            pair=f"{first} $A {last} $B:1 {last}:1",
             special_tokens=[(name, tokenizer.token_to_id(name)) for name in (first, last)],
         )
         return cls(tokenizer)
@@ -255,13 +257,17 @@ def _roles_in(file: Path, said: Mapping[str, Any]) -> dict[str, str]:
         keys = ["cls_token", "bos_token"] if role == "bos" else [f"{role}_token"]
         keys = ["sep_token", *keys] if role == "eos" else keys
         for key in keys:
-            token = said.get(key)
-            token = token.get("content") if isinstance(token, dict) else token
-            if not (token is None or isinstance(token, str)):
-                raise InputError(f"{file}: {key} must be a text or null, got {token!r}")
-            if token is not None:
+            if (token := _named_token(file, said, key)) is not None:
                 roles[role] = token
     return roles
+
+
+def _named_token(file: Path, said: Mapping[str, Any], key: str) -> str | None:
+    token = said.get(key)
+    token = token.get("content") if isinstance(token, dict) else token
+    if not (token is None or isinstance(token, str)):
+        raise InputError(f"{file}: {key} must be a text or null, got {token!r}")
+    return token
 
 
 def _with_prefix_space(data: bytes, wanted: Any) -> bytes:

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from minitransformer.classifier import Classifier
 from minitransformer.data import Batch, pad
+from minitransformer.data.collate import collate
 from minitransformer.data.tokenization import AnyVocabulary, Tokenizer
 from minitransformer.data.vocabulary import Vocabulary
 from minitransformer.inference.generation import generate, stream_tokens
@@ -39,7 +40,7 @@ def answer(
         batch = padded(model, vocabulary, chunk).to(device)
         ids, mask = batch.input_ids, batch.attention_mask
         if isinstance(model, Classifier):
-            answers += _classes(model, ids, mask)
+            answers += _classes(model, batch)
             continue
         if isinstance(model, EncoderOnly):
             with torch.no_grad():
@@ -58,8 +59,9 @@ def answer(
 
 
 @torch.no_grad()
-def _classes(model: Classifier, ids: torch.Tensor, mask: torch.Tensor) -> list[str]:
-    best = model(ids, mask).float().softmax(dim=-1).max(dim=-1)
+def _classes(model: Classifier, batch: Batch) -> list[str]:
+    logits = model(batch.input_ids, batch.attention_mask, batch.segment_ids)
+    best = logits.float().softmax(dim=-1).max(dim=-1)
     found = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     return [f"{model.names[i]}  {share:.1%}" for i, share in found]
 
@@ -147,7 +149,11 @@ def end_of(model: AnyModel, vocabulary: AnyVocabulary) -> int | tuple[int, ...] 
 
 def padded(model: AnyModel, vocabulary: AnyVocabulary, texts: Sequence[str]) -> Batch:
     """The texts as the model reads them, one a row."""
-    return pad(encode(model, vocabulary, texts), vocabulary.pad_id or 0)
+    pad_id = vocabulary.pad_id or 0
+    if not isinstance(model, Classifier):
+        return pad(encode(model, vocabulary, texts), pad_id)
+    rows = rows_to_classify(vocabulary, _pairs(vocabulary, texts), model.config.max_length)
+    return collate([row._asdict() for row in with_segments(rows, model)], pad_id)
 
 
 def encode(model: AnyModel, vocabulary: AnyVocabulary, texts: Sequence[str]) -> list[list[int]]:
@@ -155,8 +161,8 @@ def encode(model: AnyModel, vocabulary: AnyVocabulary, texts: Sequence[str]) -> 
     if isinstance(model, EncoderDecoder):
         return source_rows(vocabulary, texts)
     if isinstance(model, Classifier):
-        pairs = [(text, None) for text in texts]
-        return [row for row, _ in rows_to_classify(vocabulary, pairs, model.config.max_length)]
+        rows = rows_to_classify(vocabulary, _pairs(vocabulary, texts), model.config.max_length)
+        return [row.input_ids for row in rows]
     if isinstance(model, DecoderOnly):  # a text that ends would not be continued
         return _without_end(vocabulary, vocabulary.encode(texts))
     if isinstance(vocabulary, Vocabulary):
@@ -177,25 +183,42 @@ def target_rows(
     return [row[1:] if row[:1] == [bos_id] else row for row in rows]
 
 
+class Row(NamedTuple):
+    """What a classifier reads: tokens, and the segment of each."""
+
+    input_ids: list[int]
+    token_type_ids: list[int]
+
+
 def rows_to_classify(
-    vocabulary: AnyVocabulary, texts: Sequence[tuple[str, str | None]], most: int | None
-) -> list[tuple[list[int], list[int]]]:
-    """What a classifier reads of texts, or pairs of texts, in at most so many tokens: the ids and
-    their segments. Of a longer one the end is cut off, not the tokens that stand around it."""
-    suffix = vocabulary.suffix
-    rows = []
-    if isinstance(vocabulary, Tokenizer) and texts and texts[0][1] is not None:
-        rows = vocabulary.encode_pairs([(first, second or "") for first, second in texts])
+    vocabulary: AnyVocabulary, texts: Sequence[tuple[str, ...]], most: int | None = None
+) -> list[Row]:
+    """Texts, or pairs of texts, in at most so many tokens. Of a longer one the end is cut off, not
+    the tokens that stand around it."""
+    if isinstance(vocabulary, Tokenizer):
+        rows = [Row(*row) for row in vocabulary.encode_pairs(texts)]
     else:
-        rows = [(row, [0] * len(row)) for row in vocabulary.encode([text for text, _ in texts])]
-    if most is None:
-        return rows
+        rows = [Row(ids, [0] * len(ids)) for ids in vocabulary.encode([text for text, *_ in texts])]
+    end = vocabulary.suffix
     return [
-        (ids, segments)
-        if len(ids) <= most
-        else ([*ids[: most - len(suffix)], *suffix], segments[:most])
-        for ids, segments in rows
+        row
+        if most is None or len(row.input_ids) <= most
+        else Row(row.input_ids[: most - len(end)] + end, row.token_type_ids[:most])
+        for row in rows
     ]
+
+
+def with_segments(rows: list[Row], model: AnyModel) -> list[Row]:
+    """As they are, or of one segment for a model without: the tokenizer cannot know that."""
+    if model.config.num_segments:
+        return rows
+    return [Row(row.input_ids, [0] * len(row.input_ids)) for row in rows]
+
+
+def _pairs(vocabulary: AnyVocabulary, texts: Sequence[str]) -> list[tuple[str, ...]]:
+    """A TAB stands between the two texts of a pair; of characters there are no pairs."""
+    parts = 1 if isinstance(vocabulary, Tokenizer) else 0
+    return [tuple(text.split("\t", parts)) for text in texts]
 
 
 def _without_end(vocabulary: AnyVocabulary, rows: list[list[int]]) -> list[list[int]]:

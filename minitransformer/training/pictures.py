@@ -60,7 +60,7 @@ def attention_pictures(
         if isinstance(on_device, PairBatch):
             model.loss(**on_device)
         else:
-            model(on_device.input_ids, on_device.attention_mask)
+            model(on_device.input_ids, on_device.attention_mask, on_device.segment_ids)
 
     for name, queries, keys, mask in _attentions(run, batch):
         stack, kind = name.split(".")

@@ -78,7 +78,7 @@ class Run:
             if max(config.num_layers, config.num_decoder_layers) > len(weights):
                 raise ValueError(f"{config.num_layers} layers for {len(weights)} weights")
             with torch.device("meta"):  # numbers come from the file, not from chance
-                model = _build(about, config)
+                model = build(about, config)
             run = cls(str(about["task"]), model, Vocabulary(""), dict(about["training"]))
             steps = about["step"]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -123,7 +123,7 @@ class Run:
         return cls("pretrained", model, tokenizer)
 
 
-def _build(about: Mapping[str, Any], config: Config) -> AnyModel:
+def build(about: Mapping[str, Any], config: Config) -> AnyModel:
     """A model as its config.json says."""
     if about["model"] != CLASSIFIER:
         model = MODELS[about["model"]](config)

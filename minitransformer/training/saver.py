@@ -105,10 +105,8 @@ def restore(training: Training, files: Mapping[str, bytes]) -> None:
 
 def best_step(history: list[dict[str, float]]) -> int | None:
     """The step with the best result on held-out examples, by the first one that a task names."""
-    best: tuple[float, int] | None = None
+    scores = []
     for row in history:
         for name in [name for name in row if name not in COLUMNS][:1]:
-            score = -row[name] if name.endswith("loss") else row[name]
-            if best is None or score >= best[0]:
-                best = (score, int(row["step"]))
-    return best and best[1]
+            scores.append((-row[name] if name.endswith("loss") else row[name], int(row["step"])))
+    return max(scores)[1] if scores else None  # of equal ones the later

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -14,9 +14,9 @@ from minitransformer.data.collate import collate_classes
 from minitransformer.data.files import InputError
 from minitransformer.data.held_out import fingerprint_of
 from minitransformer.data.reading import Record
-from minitransformer.data.source import DataOptions, make_vocabulary, needing, split_records
+from minitransformer.data.source import DataOptions, make_vocabulary, note_unknown, split_records
 from minitransformer.data.tokenization import AnyVocabulary, Tokenizer
-from minitransformer.inference.answering import rows_to_classify
+from minitransformer.inference.answering import AnyModel, Row, rows_to_classify, with_segments
 from minitransformer.training.tasks.task import (
     QUICK,
     Evaluation,
@@ -56,66 +56,55 @@ class ClassifyTask:
         options: DataOptions,
         max_length: int,
         vocabulary: AnyVocabulary | None = None,
-        bos_id: int | None = None,
-        labels: Sequence[str] | None = None,
+        model: AnyModel | None = None,
     ):
         self.notes: list[str] = []
-        self.max_length = max_length
-        pairs = options.columns is not None and len(options.columns) == 3
+        self.max_length, self.model = max_length, model
+        pairs = len(options.columns or ()) == 3
         names = ("label", "text", "second text") if pairs else ("label", "text")
-        records, held_out = split_records(*options.read(names, self.notes), _text, self.notes)
+        read = [list(map(_stripped, side)) for side in options.read(names, self.notes)]
+        records, held_out = split_records(*read, _text, self.notes)
         self.vocabulary = vocabulary or make_vocabulary(
-            options, (text for one in records for text in one.values[1:]), (), self.notes
+            options, map(_text, records), (), self.notes
         )
-        needing(self.vocabulary, (), options.tokenizer)
-        if pairs and not isinstance(self.vocabulary, Tokenizer):
-            raise InputError("pairs of texts need a --tokenizer that knows how to join them")
-        self.labels = list(labels or sorted({one.values[0] for one in records}))
-        self._check_labels(records, held_out)
+        self._check_vocabulary(pairs)
+        note_unknown(self.vocabulary, "".join(set().union(*map(_text, records))), self.notes)
+        learned = records if options.held_out else [*records, *held_out]
+        self.labels = getattr(model, "names", None) or _labels(learned)
+        _check_known(self.labels, [*records, *held_out])
         self.defaults = {"max_length": max_length, "batch_size": 32, "steps": 500, "style": "bert"}
-        self.training = [_example(one) for one in records]
-        self.held_out = [_example(one) for one in held_out] or self.training
+        self.defaults["num_segments"] = 2 * pairs
+        self.training = list(map(_example, records))
+        self.held_out = list(map(_example, held_out)) or self.training
         self.fingerprint = fingerprint_of(self.labels, self.training, self.held_out)
         self._note_what_is_cut()
 
-    def _check_labels(self, records: list[Record], held_out: list[Record]) -> None:
-        if len(self.labels) < 2:
-            raise InputError(f"the only label is {self.labels[0]!r}; expected two at least")
-        if 2 * len(self.labels) > len(records) > 20:
-            raise InputError(
-                f"{records[0].file}: has {len(self.labels):,} different labels in "
-                f"{len(records):,} lines; expected label TAB text, or say where they stand: "
-                "--columns LABEL,TEXT"
-            )
-        known = set(self.labels)
-        for one in [*records, *held_out]:
-            if one.values[0] not in known:
-                raise InputError(
-                    f"{one.file}:{one.line}: the label {one.values[0]!r} is none of those that "
-                    f"are known: {', '.join(self.labels[:20])}"
-                )
+    def _check_vocabulary(self, pairs: bool) -> None:
+        if pairs and not isinstance(self.vocabulary, Tokenizer):
+            raise InputError("pairs of texts need a --tokenizer that knows how to join them")
+        around = len(self.vocabulary.prefix) + len(self.vocabulary.suffix)
+        if self.max_length <= around:
+            raise InputError(f"--max-length must be {around + 1} or more")
 
     def _note_what_is_cut(self) -> None:
         examples = [*self.training, *([] if self.held_out is self.training else self.held_out)]
-        rows = [row for chunk in chunks(examples, 1_000) for row, _ in self._rows(chunk, None)]
-        if long := sum(len(row) > self.max_length for row in rows):
+        rows = [row for chunk in chunks(examples, 1_000) for row in self._rows(chunk, None)]
+        if long := sum(len(row.input_ids) > self.max_length for row in rows):
             self.notes.append(
                 f"{long:,} of {len(rows):,} texts are longer than the {self.max_length} tokens "
                 "that fit: their ends are not read"
             )
 
-    def _rows(
-        self, examples: Sequence[Text], most: int | None
-    ) -> list[tuple[list[int], list[int]]]:
-        texts = [(one.text, one.second) for one in examples]
-        return rows_to_classify(self.vocabulary, texts, most)
+    def _rows(self, examples: Sequence[Text], most: int | None) -> list[Row]:
+        texts = [(one.text,) if one.second is None else (one.text, one.second) for one in examples]
+        rows = rows_to_classify(self.vocabulary, texts, most)
+        return rows if self.model is None else with_segments(rows, self.model)
 
     def collate(self, examples: Sequence[Text]) -> Batch:
-        index = {label: i for i, label in enumerate(self.labels)}
         rows = self._rows(examples, self.max_length)
-        read: list[dict[str, Any]] = [
-            {"input_ids": ids, "token_type_ids": segments, "label": index[one.label]}
-            for one, (ids, segments) in zip(examples, rows, strict=True)
+        read = [
+            {**row._asdict(), "label": self.labels.index(one.label)}
+            for one, row in zip(examples, rows, strict=True)
         ]
         return collate_classes(read, pad_id=self.vocabulary.pad_id or 0)
 
@@ -184,16 +173,14 @@ class ClassifyTask:
         loss = sum(one.nats for one in measured) / len(measured)
         results: dict[str, float] = {"texts": len(measured), "loss": loss, "perplexity": exp(loss)}
         results |= {"accuracy": sum(right) / len(right), "right": sum(right)}
-        for label in self.labels:
-            of_label = [ok for one, ok in zip(examples, right, strict=True) if one.label == label]
-            if of_label:
-                results[f"recall_of_{label}"] = sum(of_label) / len(of_label)
-        lines = [
-            f"  {measured[i].nats:6.2f} nats   {one_line(examples[i].text, 60)} → "
-            f"{self.labels[classes[i]]}, {examples[i].label} was wanted"
-            for i in worst(measured, right)
-            if not right[i]
-        ]
+        count = Counter(one.label for one in examples)
+        good = Counter(one.label for one, ok in zip(examples, right, strict=True) if ok)
+        results |= {f"recall_of_{label}": good[label] / count[label] for label in sorted(count)}
+        lines = []
+        for i in worst(measured, right)[: len(right) - sum(right)]:  # wrong ones come first
+            answer = f"{self.labels[classes[i]]}, {examples[i].label} was wanted"
+            text = one_line(examples[i].text, 60)
+            lines.append(f"  {measured[i].nats:6.2f} nats   {text} → {answer}")
         return Evaluation(results, lines)
 
 
@@ -201,6 +188,34 @@ def _text(record: Record) -> str:
     return " ".join(record.values[1:])
 
 
+def _stripped(record: Record) -> Record:
+    return record._replace(values=(record.values[0].strip(), *record.values[1:]))
+
+
 def _example(record: Record) -> Text:
     label, text, *second = record.values
     return Text(text, label, second[0] if second else None)
+
+
+def _labels(records: Sequence[Record]) -> list[str]:
+    """Refuses what can be no column of labels."""
+    labels = sorted({one.values[0] for one in records})
+    file = records[0].file
+    if len(labels) < 2:
+        raise InputError(f"{file}: the only label is {labels[0]!r}; expected two at least")
+    if 2 * len(labels) > len(records) > 20:
+        raise InputError(
+            f"{file}: has {len(labels):,} different labels in {len(records):,} lines; expected "
+            "label TAB text, or say where they stand: --columns LABEL,TEXT"
+        )
+    return labels
+
+
+def _check_known(labels: Sequence[str], records: Sequence[Record]) -> None:
+    known = set(labels)
+    for one in records:
+        if one.values[0] not in known:
+            raise InputError(
+                f"{one.file}:{one.line}: the label {one.values[0]!r} is none of those that are "
+                f"known: {', '.join(labels[:20])}"
+            )

@@ -11,7 +11,7 @@ from minitransformer.data.cutting import Piece
 from minitransformer.data.files import InputError
 from minitransformer.data.large import find_corpus
 from minitransformer.data.reading import Record
-from minitransformer.data.source import DataOptions, make_vocabulary, needing
+from minitransformer.data.source import DataOptions, make_vocabulary, needing, note_unknown
 from minitransformer.data.tokenization import AnyVocabulary
 from minitransformer.data.vocabulary import Vocabulary
 from minitransformer.inference.answering import AnyModel
@@ -48,7 +48,7 @@ class LanguageModelTask:
         options: DataOptions,
         max_length: int,
         vocabulary: AnyVocabulary | None = None,
-        bos_id: int | None = None,
+        model: AnyModel | None = None,
     ):
         self.max_length = max_length
         self.defaults = {
@@ -60,7 +60,8 @@ class LanguageModelTask:
         corpus = find_corpus(options, 8 * max_length, python_prose)
         texts = corpus.characters if options.tokenizer == "characters" else corpus.texts()
         self.vocabulary = vocabulary or make_vocabulary(options, texts, self.needed, corpus.notes)
-        needing(self.vocabulary, self.needed, options.tokenizer)
+        needing(self.vocabulary, self.needed)
+        note_unknown(self.vocabulary, corpus.characters, corpus.notes)
         around = len(self.vocabulary.prefix) + max(1, len(self.vocabulary.suffix))
         room = max_length - around
         if room < 1:
@@ -120,6 +121,10 @@ class LanguageModelTask:
     def examine(self, model: AnyModel, watch: Watch = iter) -> Evaluation:
         measured = self.measured(model, watch)
         nats, right, labels = map(sum, zip(*measured, strict=True))
+        if not labels:
+            raise InputError(
+                "the texts are too short, or unknown: no token in them is to be guessed"
+            )
         results: dict[str, float] = {"texts": len(measured), "tokens_guessed": labels}
         results["loss"], results["perplexity"] = nats / labels, exp(nats / labels)
         results["accuracy"] = right / labels

@@ -1,14 +1,20 @@
 """One text to another: pairs from files, and dates that are made."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from minitransformer.data import PairBatch, dates, pack_pairs, pad_pairs
 from minitransformer.data.files import InputError
 from minitransformer.data.held_out import fingerprint_of, normal_form, place
 from minitransformer.data.reading import Record
-from minitransformer.data.source import DataOptions, make_vocabulary, needing, split_records
+from minitransformer.data.source import (
+    DataOptions,
+    make_vocabulary,
+    needing,
+    note_unknown,
+    split_records,
+)
 from minitransformer.data.tokenization import AnyVocabulary
 from minitransformer.data.vocabulary import Vocabulary
 from minitransformer.inference.answering import ROWS, AnyModel, answer, source_rows, target_rows
@@ -53,7 +59,7 @@ class PairsTask:
         options: DataOptions,
         max_length: int,
         vocabulary: AnyVocabulary | None = None,
-        bos_id: int | None = None,
+        model: AnyModel | None = None,
     ):
         self.notes: list[str] = []
         records, held_out = split_records(
@@ -62,45 +68,51 @@ class PairsTask:
         self.vocabulary = vocabulary or make_vocabulary(
             options, (text for one in records for text in one.values), ("bos", "eos"), self.notes
         )
-        needing(self.vocabulary, ("eos",), options.tokenizer)
-        self.bos_id = self.vocabulary.bos_id if bos_id is None else bos_id
+        needing(self.vocabulary, ("eos",))
+        note_unknown(self.vocabulary, _characters(records), self.notes)
+        self.bos_id = self.vocabulary.bos_id if model is None else model.config.bos_id
         self.max_length = max_length
+        self.advice = _advice(max_length, model)
         self.defaults = {"max_length": max_length, "bos_id": self.bos_id}
-        records, held_out = self._fitting(records, held_out, max_length, options.skip_long)
+        records, held_out = self._fitting(records, held_out, options.skip_long)
         records = self._without_targets_of(records, held_out)
         self.training = [Pair(one.values[0], one.values[1:]) for one in records]
         self.held_out = _by_source(held_out) or self.training
         self.fingerprint = fingerprint_of(self.training, self.held_out)
 
     def _fitting(
-        self, records: list[Record], held_out: list[Record], max_length: int, skip_long: bool
-    ) -> tuple[list[Record], list[Record]]:
+        self, records: list[Record], held_out: list[Record], skip_long: bool
+    ) -> list[list[Record]]:
         """Without the pairs that are too long; refuse them unless the user has said so."""
-        everything = [*records, *held_out]
-        sources = source_rows(self.vocabulary, [one.values[0] for one in everything])
-        targets = self._targets([one.values[1] for one in everything])
-        long, first = set(), ""
-        unit = "characters" if isinstance(self.vocabulary, Vocabulary) else "tokens"
-        for record, source, target in zip(everything, sources, targets, strict=True):
-            for side, ids, room in (
-                ("source", source, max_length),
-                ("target", target, max_length - 1),
-            ):
-                if len(ids) > room and record not in long:
-                    where = f"{record.file}:{record.line}: the {side} has {len(ids)} {unit}"
-                    first = first or f"{where}, more than the {room} that fit"
-                    long.add(record)
-        if not long:
-            return records, held_out
-        count = f"{len(long):,} of {len(everything):,} pairs are too long"
+        kept, said = [], []
+        for side in (records, held_out):
+            faults = self._too_long(side)
+            kept.append([one for one, fault in zip(side, faults, strict=True) if not fault])
+            said += filter(None, faults)
+        if not said:
+            return kept
+        count = f"{len(said):,} of {len(records) + len(held_out):,} pairs are too long"
         if not skip_long:
-            more = f" ({count})" if len(long) > 1 else ""
-            raise InputError(f"{first}{more}: --skip-long leaves out what is too long, "
-                             "a larger --max-length takes it in")  # fmt: skip
-        self.notes.append(f"{count} and left out, the first: {first}")
-        if len(long) == len(everything):
-            raise InputError(f"{first}: every pair is too long; raise --max-length")
-        return tuple([one for one in side if one not in long] for side in (records, held_out))
+            raise InputError(f"{said[0]} ({count}): {self.advice}")
+        used = kept[0] if records else kept[1]
+        if not used:
+            raise InputError(f"{said[0]}: every pair is too long")
+        self.notes.append(f"{count} and left out, the first: {said[0]}")
+        return kept
+
+    def _too_long(self, records: list[Record]) -> list[str]:
+        """What is to be said against each of them, if anything is."""
+        unit = "characters" if isinstance(self.vocabulary, Vocabulary) else "tokens"
+        sources = source_rows(self.vocabulary, [one.values[0] for one in records])
+        targets = self._targets([one.values[1] for one in records])
+        faults = []
+        for record, source, target in zip(records, sources, targets, strict=True):
+            side, ids, room = "source", source, self.max_length
+            if len(source) <= room:
+                side, ids, room = "target", target, self.max_length - 1
+            told = f"the {side} has {len(ids)} {unit}, more than the {room} that fit"
+            faults.append(f"{record.file}:{record.line}: {told}" if len(ids) > room else "")
+        return faults
 
     def _without_targets_of(self, records: list[Record], held_out: list[Record]) -> list[Record]:
         """Set aside what has a target that is held out, too, unless targets are few and repeat."""
@@ -159,17 +171,13 @@ class PairsTask:
         pairs = self.held_out[: self.reported]
         answers = self.answers(model, pairs, watch)
         right = [a in pair.targets for a, pair in zip(answers, pairs, strict=True)]
-        mistakes = [i for i, ok in enumerate(right) if not ok]
-        known = [i for i, ok in enumerate(right) if ok]
-        lines = [f"exact match on {looked_at(self)}: {sum(right) / len(right):.2%}"]
-        lines += _by_group(pairs, right)
-        lines += ["", "examples:"]
-        width = max(len(pairs[i].source) for i in (mistakes[:5] + known[:5]))
-        for i in mistakes[:5] + known[: max(5 - len(mistakes), 2)]:
-            pair, verdict = pairs[i], "" if right[i] else "   wrong: "
-            wanted = "" if right[i] else " or ".join(pair.targets[:3]) + " was wanted"
-            lines.append(f"  {pair.source:{width}} → {answers[i]}{verdict}{wanted}")
-        return lines
+        return [
+            f"exact match on {looked_at(self)}: {sum(right) / len(right):.2%}",
+            *_by_group(pairs, right),
+            "",
+            "examples:",
+            *_shown(pairs, answers, right),
+        ]
 
     def examine(self, model: AnyModel, watch: Watch = iter) -> Evaluation:
         pairs = self.held_out[: self.reported]
@@ -200,13 +208,15 @@ class DatesTask(PairsTask):
     name = "dates"
     quick, reported = QUICK, 2_000
 
-    def __init__(self, max_length: int = 64):
+    def __init__(self, max_length: int = 64, vocabulary: AnyVocabulary | None = None):
         longest = dates.longest_text()
         if max_length < longest:
             raise InputError(f"--max-length must be {longest} or more for the dates")
         self.max_length = max_length
         self.defaults = {"d_model": 96, "num_layers": 1, "max_length": max_length, "steps": 1_000}
         self.vocabulary, self.notes = Vocabulary(dates.alphabet()), []
+        if vocabulary and getattr(vocabulary, "tokens", None) != self.vocabulary.tokens:
+            raise InputError("--task dates: the model has another vocabulary than the dates")
         self.bos_id = self.vocabulary.bos_id
         self.held_out = [_pair(*example) for example in dates.held_out_examples()]
         self.training = []  # made as needed
@@ -236,12 +246,35 @@ def _source(record: Record) -> str:
     return record.values[0]
 
 
+def _advice(max_length: int, model: AnyModel | None) -> str:
+    """What to do about pairs that are too long."""
+    may_be_longer = model is None or max_length < model.config.max_length
+    more = ", a larger --max-length takes it in" if may_be_longer else ""
+    return f"--skip-long leaves out what is too long{more}"
+
+
+def _characters(records: Sequence[Record]) -> str:
+    return "".join(set().union(*(text for one in records for text in one.values)))
+
+
 def _by_source(records: Sequence[Record]) -> list[Pair]:
     """A pair for each source, with all of its targets."""
     targets: dict[str, list[str]] = {}
     for record in sorted(records, key=lambda one: place(one.values[0])):
         targets.setdefault(record.values[0], []).append(record.values[1])
     return [Pair(source, tuple(dict.fromkeys(found))) for source, found in targets.items()]
+
+
+def _shown(pairs: Sequence[Pair], answers: list[str], right: list[bool]) -> Iterator[str]:
+    """Up to five wrong answers, then right ones: two, or as many as are missing to five."""
+    order = sorted(range(len(pairs)), key=lambda i: right[i])
+    mistakes = right.count(False)
+    shown = order[: min(5, mistakes)] + order[mistakes:][: max(5 - mistakes, 2)]
+    width = max(len(pairs[i].source) for i in shown)
+    for i in shown:
+        wanted = " or ".join(pairs[i].targets[:3])
+        verdict = "" if right[i] else f"   wrong: {wanted} was wanted"
+        yield f"  {pairs[i].source:{width}} → {answers[i]}{verdict}"
 
 
 def _by_group(pairs: Sequence[Pair], right: Sequence[bool]) -> list[str]:
