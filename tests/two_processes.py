@@ -31,7 +31,7 @@ CASES = {  # processes without a label; gradients in parts; few parameters that 
         (12, 1, "LoRA"),
         (12, 2, "last layer"),
         (12, 1, "classifier"),
-        *([] if shard else [(12, 1, "Muon")]),
+        (12, 1, "Muon"),
     )
 }
 PREPARE = {

@@ -82,8 +82,6 @@ class Training:
     """
 
     def __init__(self, model: AnyModel, settings: Settings, processes: Processes = ALONE):
-        if settings.optimizer == "muon" and processes.sharded:
-            raise InputError("--optimizer muon needs whole matrices: with --shard use adamw")
         self.model, self.settings, self.processes = model, settings, processes
         self.device = next(model.parameters()).device
         for module in model.modules():

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-RATE = 5.0  # of the matrices, times that of AdamW
+RATE = 3.0  # of the matrices, times that of AdamW
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # steepest at 0: small singular values grow fastest
 
 
@@ -54,21 +54,35 @@ class Muon(torch.optim.AdamW):
 
     def _step(self, matrices: list[Tensor], rate: float, weight_decay: float) -> None:
         """Of matrices of one shape, in a batch of products."""
-        gradient = torch.stack([p.grad for p in matrices])
         for p in matrices:
             if not self.state[p]:  # AdamW expects to find a step
                 self.state[p] = {"step": torch.zeros(()), "momentum": torch.zeros_like(p)}
-        before = torch.stack([self.state[p]["momentum"] for p in matrices])
+        gradient = torch.stack([_whole(p.grad) for p in matrices])
+        before = torch.stack([_whole(self.state[p]["momentum"]) for p in matrices])
         momentum = before.lerp(gradient, 1 - self.momentum)
         step = orthogonalize(gradient.lerp(momentum, self.momentum))  # Nesterov's momentum
         rows, columns = matrices[0].shape
         length = rate * max(1.0, rows / columns) ** 0.5
         good = getattr(self, "found_inf", torch.zeros(())) == 0
         for p, m, s in zip(matrices, momentum, step, strict=True):
-            p.copy_(torch.where(good, p * (1 - rate * weight_decay) - length * s, p))
-            state = self.state[p]
-            state["momentum"].copy_(torch.where(good, m, state["momentum"]))
+            state, now = self.state[p], _whole(p)
+            _set(p, torch.where(good, now * (1 - rate * weight_decay) - length * s, now))
+            _set(state["momentum"], torch.where(good, m, _whole(state["momentum"])))
             state["step"] += good.to(state["step"])
+
+
+def _whole(matrix: Tensor) -> Tensor:
+    """All of a matrix of which each process may hold a part."""
+    return matrix.full_tensor() if hasattr(matrix, "full_tensor") else matrix
+
+
+def _set(matrix: Tensor, value: Tensor) -> None:
+    """Give it these numbers, each process its part."""
+    if hasattr(matrix, "full_tensor"):
+        from torch.distributed.tensor import distribute_tensor  # half a second
+
+        value = distribute_tensor(value, matrix.device_mesh, matrix.placements)
+    matrix.copy_(value)
 
 
 def _by_shape(matrices: Iterable[Tensor]) -> list[list[Tensor]]:

@@ -213,7 +213,8 @@ class DatesTask(PairsTask):
         if max_length < longest:
             raise InputError(f"--max-length must be {longest} or more for the dates")
         self.max_length = max_length
-        self.defaults = {"d_model": 96, "num_layers": 1, "max_length": max_length, "steps": 1_000}
+        self.defaults = {"d_model": 96, "num_layers": 1, "max_length": max_length}
+        self.defaults |= {"optimizer": "muon", "learning_rate": 6e-3, "steps": 500}
         self.vocabulary, self.notes = Vocabulary(dates.alphabet()), []
         if vocabulary and getattr(vocabulary, "tokens", None) != self.vocabulary.tokens:
             raise InputError("--task dates: the model has another vocabulary than the dates")
