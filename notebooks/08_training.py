@@ -382,7 +382,7 @@ for (rate, warmup), losses in runs.items():
 assert sum(runs[0.01, 30][-10:]) < sum(runs[0.01, 0][-10:]) - 2
 
 # %% [markdown]
-# At the small rate both reach about the same. At the large rate the model without a warm-up is
+# At the small rate both learn, the model without a warm-up more slowly. At the large rate it is
 # stuck at the dashed line: the first, wild steps broke it so that nothing of the context reaches
 # its output, and it has learned the frequencies and nothing more. With a warm-up the same rate
 # works. Post-norm models need this most; Xiong et al. 2020 (arXiv:2002.04745) explain why.
@@ -511,9 +511,10 @@ assert last["held_out_loss"] < frequencies - 1
 # Read such a curve from the baselines. It starts near "all tokens alike", or a little above, as
 # random weights are confident about nonsense. It falls quickly to "frequencies only". All below
 # is learned from context: first which letter follows which, then words, then what words stand
-# together. Towards the end a gap opens between training and held-out loss. The model meets each
-# piece for the third or fourth time and begins to remember it, which helps on no other text. The
-# held-out loss is the one to watch: when it rises, stop, or find more text.
+# together. The two curves lie on each other: most pieces were seen once or twice, so the model
+# could not learn them by heart. In a longer run a gap opens. The training loss goes on falling as
+# pieces are remembered, which helps on no other text. The held-out loss is the one to watch: when
+# it rises, stop, or find more text.
 #
 # And what does it write?
 
@@ -692,8 +693,8 @@ print(f"pieces seen: {2 * seen} of {len(task.training)}; without the position {s
 # - **The random state.** Other units are dropped, so the weights differ. The curve is another one
 #   and not a worse one. What is lost is that the run can be repeated: whether a difference comes
 #   from a change to the code or from chance, you can no longer tell.
-# - **The position.** The loss does not show it. Here the green curve even ends lowest, though one
-#   run is too little to read anything into that. Yet the second half of the run saw the pieces of
+# - **The position.** The loss hardly shows it. Here the green curve ends highest, by as much as
+#   chance might do; one run is too little to tell. Yet the second half of the run saw the pieces of
 #   the first half again, and none that was new. A training that is interrupted every 60 steps would
 #   never see any others. As no curve tells you, a test must: is the resumed run equal to the
 #   undisturbed one, bit for bit?
@@ -737,7 +738,7 @@ with tempfile.TemporaryDirectory() as place:
 # ### Try it
 #
 # - Change the seed, both in `new_training` and with `Settings(seed=1, ...)`. Does the orange curve
-#   still jump? Does the green one still end lowest?
+#   still jump? Does the green one still end highest?
 # - Take the checkpoint without `copy.deepcopy`. Which parts of it are still those of step 60 when
 #   the run has ended?
 # - In `resume`, have the schedule begin anew, with its warm-up: `range(60)` for the steps. How high
