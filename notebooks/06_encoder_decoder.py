@@ -294,8 +294,8 @@ assert results["target"][2] < 1e-3
 # Line by line:
 #
 # - **Source** and **cross**: alone, everything is as before, for a single row has no padding. In
-#   company the same rows go wrong. A demo with one sentence at a time never shows this bug; a batch
-#   of equal lengths does not either.
+#   company some of the same rows go wrong. A demo with one sentence at a time never shows this bug;
+#   a batch of equal lengths does not either.
 # - **Causal**: wrong even alone. The model was trained to look back, and now it is shown the
 #   future. Its logits do not move, because alone they are as wrong. (Had it been *trained* like
 #   this, its loss would be wonderful; that is chapter 5.)

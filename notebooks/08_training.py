@@ -12,6 +12,7 @@
 #   the same as with padding;
 # - say what a warm-up, a cosine and gradient clipping do, with a measurement for each;
 # - write the training loop, and read a loss curve against baselines that you can compute;
+# - split a text of your own so that held out means unseen, and compare models whose tokens differ;
 # - say what must be saved so that an interrupted training goes on as if nothing had happened.
 
 # %%
@@ -21,6 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -41,7 +43,10 @@ from minitransformer import (
     record_attention,
     token_positions,
 )
+from minitransformer.data import cutting
+from minitransformer.data.held_out import normal_form, place, split
 from minitransformer.data.manifest import DamagedError, read_folder, write_folder
+from minitransformer.data.tokenization import Tokenizer
 from minitransformer.inference.answering import answer
 from minitransformer.training.loop import (
     Settings,
@@ -53,7 +58,8 @@ from minitransformer.training.loop import (
 )
 from minitransformer.training.run import Run
 from minitransformer.training.saver import files_of
-from minitransformer.training.tasks import largest_padding_weight, make_task
+from minitransformer.training.tasks import DataOptions, largest_padding_weight, make_task
+from minitransformer.training.tasks.language import python_prose
 from minitransformer.visualize import curve_figure, wanted_beside_found
 
 set_matplotlib_formats("png")
@@ -382,7 +388,7 @@ for (rate, warmup), losses in runs.items():
 assert sum(runs[0.01, 30][-10:]) < sum(runs[0.01, 0][-10:]) - 2
 
 # %% [markdown]
-# At the small rate both reach about the same. At the large rate the model without a warm-up is
+# At the small rate both learn, the model without a warm-up more slowly. At the large rate it is
 # stuck at the dashed line: the first, wild steps broke it so that nothing of the context reaches
 # its output, and it has learned the frequencies and nothing more. With a warm-up the same rate
 # works. Post-norm models need this most; Xiong et al. 2020 (arXiv:2002.04745) explain why.
@@ -511,9 +517,10 @@ assert last["held_out_loss"] < frequencies - 1
 # Read such a curve from the baselines. It starts near "all tokens alike", or a little above, as
 # random weights are confident about nonsense. It falls quickly to "frequencies only". All below
 # is learned from context: first which letter follows which, then words, then what words stand
-# together. Towards the end a gap opens between training and held-out loss. The model meets each
-# piece for the third or fourth time and begins to remember it, which helps on no other text. The
-# held-out loss is the one to watch: when it rises, stop, or find more text.
+# together. The two curves lie on each other: most pieces were seen once or twice, so the model
+# could not learn them by heart. In a longer run a gap opens. The training loss goes on falling as
+# pieces are remembered, which helps on no other text. The held-out loss is the one to watch: when
+# it rises, stop, or find more text.
 #
 # And what does it write?
 
@@ -541,9 +548,260 @@ assert largest == 0.0
 #
 # - Leave out `optimizer.zero_grad()` in `fit`. Does the loss still fall? How would you notice
 #   the mistake?
+# - Halve `d_model`, and train again. Which of the two curves changes more?
+
+# %% [markdown]
+# ## Your own text
+#
+# The text of the real run came with Python. Yours is a file, or a folder of files:
+# `make_task("lm", DataOptions("my_texts"))`. Between the file and the batch four things are
+# decided: what a text is (a paragraph), which texts are held out, what a token is, and where a long
+# text is cut. Each of them can make a result look better than it is.
+#
+# ### Held out means unseen
+#
+# The usual split shuffles the texts and takes one in twenty. Here it is, on Python's paragraphs.
+# How many of those held out stand in the training part, too?
+
+# %%
+paragraphs = [record.values[0] for record in python_prose()]
+
+
+def shuffled_split(texts):
+    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0)).tolist()
+    chosen = set(order[: len(texts) // 20])
+    training = [text for i, text in enumerate(texts) if i not in chosen]
+    return training, [texts[i] for i in sorted(chosen)]
+
+
+def seen_before(training, held_out):
+    known = {normal_form(text) for text in training}
+    return sum(normal_form(text) in known for text in held_out)
+
+
+def by_hash(texts):
+    return split(texts, text=lambda text: text)
+
+
+seen = {}
+for name, how in {"shuffled": shuffled_split, "by hash": by_hash}.items():
+    training_part, held_out_part = how(paragraphs)
+    seen[name] = seen_before(training_part, held_out_part)
+    print(f"{name}: {len(held_out_part)} held out, {seen[name]} of them are also trained on")
+assert seen["shuffled"] > 10
+assert seen["by hash"] == 0
+
+# %% [markdown]
+# The manual says many things in several places. So does the web: a large corpus is full of
+# licences, menus and articles copied from elsewhere. A model that has learned a text by heart is
+# then praised for what looks like understanding.
+#
+# `split` asks the text itself. It brings it to a *normal form* (one Unicode form, lower case, one
+# space between words), takes a hash of that, a number that looks random, and holds the text out if
+# the number is divisible by 20. So a copy goes where the original went, even in other case and with
+# other spaces. And a text stays where it is when others are added.
+
+# %%
+text = paragraphs[0]
+copy_of_it = "  " + text.upper().replace(" ", "\n   ")
+print(repr(text[:50]), "→", place(text) % 20)
+print(repr(copy_of_it[:50]), "→", place(copy_of_it) % 20)
+assert place(text) == place(copy_of_it)
+
+half = paragraphs[: len(paragraphs) // 2]
+for name, how in {"shuffled": shuffled_split, "by hash": by_hash}.items():
+    before = {normal_form(text) for text in how(half)[1]}
+    trained_on = {normal_form(text) for text in how(paragraphs)[0]}
+    moved = len(before & trained_on)
+    print(f"{name}: the file grows, and {moved} of {len(before)} held-out texts are trained on")
+    assert (moved == 0) == (name == "by hash")
+
+# %% [markdown]
+# The second half of that cell is about a model that is trained again next month, on more text. With
+# the shuffled split the new training part holds nearly all of what was held out before, and the two
+# results cannot be compared. (A hash finds copies. It does not find a text in which a word was
+# changed.)
+#
+# ### Words instead of characters
+#
+# With characters a row of 64 is one line. *Byte-pair encoding* (BPE; Sennrich et al. 2015,
+# arXiv:1508.07909) makes longer tokens: take the two neighbours that stand together most often,
+# call them one token, and again. Four times, by hand:
+
+# %%
+words = [list(word) for word in ("low", "low", "lower", "lower", "newest", "newest", "widest")]
+for _ in range(4):
+    neighbours = Counter(pair for word in words for pair in pairwise(word))
+    (a, b), count = neighbours.most_common(1)[0]
+    for word in words:
+        for i in range(len(word) - 2, -1, -1):
+            if word[i : i + 2] == [a, b]:
+                word[i : i + 2] = [a + b]
+    print(f"{a} + {b}, {count} times:", *("·".join(word) for word in words[::2]))
+
+# %% [markdown]
+# `tokenizer="bpe"` does that 1,739 times and has 2,000 tokens then: 256 bytes and five special ones
+# are there at the beginning. As any text is bytes, none is unknown to it. Our vocabulary of
+# characters has a hole wherever the training text has one.
+
+# %%
+bpe_task = make_task("lm", DataOptions(tokenizer="bpe", vocab_size=2000), max_length=64)
+bpe = bpe_task.vocabulary
+print(*bpe_task.notes, sep="\n")
+for name, tokens in {"characters": vocabulary, "BPE": bpe}.items():
+    (row,) = tokens.encode(["naïve 😀"], add_special=False)
+    print(f"{name}: {row.count(tokens.unk_id)} unknown, read back as {tokens.decode(row)!r}")
+assert bpe.decode(bpe.encode(["naïve 😀"])[0]) == "naïve 😀"
+
+# %%
+sentence = "The assignment statement evaluates the expression list."
+figure, axes = plt.subplots(figsize=(9.5, 1.7), layout="constrained")
+for height, tokens in ((1, vocabulary), (0, bpe)):
+    ((ids, starts),) = tokens.encode_with_starts([sentence])
+    for i, (start, end) in enumerate(zip(starts, [*starts[1:], len(sentence)], strict=True)):
+        colour = ("#c6dbef", "#fdd9b5")[i % 2]
+        axes.barh(height, end - start, left=start, height=0.75, color=colour)
+    for x, character in enumerate(sentence):
+        axes.text(x + 0.5, height, character, ha="center", va="center", family="monospace")
+    kind = "characters" if tokens is vocabulary else "BPE"
+    axes.text(-0.7, height, f"{kind}: {len(ids)}", ha="right", va="center")
+axes.set(xlim=(-9, len(sentence)), ylim=(-0.5, 1.5), title="The same text in tokens")
+axes.axis("off")
+plt.show()
+
+# %% [markdown]
+# The space before a word belongs to the word. Frequent words are one token, others are made of
+# parts.
+#
+# The tokenizer is trained on the training part *alone*. What if it sees all of the text? Look at
+# the words that stand in the held-out part only: how many of them become a single token?
+
+# %%
+training_part, held_out_part = by_hash(paragraphs)
+new_words = sorted(set(" ".join(held_out_part).split()) - set(" ".join(training_part).split()))
+print(f"{len(new_words)} words stand in the held-out part only, such as {new_words[120:123]}")
+found = {}
+for size in (2000, 8000):
+    for name, texts in {"the training part": training_part, "all": paragraphs}.items():
+        tokenizer = Tokenizer.train(texts, size)
+        tokens = sum(map(len, tokenizer.encode(held_out_part, add_special=False)))
+        rows = tokenizer.encode([" " + word for word in new_words], add_special=False)
+        found[size, name] = tokens, sum(len(row) == 1 for row in rows)
+        print(f"{size:,} tokens, trained on {name}: held-out part {tokens:,} tokens,", end=" ")
+        print(f"{found[size, name][1]} new words are one token")
+assert found[8000, "all"][1] > 2 * found[8000, "the training part"][1]
+
+# %% [markdown]
+# A tokenizer that has seen the held-out text has words ready for it, and needs fewer tokens. With
+# 2,000 tokens that is little, with 8,000 it is not. It would not be so for the text that comes
+# tomorrow: the measurement has been told the answer.
+#
+# ### Which model is better?
+#
+# Now the same model as in the real run, with BPE of 1,000 and of 2,000 tokens: 300 steps each.
+
+# %%
+runs = {"characters": (task, model)}
+for size in (1000, 2000):
+    other_task = make_task("lm", DataOptions(tokenizer="bpe", vocab_size=size), max_length=64)
+    torch.manual_seed(0)
+    other = DecoderOnly(Config(size, d_model=96, num_layers=2, max_length=64, style="llama"))
+    one = Training(other, Settings(steps=300, batch_size=24, warmup=50, evaluate_every=300))
+    train(one, other_task, quiet=True)
+    runs[f"BPE {size:,}"] = other_task, other
+
+titles = ("loss a token", "bits a character", "perplexity of words")
+print(f"{'':<12}{'tokens':>9}{'characters':>12}{'words':>7}{'nats':>8}", *titles, sep="  ")
+measures = {}
+for name, (one, trained) in runs.items():
+    nats, _, labels = map(sum, zip(*one.measured(trained), strict=True))
+    texts = [piece.text for piece in one.held_out]
+    characters, words = sum(map(len, texts)), sum(len(text.split()) for text in texts)
+    measures[name] = nats / labels, nats / characters / math.log(2), math.exp(nats / words)
+    loss, bits, perplexity = measures[name]
+    print(f"{name:<12}{labels:>11,}{characters:>14,}{words:>9,}{nats:>10,.0f}", end="")
+    print(f"{loss:>14.2f}{bits:>18.2f}{perplexity:>21,.0f}")
+
+# %%
+figure, axes = plt.subplots(1, 3, figsize=(9.5, 2.3), layout="constrained")
+for i, (panel, title) in enumerate(zip(axes, titles, strict=True)):
+    values = [measure[i] for measure in measures.values()]
+    colours = ["#08519c" if value == min(values) else "#bbbbbb" for value in values]
+    panel.barh(list(measures), values, color=colours)
+    panel.set_title(title, fontsize=10)
+    panel.invert_yaxis()
+    panel.spines[["top", "right"]].set_visible(False)
+    if i:
+        panel.set_yticks([])
+figure.suptitle("Each measure, and whom it calls the best (blue)")
+plt.show()
+best = [min(measures, key=lambda name: measures[name][i]) for i in range(3)]
+print("best:", *best, sep="   ")
+assert best == ["characters", "BPE 2,000", "BPE 2,000"]
+assert measures["BPE 1,000"][0] < measures["BPE 2,000"][0]
+
+# %% [markdown]
+# The loss a token says: characters, by far, and of the BPE models the one with fewer tokens. But a
+# token is something else in each. To guess the next character is easier than to guess the next
+# word, and there are more of them to be guessed. What all three share is the text. The loss of the
+# whole text, in nats, is minus the logarithm of the probability that a model gives to it, and it
+# may be divided by anything that the text alone decides:
+#
+# $$\text{bits a character} = \frac{\text{nats of the text}}{\text{characters} \cdot \log 2}
+# \qquad \text{perplexity of words} = e^{\,\text{nats of the text} / \text{words}}$$
+#
+# By both BPE 2,000 is the best, and BPE 1,000, whose loss a token is so much lower, is worse. Where
+# BPE 1,000 and the characters are close, look at what is divided by. White space at a cut is left
+# out (next section), and the characters are cut most often: up to 4% fewer of them are left to be
+# guessed. The number of words is the same to 1%. So the perplexity of words is the fairer measure.
+#
+# Fair to the text, that is, and not to the reasons. The BPE models saw more of it in a step, have
+# more parameters, and their 64 tokens reach three times as far back as 64 characters.
+#
+# ### Long texts are cut
+#
+# A text of more tokens than fit is cut. Where? Here is a passage with room for 120 characters: cut
+# after every 120, and as `cutting.fit` does it.
+
+# %%
+passage = (
+    "A class definition is an executable statement. The inheritance list usually gives a list of "
+    "base classes. Classes without an inheritance list inherit from the base class object."
+)
+print("after 120:", *(repr(passage[i : i + 120]) for i in (0, 120)), sep="\n   ")
+(pieces,) = cutting.fit(vocabulary, [passage], room=120)
+print("after a sentence, if one ends in the last third, else after a line or a word:")
+for piece in pieces:
+    print("  ", repr(piece.text), "and an <eos>" if piece.ends else "")
+assert " ".join(piece.text for piece in pieces) == passage
+assert [piece.ends for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+assert [row[-1] == vocabulary.eos_id for row in task.rows(pieces)] == [p.ends for p in pieces]
+
+# %% [markdown]
+# Nothing is lost but the white space at a cut. Only the last piece is followed by `<eos>`. With one
+# after each the model would learn that a text ends after about 120 characters, and write so.
+#
+# The split comes first and the cut second. The other way round, two pieces of one paragraph could
+# be on both sides. (Up to a limit: what is longer than eight rows, here 512 characters, counts
+# as several texts. So the task holds out 133 passages where `split` held out 115 paragraphs.)
+#
+# On a command line all of this is
+#
+# ```bash
+# minitransformer train --task lm --data my_texts --tokenizer bpe --vocab-size 2000 --out runs/mine
+# minitransformer evaluate runs/mine
+# ```
+#
+# `--inspect` prints what was understood of the files, and stops.
+#
+# ### Try it
+#
 # - Train on a text of your own: `make_task("lm", DataOptions("file.txt"), 64)` reads paragraphs,
-#   one a line or with empty lines between. On a command line the same is `minitransformer train
-#   --task lm --data file.txt`.
+#   one a line or with empty lines between. What do the `notes` of the task say?
+# - Train with `vocab_size=4000`. Does the loss a token rise again? Do bits a character fall? How
+#   many of the parameters are in the embedding and the head now?
+# - Change one word in a copy of a paragraph. Is it still on the same side? How would you find such
+#   copies?
 
 # %% [markdown]
 # ## What a checkpoint must hold
@@ -692,8 +950,8 @@ print(f"pieces seen: {2 * seen} of {len(task.training)}; without the position {s
 # - **The random state.** Other units are dropped, so the weights differ. The curve is another one
 #   and not a worse one. What is lost is that the run can be repeated: whether a difference comes
 #   from a change to the code or from chance, you can no longer tell.
-# - **The position.** The loss does not show it. Here the green curve even ends lowest, though one
-#   run is too little to read anything into that. Yet the second half of the run saw the pieces of
+# - **The position.** The loss hardly shows it. Here the green curve ends highest, by as much as
+#   chance might do; one run is too little to tell. Yet the second half of the run saw the pieces of
 #   the first half again, and none that was new. A training that is interrupted every 60 steps would
 #   never see any others. As no curve tells you, a test must: is the resumed run equal to the
 #   undisturbed one, bit for bit?
@@ -737,7 +995,7 @@ with tempfile.TemporaryDirectory() as place:
 # ### Try it
 #
 # - Change the seed, both in `new_training` and with `Settings(seed=1, ...)`. Does the orange curve
-#   still jump? Does the green one still end lowest?
+#   still jump? Does the green one still end highest?
 # - Take the checkpoint without `copy.deepcopy`. Which parts of it are still those of step 60 when
 #   the run has ended?
 # - In `resume`, have the schedule begin anew, with its warm-up: `range(60)` for the steps. How high
