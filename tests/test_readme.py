@@ -89,9 +89,10 @@ def test_the_numbers_of_the_main_job_in_the_readme_are_its_numbers():
     if f"Babel {babel.__version__.removesuffix('.0')}," not in README.replace("\n", " "):
         pytest.skip(f"Babel {babel.__version__} has other patterns than those of the README")
 
-    defaults = dict(DatesTask().defaults)
-    steps = defaults.pop("steps")
-    model = EncoderDecoder(Config(len(DatesTask().vocabulary), **defaults))
+    defaults = DatesTask().defaults
+    steps, rate = defaults["steps"], defaults["learning_rate"]
+    numbers = {name: defaults[name] for name in ("d_model", "num_layers", "max_length")}
+    model = EncoderDecoder(Config(len(DatesTask().vocabulary), **numbers))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     patterns = sum(len(dates._patterns(locale)) for locale in dates.LOCALES)
     for fact in (
@@ -100,6 +101,7 @@ def test_the_numbers_of_the_main_job_in_the_readme_are_its_numbers():
         f"{patterns} patterns",
         f"{len(dates.held_out_days()):,} days",
         f"{steps:,} steps",
+        f"learning rate of {rate}",
         f"width {model.config.d_model}, {model.config.num_heads} heads",
     ):
         assert fact in " ".join(README.split())
