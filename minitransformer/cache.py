@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 KeysAndValues = tuple[Tensor, Tensor]  # (B, kv heads, K, D) and (B, kv heads, K, Dv)
-ROOM = 64  # so many tokens can be appended before anything is copied
+ROOM = 64  # so many tokens, and half of those there, can follow before anything is copied
 
 
 class Cache:
@@ -26,7 +26,7 @@ class Cache:
         end = self.lengths[layer] = start + key.shape[2]
         buffers = self.buffers.get(layer, (key[:, :, :0], value[:, :, :0]))
         if buffers[0].shape[2] < end:
-            longer = [x.new_empty(*x.shape[:2], end + ROOM, x.shape[3]) for x in buffers]
+            longer = [x.new_empty(*x.shape[:2], 3 * end // 2 + ROOM, x.shape[3]) for x in buffers]
             for new, old in zip(longer, buffers, strict=True):
                 new[:, :, :start] = old[:, :, :start]
             buffers = self.buffers[layer] = longer[0], longer[1]
