@@ -34,9 +34,9 @@ def tabs(rows, end="\n"):
     return "".join("\t".join(row) + end for row in rows)
 
 
-def as_csv(rows):
+def as_csv(rows, delimiter=","):
     file = io.StringIO(newline="")
-    csv.writer(file).writerows(rows)
+    csv.writer(file, delimiter=delimiter).writerows(rows)
     return file.getvalue()
 
 
@@ -59,6 +59,8 @@ FILES = {
     "a.csv": as_csv([("source", "target"), *PAIRS]),
     "other-names.csv": as_csv([("en", "fr"), *PAIRS]),
     "more-columns.csv": as_csv([("id", "target", "source"), *(("7", t, s) for s, t in PAIRS)]),
+    "semicolons.csv": as_csv([("source", "target"), *PAIRS], ";"),
+    "tabs.csv": as_csv([("source", "target"), *PAIRS], "\t"),
     "a.csv.gz": gzip.compress(as_csv([("source", "target"), *PAIRS]).encode()),
     "a.jsonl": as_json_lines(PAIRS),
     "blank-lines.jsonl": as_json_lines(PAIRS).replace("\n", "\n\n"),

@@ -23,8 +23,6 @@ ENCODINGS = {  # by the byte order mark that a file begins with; without one it 
 }
 JSON, CSV = (".jsonl", ".ndjson", ".json"), ".csv"
 SUFFIXES = ("", ".txt", ".text", ".md", ".rst", ".tsv", ".tab", CSV, *JSON)  # read in a folder
-
-
 SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may have one of a pair alone
 Cells = list[Any] | dict[str, Any]
 
@@ -215,8 +213,10 @@ def _lines_with_tabs(text: str, path: str) -> Iterator[tuple[int, Any]]:
 
 
 def _csv_rows(text: str, path: str) -> Iterator[tuple[int, Any]]:
+    """With commas, or with the semicolons or TABs that spreadsheets in other countries write."""
     csv.field_size_limit(LARGEST_TEXT)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         for row in reader:
             yield reader.line_num, row
