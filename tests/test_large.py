@@ -47,6 +47,7 @@ FILES = {
     "utf16.txt": LINES.encode("utf-16"),
     "packed.txt.gz": gzip.compress(LINES.encode()),
     "a.jsonl": "".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(TEXTS)),
+    "b.csv": "id;text\n" + "".join(f'{i};"{text}"\n' for i, text in enumerate(TEXTS)),
     "a.csv": "id,text\n" + "".join(f'{i},"{text}"\n' for i, text in enumerate(TEXTS)),
 }
 

@@ -28,6 +28,7 @@ from minitransformer.data.reading import (
     JSON,
     LONG_LINE,
     Record,
+    delimiter_of,
     encoding_of,
     find_files,
     is_dataset,
@@ -265,8 +266,10 @@ def _read_table(path: Path, cache: Path) -> Any:
     if is_dataset(path):
         return _library().load_from_disk(str(path))
     check_file(path)
-    kind = "csv" if suffix_of(path) == CSV else "json"
-    return _library().load_dataset(kind, data_files=str(path), cache_dir=str(cache))
+    kind, options = "json", {}
+    if suffix_of(path) == CSV:
+        kind, options = "csv", {"sep": delimiter_of(_head(path).decode(errors="replace"))}
+    return _library().load_dataset(kind, data_files=str(path), cache_dir=str(cache), **options)
 
 
 def _refusal(path: Path, error: BaseException) -> Exception:

@@ -212,11 +212,15 @@ def _lines_with_tabs(text: str, path: str) -> Iterator[tuple[int, Any]]:
         yield number, line.split("\t")
 
 
+def delimiter_of(text: str) -> str:
+    """Of a CSV file: commas, or the semicolons or TABs that spreadsheets of other countries write."""
+    return max(",;\t", key=text.partition("\n")[0].count)
+
+
 def _csv_rows(text: str, path: str) -> Iterator[tuple[int, Any]]:
-    """With commas, or with the semicolons or TABs that spreadsheets in other countries write."""
     csv.field_size_limit(LARGEST_TEXT)
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    file, delimiter = io.StringIO(text, newline=""), delimiter_of(text)
+    reader = csv.reader(file, delimiter=delimiter, strict=True)
     try:
         for row in reader:
             yield reader.line_num, row
