@@ -213,7 +213,7 @@ def _lines_with_tabs(text: str, path: str) -> Iterator[tuple[int, Any]]:
 
 
 def delimiter_of(text: str) -> str:
-    """Of a CSV file: commas, or the semicolons or TABs that spreadsheets of other countries write."""
+    """Of a CSV file: commas, or what spreadsheets of other countries write: semicolons, TABs."""
     return max(",;\t", key=text.partition("\n")[0].count)
 
 
