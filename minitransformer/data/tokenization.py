@@ -62,7 +62,7 @@ class Tokenizer:
     mask_id: int | None
 
     def __len__(self) -> int:
-        return self._size
+        return max(self._size, self.tokenizer.get_vocab_size())  # tokens may be added
 
     @property
     def mask_name(self) -> str | None:
