@@ -1,8 +1,10 @@
 """What the main job reaches and how long it takes: the table in the README.
 
     python scripts/main_job.py --seeds 3
+    python scripts/main_job.py --optimizer adamw --learning-rate 0.004 --steps 1000
 
-Runs `minitransformer train` once for each seed, on one thread, and prints a Markdown table.
+Runs `minitransformer train` once for each seed, on one thread, with the other options as they are,
+and prints a Markdown table.
 """
 
 import argparse
@@ -17,15 +19,15 @@ from pathlib import Path
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3, metavar="N")
-    seeds = parser.parse_args().seeds
+    known, options = parser.parse_known_args()
     print("| seed | exact match on 2,000 held-out days | largest weight on padding | seconds |")
     print("|---|---|---|---|")
-    for seed in range(seeds):
+    for seed in range(known.seeds):
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, "-m", "minitransformer", "train", "--seed", str(seed)]
             start = time.perf_counter()
             result = subprocess.run(
-                [*command, "--out", str(Path(folder) / "run")],
+                [*command, *options, "--out", str(Path(folder) / "run")],
                 stdout=subprocess.PIPE,
                 encoding="utf-8",
                 check=True,

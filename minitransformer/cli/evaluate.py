@@ -5,7 +5,6 @@ import json
 import sys
 from dataclasses import fields
 
-import torch
 from tqdm import tqdm
 
 from minitransformer.cli.data import add_data_options
@@ -33,7 +32,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate(options: argparse.Namespace) -> int:
     device = find_device(options.device)
-    torch.set_num_threads(1)
     run = Run.load(options.run)
     task = _task(options, run)
     if options.examples:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -68,9 +69,7 @@ class ChatTemplate:
         except SecurityError as error:
             what = f"does what templates may not do: {error}"
         except Exception as error:  # whatever its expressions raise
-            refuses = (
-                type(error) is TemplateError
-            )  # of `raise_exception`; others are of kinds of it
+            refuses = type(error) is TemplateError  # as `raise_exception` has it, no kind of it
             kind = "refuses this conversation" if refuses else f"fails: {type(error).__name__}"
             what = f"{kind}: {error}"
         raise InputError(f"{self.file}: the chat template {what}")
@@ -116,14 +115,14 @@ def _read_tokens(folder: Path) -> dict[str, str]:
     return tokens
 
 
-# ---- the sandbox, as in transformers/utils/chat_template_utils.py --------------------------------
+# ---- the sandbox, in which templates find what they find in the transformers library -------------
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
-    environment.filters["tojson"] = _to_json
+    environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)  # no HTML escapes
     environment.globals |= {
         "raise_exception": _raise,
         "strftime_now": lambda format: datetime.now().strftime(format),
@@ -167,19 +166,6 @@ class _Namespace(Namespace):
         if str(name).startswith("_"):
             raise SecurityError(f"a namespace holds no {name!r}")
         super().__setitem__(name, value)
-
-
-def _to_json(
-    x: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Jinja's own has escapes for HTML."""
-    return json.dumps(
-        x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
 
 
 def _raise(message: str) -> NoReturn:

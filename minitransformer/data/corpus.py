@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from minitransformer.data.cutting import Piece, fit, sections
-from minitransformer.data.held_out import fingerprint_of, without
+from minitransformer.data.held_out import without
 from minitransformer.data.reading import Record
-from minitransformer.data.source import DataOptions, split_records
+from minitransformer.data.source import DataOptions, fingerprint_of, split_records
 from minitransformer.data.tokenization import AnyVocabulary
 from minitransformer.data.vocabulary import Vocabulary
 

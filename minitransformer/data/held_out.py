@@ -6,8 +6,8 @@ text stays where it is when more of them come along.
 
 import hashlib
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 SHARE = 20  # one in so many is held out
 FEWEST = 20  # distinct texts from which one at least is held out
@@ -46,13 +46,3 @@ def without(examples: Sequence[T], text: Callable[[T], str], held_out: Sequence[
     """The examples whose text is none of those held out."""
     seen = {normal_form(text(example)) for example in held_out}
     return [example for example in examples if normal_form(text(example)) not in seen]
-
-
-def fingerprint_of(*parts: Iterable[Any]) -> str:
-    """A sha256 of texts and numbers."""
-    digest = hashlib.sha256()
-    for part in parts:
-        for value in part:
-            digest.update(repr(value).encode("utf-8", "surrogatepass") + b"\n")
-        digest.update(b"\0")
-    return digest.hexdigest()

@@ -1,7 +1,9 @@
 """Where examples come from: the user's files, a split, and a vocabulary to read them with."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from minitransformer.data.files import InputError
 from minitransformer.data.held_out import split, without
@@ -26,6 +28,8 @@ class DataOptions:
     def __post_init__(self):
         for name in ("data", "columns", "held_out"):
             value = getattr(self, name)
+            if name == "data" and value is None:  # as runs had it that read no file
+                value = []
             if isinstance(value, str | list):
                 value = (value,) if isinstance(value, str) else tuple(value)
                 object.__setattr__(self, name, value)
@@ -118,3 +122,13 @@ def note_unknown(vocabulary: AnyVocabulary, characters: str, notes: list[str]) -
         notes.append(
             f"{len(unknown):,} characters of the texts are unknown to the tokenizer: {some}"
         )
+
+
+def fingerprint_of(*parts: Iterable[Any]) -> str:
+    """A sha256 of texts and numbers."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for value in part:
+            digest.update(repr(value).encode("utf-8", "surrogatepass") + b"\n")
+        digest.update(b"\0")
+    return digest.hexdigest()

@@ -56,17 +56,18 @@ class Muon(torch.optim.AdamW):
         """Of matrices of one shape, in a batch of products."""
         for p in matrices:
             if not self.state[p]:  # AdamW expects to find a step
-                self.state[p] = {"step": torch.zeros(()), "momentum": torch.zeros_like(p)}
+                step = torch.zeros((), device=p.device)  # there: to read it is to wait for a GPU
+                self.state[p] = {"step": step, "momentum": torch.zeros_like(p)}
         gradient = torch.stack([_whole(p.grad) for p in matrices])
         before = torch.stack([_whole(self.state[p]["momentum"]) for p in matrices])
         momentum = before.lerp(gradient, 1 - self.momentum)
-        step = orthogonalize(gradient.lerp(momentum, self.momentum))  # Nesterov's momentum
+        update = orthogonalize(gradient.lerp(momentum, self.momentum))  # Nesterov's momentum
         rows, columns = matrices[0].shape
         length = rate * max(1.0, rows / columns) ** 0.5
         good = getattr(self, "found_inf", torch.zeros(())) == 0
-        for p, m, s in zip(matrices, momentum, step, strict=True):
+        for p, m, u in zip(matrices, momentum, update, strict=True):
             state, now = self.state[p], _whole(p)
-            _set(p, torch.where(good, now * (1 - rate * weight_decay) - length * s, now))
+            _set(p, torch.where(good, now * (1 - rate * weight_decay) - length * u, now))
             _set(state["momentum"], torch.where(good, m, _whole(state["momentum"])))
             state["step"] += good.to(state["step"])
 

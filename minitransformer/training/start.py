@@ -12,7 +12,7 @@ from minitransformer.config import Config
 from minitransformer.data.files import InputError
 from minitransformer.data.source import DataOptions
 from minitransformer.inference.answering import AnyModel
-from minitransformer.models import DecoderOnly, EncoderOnly
+from minitransformer.models import EncoderOnly
 from minitransformer.pretrained import fill_head
 from minitransformer.pretrained.classes import with_head
 from minitransformer.training.loop import Settings
@@ -31,7 +31,6 @@ from minitransformer.training.tasks import (
 DEFAULTS = {"steps": 300, "batch_size": 16, "learning_rate": 5e-5}
 LORA_RATE = 5e-4  # of matrices that begin at 0
 LENGTH = 256  # tokens in an example
-BODIES = (EncoderOnly, DecoderOnly)
 CHANGEABLE = ("dropout", "attention", "window")  # fields of Config that weights do not depend on
 
 

@@ -12,9 +12,14 @@ from minitransformer.classifier import Classifier
 from minitransformer.data import Batch
 from minitransformer.data.collate import collate_classes
 from minitransformer.data.files import InputError
-from minitransformer.data.held_out import fingerprint_of
 from minitransformer.data.reading import Record
-from minitransformer.data.source import DataOptions, make_vocabulary, note_unknown, split_records
+from minitransformer.data.source import (
+    DataOptions,
+    fingerprint_of,
+    make_vocabulary,
+    note_unknown,
+    split_records,
+)
 from minitransformer.data.tokenization import AnyVocabulary, Tokenizer
 from minitransformer.inference.answering import AnyModel, Row, rows_to_classify, with_segments
 from minitransformer.training.tasks.task import (

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from minitransformer.data import PairBatch, dates, pack_pairs, pad_pairs
 from minitransformer.data.files import InputError
-from minitransformer.data.held_out import fingerprint_of, normal_form, place
+from minitransformer.data.held_out import normal_form, place
 from minitransformer.data.reading import Record
 from minitransformer.data.source import (
     DataOptions,
+    fingerprint_of,
     make_vocabulary,
     needing,
     note_unknown,

@@ -23,6 +23,13 @@ Watch = Callable[[Sequence], Iterable]  # sees the batches of an evaluation go b
 QUICK = 500  # held-out examples looked at while training goes on
 
 
+class Evaluation(NamedTuple):
+    """What came out on all examples, and lines on those where it went worst."""
+
+    results: dict[str, float]
+    worst: list[str]
+
+
 class Task(Protocol):
     name: str
     model_class: type[AnyModel]
@@ -53,16 +60,9 @@ class Task(Protocol):
         """Lines to print when training has ended."""
         ...
 
-    def examine(self, model: AnyModel, watch: Watch = iter) -> "Evaluation":
+    def examine(self, model: AnyModel, watch: Watch = iter) -> Evaluation:
         """All that can be said of the held-out examples."""
         ...
-
-
-class Evaluation(NamedTuple):
-    """What came out on all examples, and lines on those where it went worst."""
-
-    results: dict[str, float]
-    worst: list[str]
 
 
 class Measured(NamedTuple):
