@@ -73,6 +73,8 @@ def test_their_classifiers_are_read_and_written_with_the_same_numbers(theirs, tm
     again.config.pad_token_id = 1  # of no importance to us; the library looks for the last token
     assert logits_of(again).equal(logits_of(theirs))
     assert again.config.id2label == dict(enumerate(NAMES))
+    said = json.loads((tmp_path / "ours" / "config.json").read_text(encoding="utf-8"))
+    assert said["label2id"] == {name: i for i, name in enumerate(NAMES)}
     assert load_pretrained(tmp_path / "ours")(IDS, MASK).equal(ours(IDS, MASK))
 
 

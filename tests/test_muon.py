@@ -58,6 +58,7 @@ def test_a_step_is_that_of_the_formula_and_others_are_adamws():
     wanted = before * (1 - 0.1 * 0.1) - 0.1 * (6 / 4) ** 0.5 * orthogonalize(nesterov[None])[0]
     torch.testing.assert_close(matrix.detach(), wanted)
     torch.testing.assert_close(optimizer.state[matrix]["momentum"], momentum)
+    assert optimizer.state[matrix]["step"] == optimizer.state[other]["step"] == 1
 
 
 def test_torchs_own_steps_are_alike():
@@ -84,6 +85,7 @@ def test_after_a_loss_that_was_no_number_nothing_changes():
     optimizer.found_inf = torch.ones(())
     optimizer.step()
     after = [matrix, other, optimizer.state[matrix]["momentum"]]
+    assert optimizer.state[matrix]["step"] == 1
     assert all(map(torch.equal, before, after))
 
 
