@@ -5,12 +5,18 @@ import math
 import pytest
 import torch
 
-from minitransformer import IGNORE_INDEX, Config, DecoderOnly, EncoderDecoder
+from minitransformer import IGNORE_INDEX, Config, DecoderOnly, EncoderDecoder, EncoderOnly
 from minitransformer.cli.data import inspection
 from minitransformer.cli.main import main
 from minitransformer.data.held_out import normal_form
+from minitransformer.pretrained.classes import with_head
 from minitransformer.training.loop import Settings
-from minitransformer.training.tasks import DataOptions, LanguageModelTask, PairsTask
+from minitransformer.training.tasks import (
+    ClassifyTask,
+    DataOptions,
+    LanguageModelTask,
+    PairsTask,
+)
 from minitransformer.training.tasks import pairs as pairs_module
 from minitransformer.training.tasks.task import Measured, worst
 
@@ -149,6 +155,29 @@ def test_the_worst_are_wrong_and_have_the_largest_loss_a_label():
     assert worst(measured) == [2, 1, 0, 3]
     assert worst(measured, [True, False, True, False]) == [1, 3, 2, 0]
     assert len(worst(measured * 5)) == 10
+
+
+# ---- classes -------------------------------------------------------------------------------------
+
+
+def test_it_is_measured_what_padding_would_do_were_its_mask_forgotten(tmp_path):
+    rows = [("ab"[i % 2], "word " * (1 + i * i % 7) + str(i)) for i in range(400)]
+    task = ClassifyTask(written(tmp_path / "a", rows), 48)
+    torch.manual_seed(0)
+    body = EncoderOnly(Config(len(task.vocabulary), **SMALL, max_length=48))
+    model = with_head(body, task.labels, "mean").eval()
+    right, forgotten = [], []
+    for batch in task.held_out_batches():
+        ids, mask = batch.input_ids, batch.attention_mask
+        right += model(ids, mask).argmax(-1).tolist()
+        forgotten += model(ids, torch.ones_like(mask)).argmax(-1).tolist()
+    changed = sum(a != b for a, b in zip(right, forgotten, strict=True))
+    assert 0 < changed < len(right)
+    assert task.report(model)[1] == (
+        f"if padding counted as text, {changed} of {len(right)} answers would change"
+    )
+    share = sum(task.labels[i] == one.label for i, one in zip(right, task.held_out, strict=True))
+    assert task.evaluate(model)["accuracy"] == share / len(right)
 
 
 # ---- what the command line shows -----------------------------------------------------------------

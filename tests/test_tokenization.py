@@ -182,3 +182,13 @@ def test_max_length_padding_with_the_end_of_sequence(tmp_path):
     naive = batch.input_ids.masked_fill(batch.input_ids == tokenizer.eos_id, -100)
     assert (right == tokenizer.eos_id).sum() == 2  # each row's end is learned
     assert (naive == tokenizer.eos_id).sum() == 0  # labels made from ids forget it
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_space_before_a_text_is_added_as_the_config_says(tmp_path, wanted):
+    Tokenizer.train(TEXTS, 400).save(tmp_path)
+    about = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    about["add_prefix_space"] = wanted
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(about), encoding="utf-8")
+    alone, spaced = Tokenizer.load(tmp_path).encode(["dog", " dog"])
+    assert (alone == spaced) == wanted
