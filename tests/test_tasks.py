@@ -76,7 +76,8 @@ def test_every_translation_of_a_source_is_right_and_it_counts_once(translations,
         assert translations.report(model)[0] == (
             f"exact match on {count} held-out examples: {share:.2%}"
         )
-        results = translations.examine(model).results
+        results, lines = translations.examine(model)
+        assert sum("was wanted" in line for line in lines) == (0 if share else min(count, 10))
         assert results["exact_match"] == share
         assert results["exact_matches"] == share * results["sources"] == share * count
 

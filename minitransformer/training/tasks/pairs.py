@@ -193,7 +193,7 @@ class PairsTask:
         results["exact_match"], results["exact_matches"] = sum(right) / len(pairs), sum(right)
         results |= _chrf(answers, pairs)
         lines = []
-        for i in worst(measured, right):
+        for i in worst(measured, right)[: right.count(False)]:  # wrong ones come first
             wanted = " or ".join(pairs[i].targets[:3])
             lines += [
                 f"  {one_line(pairs[i].source)}",
