@@ -26,7 +26,7 @@ MODULES = [
 ]
 
 WINDOWS = """
-import os, signal, sys, subprocess, tempfile, multiprocessing.util
+import os, shutil, signal, sys, subprocess, tempfile, multiprocessing.util
 import torch, einops, numpy, safetensors.torch, tqdm, matplotlib.figure, pytest, pydoc_data.topics
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -39,6 +39,8 @@ with Mode():  # what torch imports when it is used
 import filelock, torch.distributed.checkpoint.state_dict
 filelock.FileLock = filelock.SoftFileLock  # Windows has a third one
 torch.optim.AdamW([torch.ones(2, requires_grad=True)], fused=True).step()
+
+shutil._use_fd_functions = False  # as it finds out for itself where it is imported
 
 class NoPosix:
     def find_spec(self, name, path=None, target=None):
