@@ -1,6 +1,7 @@
 """Attention: the formula, and the heads around it (Vaswani et al. 2017, arXiv:1706.03762)."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from einops import einsum, rearrange, repeat
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 
 from minitransformer.cache import Cache
 from minitransformer.contract import at_least_float32, check_attention_inputs, check_heads
+from minitransformer.linear import together
 from minitransformer.masks import PreparedMask
 from minitransformer.positions import Rotation, rotate
 
@@ -63,6 +65,8 @@ class MultiHeadAttention(nn.Module):
     the reference is used where there is none, or where weights are looked at or dropped.
     """
 
+    together = staticmethod(together)  # `inference.prepacked` has one for weights that stay
+
     def __init__(
         self,
         d_model: int,
@@ -80,7 +84,8 @@ class MultiHeadAttention(nn.Module):
         if not 0.0 <= dropout <= 1.0:
             raise ValueError(f"dropout must be in [0, 1], got {dropout}")
         self.dropout, self.kernel = dropout, kernel
-        d_kv = d_model // num_heads * self.num_kv_heads
+        self.width = d_model // num_heads
+        d_kv = self.width * self.num_kv_heads
         self.query = nn.Linear(d_model, d_model, bias=bias or qkv_bias)
         self.key = nn.Linear(d_model, d_kv, bias=bias or qkv_bias)
         self.value = nn.Linear(d_model, d_kv, bias=bias or qkv_bias)
@@ -102,19 +107,18 @@ class MultiHeadAttention(nn.Module):
         `rotation` rotates queries and keys. With a `cache` it also attends to the keys of earlier
         calls, which the mask must cover; cross-attention projects its memory at the first call.
         """
-        query = split_heads(self.query(x), self.num_heads, rotation)
-
-        def project():  # unannotated, for torch 2.6 to compile
-            key = split_heads(self.key(memory), self.num_kv_heads, rotation)
-            return key, split_heads(self.value(memory), self.num_kv_heads)
-
-        if cache is None:
-            key, value = project()
-        elif memory is x:
-            key, value = cache.append(self, *project())
+        sizes = self.num_heads, self.num_kv_heads
+        if memory is x:
+            heads = self.project(x, self.query, self.key, self.value)
+            query_key, value = heads.split((sum(sizes), sizes[1]), dim=1)
+            query, key = rotate(query_key, rotation).split(sizes, dim=1)
+            if cache is not None:
+                key, value = cache.append(self, key, value)
         else:
-            key, value = cache.once(self, project)
-        dropout, finite = self.dropout if self.training else 0.0, cache is not None
+            query = self.project(x, self.query)
+            read = partial(self.project, memory, self.key, self.value)
+            key, value = read().chunk(2, dim=1) if cache is None else cache.once(self, read)
+        dropout, finite = self.dropout * self.training, cache is not None
         if self.kernel is None or dropout or self.is_recorded:
             mask = mask.mask if isinstance(mask, PreparedMask) else mask
             output, weights = scaled_dot_product_attention(
@@ -125,6 +129,10 @@ class MultiHeadAttention(nn.Module):
             output, _ = self.kernel(query, key, value, mask, finite=finite)
         return self.output(rearrange(output, "b h q d -> b q (h d)"))
 
+    def project(self, x: Tensor, *layers: nn.Module) -> Tensor:
+        """(B,T,d_model) -> the heads of all these layers, one after the other, (B,heads,T,D)."""
+        return rearrange(self.together(x, layers), "b t (h d) -> b h t d", d=self.width)
+
     @property
     def is_recorded(self) -> bool:
         """Does somebody look at the weights, by a hook or a pre-hook on `tap`?"""
@@ -133,9 +141,3 @@ class MultiHeadAttention(nn.Module):
     def extra_repr(self) -> str:
         kernel = getattr(self.kernel, "name", self.kernel or "reference")
         return f"heads={self.num_heads}, kv_heads={self.num_kv_heads}, kernel={kernel}"
-
-
-def split_heads(x: Tensor, num_heads: int, rotation: Rotation | None = None) -> Tensor:
-    """(B,T,heads·D) -> (B,heads,T,D), rotated by its positions where there is a rotation."""
-    x = rearrange(x, "b t (h d) -> b h t d", h=num_heads)
-    return x if rotation is None else rotate(x, rotation)

@@ -1,10 +1,10 @@
-"""What a transformer is stacked from: the embedding, layers, and the stack itself.
+"""What a transformer is stacked from: layers, the stack itself, and the head on top of it.
 
-    ids → Embedding → layer → layer → ... → (final norm) → hidden states
+    Stack:         layer → layer → ... → (final norm) → hidden states
     EncoderLayer:  self-attention → feed-forward
     DecoderLayer:  self-attention → cross-attention to the source → feed-forward
 
-A style (see `config.py`) names its parts by the keys of NORMS, RESIDUALS, ACTIVATIONS, POSITIONS.
+A style (see `config.py`) names its parts by the keys of NORMS, RESIDUALS and ACTIVATIONS.
 """
 
 from collections.abc import Callable
@@ -17,10 +17,10 @@ from torch.utils.checkpoint import checkpoint
 from minitransformer.attention import MultiHeadAttention
 from minitransformer.cache import Cache
 from minitransformer.config import Config
-from minitransformer.contract import check_ids, may_read
 from minitransformer.kernels import Kernel, attention_kernel
-from minitransformer.masks import PreparedMask, zero_padding
-from minitransformer.positions import POSITIONS, Rotation, token_positions
+from minitransformer.linear import together
+from minitransformer.masks import PreparedMask
+from minitransformer.positions import Rotation
 
 Mask = Tensor | PreparedMask  # (batch or 1, heads or 1, queries, keys) bool, or prepared
 
@@ -41,12 +41,15 @@ class FeedForward(nn.Module):
 class GatedFeedForward(FeedForward):
     """SwiGLU: the activated projection gates the linear one (Shazeer 2020, 2002.05202, eq. 6)."""
 
+    together = staticmethod(together)  # as in `MultiHeadAttention`
+
     def __init__(self, config: Config):
         super().__init__(config)
         self.gate = nn.Linear(config.d_model, config.d_ff, bias=config.parts.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.narrow(self.activation(self.gate(x)) * self.widen(x))
+        gate, x = self.together(x, (self.gate, self.widen)).chunk(2, dim=-1)
+        return self.narrow(self.activation(gate) * x)
 
 
 class PostNorm(nn.Module):
@@ -88,53 +91,6 @@ def make_attention(config: Config, kernel: Kernel | None) -> MultiHeadAttention:
     return MultiHeadAttention(*sizes, bias=style.bias, qkv_bias=style.qkv_bias, kernel=kernel)
 
 
-class Embedding(nn.Module):
-    """Token ids to vectors that know their positions, padding to exact zeros, whatever its id."""
-
-    def __init__(self, config: Config):
-        super().__init__()
-        self.max_length = config.max_length
-        self.tokens = nn.Embedding(config.vocab_size, config.d_model)
-        self.scale = config.d_model**0.5 if config.parts.scale_embedding else 1.0
-        segments = config.num_segments
-        self.segments = nn.Embedding(segments, config.d_model) if segments else None
-        self.positions = POSITIONS[config.parts.positions](config)
-        self.norm = make_norm(config) if config.parts.norm_embedding else nn.Identity()
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        segment_ids: Tensor | None = None,
-        start: int = 0,
-    ) -> tuple[Tensor, Rotation | None]:
-        """(B,T) ids and (B,start+T) attention_mask -> (B,T,d_model), the rotation for every layer.
-
-        `segment_ids` (B,T) say which segment a token is of (None = 0). Raises TypeError or
-        ValueError for wrong types, shapes, ids outside the vocabulary and too long sequences.
-        """
-        positions = token_positions(attention_mask)[:, start:]
-        attention_mask = attention_mask[:, start:]
-        check_ids("token ids", input_ids, attention_mask, self.tokens.num_embeddings)
-        if may_read(positions) and (positions >= self.max_length).any():
-            raise ValueError(
-                f"a sequence has {positions.max() + 1} tokens, more than max_length = "
-                f"{self.max_length}: truncate it, or build the model with a larger max_length"
-            )
-        padding = attention_mask == 0
-        x = self.tokens(input_ids.masked_fill(padding, 0)) * self.scale
-        if self.segments is not None:
-            ids = torch.zeros_like(input_ids) if segment_ids is None else segment_ids
-            check_ids("segment_ids", ids, attention_mask, self.segments.num_embeddings)
-            x = x + self.segments(ids.masked_fill(padding, 0))
-        elif segment_ids is not None:
-            raise ValueError("segment_ids need a model with segments: Config(num_segments=2, ...)")
-        x, rotation = self.positions(x, positions)
-        x = zero_padding(x, attention_mask)  # before the norm: it would spread NaN to its gain
-        return self.dropout(self.norm(x)), rotation
-
-
 class LMHead(nn.Module):
     """Language model head, (..., d_model) -> logits (..., vocab_size); BERT has a `transform`."""
 
@@ -164,10 +120,15 @@ class EncoderLayer(nn.Module):
         self.feed_forward_residual = residual(config)
 
     def forward(
-        self, x: Tensor, mask: Mask, rotation: Rotation | None, cache: Cache | None = None
+        self,
+        x: Tensor,
+        mask: Mask,
+        rotation: Rotation | None,
+        cache: Cache | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
         x = self.attention_residual(x, lambda h: self.attention(h, h, mask, rotation, cache))
-        return self.feed_forward_residual(x, self.feed_forward)
+        return self.feed_forward_residual(select(x, at), self.feed_forward)
 
 
 class DecoderLayer(EncoderLayer):
@@ -186,12 +147,18 @@ class DecoderLayer(EncoderLayer):
         memory: Tensor,
         memory_mask: Mask,
         cache: Cache | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
         x = self.attention_residual(x, lambda h: self.attention(h, h, mask, rotation, cache))
         x = self.cross_attention_residual(
             x, lambda h: self.cross_attention(h, memory, memory_mask, cache=cache)
         )
-        return self.feed_forward_residual(x, self.feed_forward)
+        return self.feed_forward_residual(select(x, at), self.feed_forward)
+
+
+def select(x: Tensor, at: Tensor | None) -> Tensor:
+    """(B,T,...) -> (N,...), the tokens at N indices into (B·T); None = all, as they are."""
+    return x if at is None else x.flatten(0, 1).index_select(0, at.to(x.device, non_blocking=True))
 
 
 class Stack(nn.Module):
@@ -217,13 +184,17 @@ class Stack(nn.Module):
         memory: Tensor | None = None,
         memory_mask: Tensor | None = None,
         cache: Cache | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
-        """x (B,T,d_model) -> (B,T,d_model); a decoder's layers also attend to `memory`."""
+        """x (B,T,d_model) -> (B,T,d_model); a decoder's layers also attend to `memory`.
+
+        `at` are indices into (B·T): the last layer computes only these -> (N,d_model).
+        """
         prepare = self.kernel.prepare if self.kernel else lambda mask, *_: mask
         mask = prepare(mask, x, self.num_heads)
         source = [] if memory is None else [memory, prepare(memory_mask, x, self.num_heads)]
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers, start=1):
             if self.recompute and torch.is_grad_enabled():
                 layer = partial(checkpoint, layer, use_reentrant=False)
-            x = layer(x, mask, rotation, *source, cache)
-        return self.norm(x)
+            x = layer(x, mask, rotation, *source, cache, at if number == len(self.layers) else None)
+        return self.norm(x if self.layers else select(x, at))

@@ -109,7 +109,7 @@ def decoder_mask(attention_mask: Tensor, start: int = 0, window: int | None = No
 
 def zero_padding(x: Tensor, attention_mask: Tensor) -> Tensor:
     """`x`, (batch, length, width), with exact zeros at padding, whatever stood there, NaN too."""
-    return x.masked_fill(rearrange(attention_mask == 0, "b t -> b t 1"), 0.0)
+    return x.masked_fill((attention_mask == 0).unsqueeze(-1), 0.0)
 
 
 class PreparedMask(NamedTuple):

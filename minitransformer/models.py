@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from minitransformer.cache import Cache
 from minitransformer.config import Config
-from minitransformer.kernels.linear_cross_entropy import head_loss
-from minitransformer.layers import DecoderLayer, Embedding, EncoderLayer, LMHead, Stack
+from minitransformer.embedding import Embedding
+from minitransformer.kernels.linear_cross_entropy import head_loss, label_positions
+from minitransformer.layers import DecoderLayer, EncoderLayer, LMHead, Stack, select
 from minitransformer.masks import decoder_mask, padding_mask, zero_padding
 
 
@@ -61,8 +62,9 @@ class Model(nn.Module):
         segment_ids: Tensor | None = None,
     ) -> Tensor:
         """Mean cross-entropy over the labels (B,T) that are not -100; see `cross_entropy`."""
-        hidden = self.encode(input_ids, attention_mask, segment_ids)
-        return head_loss(self.head, hidden, labels, num_labels)
+        at = label_positions(labels, input_ids.shape)
+        hidden = self.encode(input_ids, attention_mask, segment_ids, at=at)
+        return head_loss(self.head, hidden, select(labels, at), num_labels)
 
 
 class EncoderOnly(Model):
@@ -76,12 +78,16 @@ class EncoderOnly(Model):
         self.initialize(self)
 
     def encode(
-        self, input_ids: Tensor, attention_mask: Tensor, segment_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        segment_ids: Tensor | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
-        """Last hidden states (B,T,d_model), 0 at padding."""
+        """Last hidden states (B,T,d_model), 0 at padding; (N,d_model) `at` N indices into (B·T)."""
         mask = padding_mask(attention_mask)
         x, rotation = self.embedding(input_ids, attention_mask, segment_ids)
-        return zero_padding(self.encoder(x, mask, rotation), attention_mask)
+        return zero_padding(self.encoder(x, mask, rotation, at=at), select(attention_mask, at))
 
 
 class DecoderOnly(Model):
@@ -101,12 +107,14 @@ class DecoderOnly(Model):
         attention_mask: Tensor,
         segment_ids: Tensor | None = None,
         cache: Cache | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
-        """Last hidden states (B,T,d_model), 0 at padding."""
+        """Last hidden states (B,T,d_model), 0 at padding; (N,d_model) `at` N indices into (B·T)."""
         start = 0 if cache is None else attention_mask.shape[1] - input_ids.shape[1]
         mask = decoder_mask(attention_mask, start, self.config.window)
         x, rotation = self.embedding(input_ids, attention_mask, segment_ids, start)
-        return zero_padding(self.decoder(x, mask, rotation, cache=cache), attention_mask[:, start:])
+        x = self.decoder(x, mask, rotation, cache=cache, at=at)
+        return zero_padding(x, select(attention_mask[:, start:], at))
 
 
 class CrossDecoder(Model):
@@ -124,15 +132,16 @@ class CrossDecoder(Model):
         memory: Tensor,
         source_mask: Tensor,
         cache: Cache | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
-        """The target's last hidden states (B,T,d_model), given the encoded source."""
+        """The target's last hidden states (B,T,d_model), or `at` some, given the encoded source."""
         start = 0 if cache is None else target_mask.shape[1] - target_ids.shape[1]
         mask = decoder_mask(target_mask, start, self.config.window)
         memory_mask = padding_mask(target_mask[:, start:], source_mask)
         x, rotation = self.embedding(target_ids, target_mask, start=start)
         memory = zero_padding(memory, source_mask)  # finite: it may be kept in a cache
-        x = self.decoder(x, mask, rotation, memory, memory_mask, cache)
-        return zero_padding(x, target_mask[:, start:])
+        x = self.decoder(x, mask, rotation, memory, memory_mask, cache, at)
+        return zero_padding(x, select(target_mask[:, start:], at))
 
     def forward(
         self, target_ids: Tensor, target_mask: Tensor, memory: Tensor, source_mask: Tensor
@@ -175,6 +184,7 @@ class EncoderDecoder(CrossDecoder):
         num_labels: int | None = None,
     ) -> Tensor:
         """Mean cross-entropy over the labels (B,T) that are not -100."""
+        at = label_positions(labels, target_ids.shape)
         memory = self.encode(source_ids, source_mask)
-        hidden = self.decode(target_ids, target_mask, memory, source_mask)
-        return head_loss(self.head, hidden, labels, num_labels)
+        hidden = self.decode(target_ids, target_mask, memory, source_mask, at=at)
+        return head_loss(self.head, hidden, select(labels, at), num_labels)

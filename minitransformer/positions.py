@@ -104,11 +104,14 @@ def position_angles(positions: Tensor, width: int, theta: float) -> Tensor:
     return positions.unsqueeze(-1) * frequencies.to(positions.device, non_blocking=True)
 
 
-def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+def rotate(x: Tensor, rotation: Rotation | None) -> Tensor:
     """Rotate each pair (x[i], x[i + D/2]) by its position's angle (Su et al. 2021, eq. 34).
 
-    Shapes: x (B,H,T,D); rotation = (cos, sin) of the angles, each (B,1,T,D/2) -> (B,H,T,D).
+    Shapes: x (B,H,T,D); rotation = (cos, sin) of the angles, each (B,1,T,D/2), or None: other kinds
+    of positions rotate nothing -> (B,H,T,D).
     """
+    if rotation is None:
+        return x
     cos, sin = rotation
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)

@@ -234,77 +234,96 @@ def test_scores_that_are_not_kept_are_computed_again():
 # The plan.
 
 
-def covered(strips_of, mask, batch):
-    """How often each (row, query, key) is in a strip."""
-    times = torch.zeros(batch, *mask.shape[2:], dtype=torch.int)
-    for strip in strips_of:
-        for run in strip.keys:
-            times[strip.rows, strip.queries, run] += 1
-    return times
+def strips_of(found):
+    return [strip for group in found.groups for strip in group.strips]
 
 
-def test_a_plan_covers_what_is_allowed_once_and_each_query_in_one_strip():
+def covered(found, batch, queries, keys):
+    """How often each (row, query, key) is looked at, copies that fill up a group left out."""
+    times = torch.zeros(batch * queries * keys, dtype=torch.int64)
+    for group in found.groups:
+        for strip in group.strips:
+            rows = strip.documents
+            q, real = group.queries[rows, strip.queries], group.real[rows, strip.queries]
+            k = plan.joined(group.keys[rows], strip.keys, dim=1)
+            pairs = q.unsqueeze(2) * keys + (k % keys).unsqueeze(1)
+            hidden = torch.tensor(False) if strip.hidden is None else strip.hidden.squeeze(1)
+            seen = (real.unsqueeze(2) & ~hidden).expand_as(pairs)
+            times += torch.bincount(pairs[seen], minlength=len(times))
+    return times.view(batch, queries, keys)
+
+
+def test_a_plan_covers_what_is_allowed_once_and_nothing_else():
     for what, mask in some_masks(**LONG).items():
+        wanted = mask.expand(BATCH, HEADS, -1, -1).flatten(0, 1)
         for whole in (False, True):
-            times = covered(make_plan(mask, BATCH, HEADS, whole), mask, BATCH)
-            assert times.max() <= 1, what
-            assert (times[mask.any(dim=1).expand(BATCH, -1, -1)] == 1).all(), what
+            found = make_plan(mask, BATCH, HEADS, whole)
+            rows = BATCH * HEADS if found.per_head else BATCH
+            times = covered(found, rows, **LONG)
+            times = times if found.per_head else times.repeat_interleave(HEADS, dim=0)
+            assert torch.equal(times, wanted.long()), what
 
 
 @pytest.mark.parametrize(
     ("what", "share"),
-    [("nothing", 0.0), ("window", 0.35), ("two windows", 0.42), ("packed", 0.45), ("padding", 0.5)],
+    [("nothing", 0.0), ("window", 0.35), ("two windows", 0.42), ("packed", 0.2), ("padding", 0.5)],
 )
 def test_a_plan_leaves_out_what_is_forbidden(what, share):
-    mask = some_masks(**LONG)[what]
-    strips_of = make_plan(mask, BATCH, HEADS)
-    assert sum(s.scores for s in strips_of) <= share * BATCH * LONG["queries"] * LONG["keys"]
+    found = make_plan(some_masks(**LONG)[what], BATCH, HEADS)
+    assert found.scores <= share * BATCH * LONG["queries"] * LONG["keys"]
 
 
 def test_a_causal_plan_computes_little_more_than_half():
     length = 32 * plan.QUERIES
-    scores = sum(s.scores for s in make_plan(causal_mask(length), 1, 8))
-    assert scores < 0.52 * length**2
+    assert make_plan(causal_mask(length), 1, 8).scores < 0.52 * length**2
 
 
-def test_rows_that_are_small_share_a_strip_and_large_ones_do_not():
-    small = padding_mask(from_lengths([3, 5, 4, 6], 6))
-    assert len(make_plan(small, 4, 2)) == 1
-    large = padding_mask(from_lengths([128, 32, 128, 32], 128))
-    assert len(make_plan(large, 4, 16)) == 4
+def test_a_batch_without_padding_is_taken_as_it_is():
+    for mask in (causal_mask(9), torch.ones(1, 1, 9, 9, dtype=torch.bool)):
+        for whole in (False, True):
+            for rows in (mask, mask.expand(4, -1, -1, -1)):
+                found = make_plan(rows, 4, HEADS, whole)
+                assert (found.queries, found.keys, found.back) == (None, None, None)
+                assert found.groups[0].queries.shape == (4, 9)
+    assert make_plan(padding_mask(from_lengths([9, 8], 9)), 2, HEADS).back is not None
 
 
-def test_a_row_that_is_a_little_shorter_leaves_the_others_whole():
-    mask = padding_mask(from_lengths([600, 600, 599, 600], 600))
+def test_documents_of_like_lengths_are_computed_together_wherever_they_stand():
+    lengths = (60, 9, 3, 58, 8, 60)
+    documents = torch.repeat_interleave(torch.arange(1, 7), torch.tensor(lengths))[None]
+    mask = padding_mask(documents)
+    found = make_plan(mask, 1, 8, whole=True)
+    begins = torch.tensor(lengths).cumsum(0) - torch.tensor(lengths)
+    groups = [group.queries[:, 0].tolist() for group in found.groups]
+    assert groups == [begins[[0, 5, 3]].tolist(), begins[[1, 4, 2]].tolist()]
+    assert [group.queries.shape[1] for group in found.groups] == [60, 9]
+    causal = make_plan(mask & causal_mask(sum(lengths)), 1, 8, whole=True)
+    assert all(strip.causal for strip in strips_of(causal))  # what fills up is in the future
+
+
+def test_large_documents_of_unlike_lengths_need_no_mask():
+    mask = padding_mask(from_lengths([600, 600, 540, 600], 600))
     found = make_plan(mask, 4, 8, whole=True)
-    assert [strip.rows for strip in found] == [slice(0, 2), slice(2, 3), slice(3, 4)]
-    assert all(strip.allowed is None for strip in found)
+    assert [tuple(group.queries.shape) for group in found.groups] == [(3, 600), (1, 540)]
+    assert all(strip.hidden is None for strip in strips_of(found))
+
+
+def test_scores_that_are_held_fit_into_a_cache():
+    small = torch.ones(64, 1, 90, 90, dtype=torch.bool)
+    for whole, mask in ((True, small), (False, small), (False, small.repeat(1, 1, 20, 20)[:2])):
+        for strip in strips_of(make_plan(mask, len(mask), 8, whole)):
+            assert 8 * strip.scores <= max(plan.LARGEST, 8 * plan.QUERIES * mask.shape[3])
+    assert len(make_plan(small, 64, 8, whole=True).groups) == 4
 
 
 def test_a_kernel_that_holds_no_scores_gets_what_is_whole_in_one_piece():
     length = 3 * plan.QUERIES + 5
     for mask in (torch.ones(1, 1, length, length, dtype=torch.bool), causal_mask(length)):
-        assert len(make_plan(mask, 1, 8)) == 4
-        (strip,) = make_plan(mask, 1, 8, whole=True)
+        assert len(strips_of(make_plan(mask, 1, 8))) == 4
+        (strip,) = strips_of(make_plan(mask, 1, 8, whole=True))
         assert strip.queries == slice(0, length)
     window = causal_mask(length) & ~causal_mask(length).roll(3, dims=2)
-    assert len(make_plan(window, 1, 8, whole=True)) == 4
-
-
-def test_each_long_document_of_a_packed_row_is_a_block_and_short_ones_share_one():
-    lengths = (200, 9, 3, 6, 90, 200)
-    documents = torch.repeat_interleave(torch.arange(1, 7), torch.tensor(lengths))[None]
-    for causal in (False, True):
-        mask = padding_mask(documents)
-        if causal:
-            mask = mask & causal_mask(sum(lengths))
-        found = make_plan(mask, 1, 8, whole=True)
-        assert [strip.queries for strip in found] == [
-            slice(0, 200), slice(200, 218), slice(218, 308), slice(308, 508)
-        ]  # fmt: skip
-        assert all(strip.keys == (strip.queries,) for strip in found)
-        assert [strip.causal for strip in found] == [causal, False, causal, causal]
-        assert [strip.allowed is None for strip in found] == [not causal, False, *[not causal] * 2]
+    assert len(strips_of(make_plan(window, 1, 8, whole=True))) == 4
 
 
 def test_a_plan_is_made_once_for_all_layers(monkeypatch):
@@ -379,27 +398,44 @@ def test_eight_threads_may_call_one_model():
 # A plan that is wrong must not go unnoticed by the tests above.
 
 
+def in_strips(**changes):
+    """A plan with other strips: each given as a function of the strip."""
+
+    def broken(found):
+        def change(strip):
+            return strip._replace(**{name: value(strip) for name, value in changes.items()})
+
+        groups = [g._replace(strips=[change(strip) for strip in g.strips]) for g in found.groups]
+        return found._replace(groups=groups)
+
+    return broken
+
+
 @pytest.mark.parametrize(
     "broken",
     [
-        lambda strip: strip._replace(allowed=None),
-        lambda strip: strip._replace(dead=None),
-        lambda strip: strip._replace(keys=(slice(0, strip.keys[-1].stop - 1),), allowed=None),
-        lambda strip: strip._replace(queries=slice(strip.queries.start, strip.queries.stop - 1)),
+        in_strips(hidden=lambda strip: None),
+        in_strips(keys=lambda strip: (slice(0, strip.keys[-1].stop - 1),)),
+        in_strips(queries=lambda strip: slice(0, strip.queries.stop - 1)),
+        lambda found: found._replace(back=found.back.flip(0)),
+        lambda found: found._replace(back=found.back.clamp(max=len(found.queries) - 1)),
+        lambda found: found._replace(keys=found.keys.roll(1)),
+        lambda found: found._replace(queries=None, keys=None, back=None),
     ],
-    ids=["mask forgotten", "dead rows forgotten", "a key short", "a query short"],
-)
-def test_a_broken_strip_is_noticed(broken, monkeypatch):
-    def make_broken(*arguments):
-        return [broken(strip) for strip in make_plan(*arguments)]
-
-    monkeypatch.setattr(strips, "make_plan", make_broken)
-    inputs = random_inputs(BATCH, HEADS, QUERIES, KEYS)
-    mask = some_masks(QUERIES, KEYS)["padding"]
+    ids=[
+        "mask forgotten", "a key short", "a query short", "outputs at others", "no zeros",
+        "keys of others", "as if it were the batch",
+    ],
+)  # fmt: skip
+def test_a_broken_plan_is_noticed(broken, monkeypatch):
+    monkeypatch.setattr(strips, "make_plan", lambda *a: broken(make_plan(*a)))
+    inputs = random_inputs(BATCH, HEADS, **LONG)
+    mask = some_masks(**LONG)["padding"]
     mask[:, :, 1] = False
+    mask[1, :, 2, 0] = False
     try:
         found = distance(kernel("tiled"), inputs, mask)
-    except RuntimeError:  # shapes that do not fit
+    except (RuntimeError, IndexError):  # shapes that do not fit
         return
     assert not found < 1e-3
 

@@ -23,6 +23,7 @@ from minitransformer import (
     pad,
     record_attention,
 )
+from minitransformer.inference import generation
 from minitransformer.inference.generation import ENDED, _likeliest, choose, stream_tokens
 
 VOCAB, STEPS, BOS = 23, 6, 5
@@ -222,6 +223,43 @@ def test_with_a_cache_only_the_new_token_is_read(model, use_cache, device):
     generate(model, *batch_of(PROMPTS, "left", device), 4, use_cache=use_cache)
     first = 1 if isinstance(model, EncoderDecoder) else 5
     assert read == ([first, 1, 1, 1] if use_cache else [first, first + 1, first + 2, first + 3])
+
+
+def test_no_padding_of_a_prompt_is_computed_and_the_last_layer_only_where_tokens_follow():
+    model = large_init(DecoderOnly(Config(VOCAB, 16)).double())
+    ids, mask = batch_of([[1, 2, 3, 4, 5], [6, 7], [8, 9, 1], [2, 3, 4]], "left", "cpu")
+    rows = []
+    for layer in model.decoder.layers:
+        layer.feed_forward.register_forward_pre_hook(lambda _, x: rows.append(x[0][..., 0].numel()))
+    generate(model, ids, mask, 2)
+    assert rows == [3 * 5, 4, 4, 4]  # 13 tokens in three rows of five; then one for each text
+
+
+def test_a_prompt_without_padding_is_read_as_it_is(monkeypatch):
+    model = large_init(DecoderOnly(Config(VOCAB, 16)).double())
+    monkeypatch.setattr(generation, "pack", None)
+    ids = torch.tensor([[1, 2], [3, 4]])
+    assert len(generate(model, ids, torch.ones_like(ids), 2)) == 2
+
+
+def test_the_cache_has_room_for_all_that_will_be_written():
+    model = large_init(DecoderOnly(Config(VOCAB, 16, max_length=300)).double())
+    text = generation._Text(model, *batch_of(PROMPTS, "left", "cpu"), 200, use_cache=True)
+    places = set()
+    for _ in range(200):
+        token = text.next_logits().argmax(-1)
+        text.append(token, torch.ones_like(token, dtype=torch.bool))
+        places.add(tuple(buffer.data_ptr() for buffer in text.cache.buffers.values()))
+    assert len(places) == 1
+
+
+def test_beams_read_each_prompt_once():
+    model = large_init(DecoderOnly(Config(VOCAB, 16)).double())
+    rows = []
+    model.embedding.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    ids = torch.tensor([[1, 2], [3, 4]])
+    generate(model, ids, torch.ones_like(ids), 3, num_beams=3)
+    assert rows == [2, 6, 6]
 
 
 # ---- the stream --------------------------------------------------------------------------------

@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 from minitransformer import Config, causal_mask, padding_mask
 from minitransformer.config import STYLES, Style
+from minitransformer.embedding import Embedding
 from minitransformer.layers import (
     ACTIVATIONS as ACTIVATION_NAMES,
 )
 from minitransformer.layers import (
     DecoderLayer,
-    Embedding,
     EncoderLayer,
     PostNorm,
     PreNorm,

@@ -34,9 +34,9 @@ from minitransformer import (
 )
 from minitransformer.cache import Cache
 from minitransformer.config import STYLES
+from minitransformer.embedding import Embedding
 from minitransformer.kernels import linear_cross_entropy as head_loss_module
 from minitransformer.kernels.linear_cross_entropy import linear_cross_entropy
-from minitransformer.layers import Embedding
 
 VOCAB, WIDTH = 23, 16
 KINDS = {"encoder": EncoderOnly, "decoder": DecoderOnly, "both": EncoderDecoder}
@@ -559,6 +559,36 @@ def test_loss_projects_only_the_positions_that_have_a_label(model, monkeypatch):
     monkeypatch.setattr(head_loss_module, "linear_cross_entropy", count)
     model.loss(*inputs, labels)
     assert projected == [(labels != -100).sum().item()]
+
+
+def test_loss_computes_the_last_layer_only_where_there_is_a_label(model):
+    inputs = inputs_of(model, extra=2)
+    labels = labels_of(inputs)
+    stack = model.encoder if isinstance(model, EncoderOnly) else model.decoder
+    rows = []
+    for layer in stack.layers:
+        layer.feed_forward.register_forward_pre_hook(lambda _, x: rows.append(x[0][..., 0].numel()))
+    model.loss(*inputs, labels)
+    assert rows == [labels.numel(), (labels != -100).sum().item()]
+
+
+def test_some_of_the_hidden_states_are_those_of_all(model):
+    *source, ids, mask = inputs_of(model, extra=2)
+    at = torch.tensor([3, 0, mask.numel() - 1, 3, 8], device=ids.device)
+    if source:
+        memory = model.encode(*source), source[1]
+        every, some = model.decode(ids, mask, *memory), model.decode(ids, mask, *memory, at=at)
+    else:
+        every, some = model.encode(ids, mask), model.encode(ids, mask, at=at)
+    torch.testing.assert_close(some, every.flatten(0, 1)[at], rtol=1e-12, atol=1e-13)
+    assert (some[mask.flatten()[at] == 0] == 0.0).all()
+
+
+def test_a_stack_without_layers_selects_too():
+    model = EncoderOnly(Config(VOCAB, WIDTH, num_layers=0, style="gpt2")).double()
+    ids, labels = torch.tensor([[1, 2, 3]]), torch.tensor([[-100, 5, -100]])
+    loss, logits = model.loss(ids, torch.ones_like(ids), labels), model(ids, torch.ones_like(ids))
+    torch.testing.assert_close(loss, cross_entropy(logits, labels))
 
 
 def test_loss_without_labels_is_zero_with_zero_gradients(model):

@@ -13,9 +13,11 @@ from minitransformer.inference.generation import stream_tokens
 from minitransformer.inference.prepacked import (
     MOST_ROWS,
     PrepackedLinear,
+    PrepackedTogether,
     evaluation_view,
     prepack,
 )
+from minitransformer.linear import together
 
 needs_onednn = pytest.mark.skipif(
     not (
@@ -149,6 +151,36 @@ def test_a_view_of_a_view_packs_nothing_twice(large):
     again = prepack(fast)
     for first, second in zip(prepacked_layers(fast), prepacked_layers(again), strict=True):
         assert second.prepacked is first.prepacked
+
+
+@needs_onednn
+@pytest.mark.parametrize("style", ["gpt2", "llama"])
+def test_layers_that_read_the_same_are_one(style):
+    model = DecoderOnly(Config(9, 512, num_layers=1, style=style, num_kv_heads=2)).eval()
+    view = prepack(model)
+    layer, plain = view.decoder.layers[0], model.decoder.layers[0]
+    joint = [m for m in (layer.attention, layer.feed_forward) if hasattr(m, "together")]
+    assert len(joint) == (2 if style == "llama" else 1)
+    assert all(isinstance(module.together, PrepackedTogether) for module in joint)
+    assert plain.attention.together is together  # the model itself is as it was
+    ours, theirs = layer.attention, plain.attention
+    layers = ours.query, ours.key, ours.value
+    x = torch.randn(4, 1, 512)
+    with torch.no_grad():
+        found = ours.together(x, layers)
+        wanted = torch.cat([f(x) for f in (theirs.query, theirs.key, theirs.value)], dim=-1)
+        assert_close(found, wanted, rtol=0, atol=1e-5)
+        assert_close(ours.together(x, layers[1:]), wanted[..., 512:], rtol=0, atol=1e-5)
+        for parameter in model.parameters():
+            parameter.zero_()
+        assert torch.equal(ours.together(x, layers), found)  # a snapshot
+        assert (ours.together(torch.randn(MOST_ROWS + 1, 512), layers) == 0).all()
+    ours.together(x, layers).sum().backward()
+    assert theirs.key.weight.grad is not None
+    theirs.key.register_forward_hook(lambda _, inputs, keys: keys + 1)
+    with torch.no_grad():
+        assert (ours.together(x, layers)[..., 512:768] == 1).all()
+    assert prepack(model).decoder.layers[0].attention.together is together
 
 
 # ---- generation with them ------------------------------------------------------------------------

@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from minitransformer.cache import Cache
-from minitransformer.contract import check_attention_mask
+from minitransformer.contract import check_attention_mask, may_read
+from minitransformer.data import pack
 from minitransformer.inference.prepacked import evaluation_view, prepack
+from minitransformer.loss import IGNORE_INDEX
 from minitransformer.models import DecoderOnly, EncoderDecoder
 
 ENDED = -1  # in place of a token, for a row that has ended
@@ -64,7 +66,7 @@ def generate(
     _check_options(max_new_tokens, temperature, top_k, top_p, num_beams)
     _check_prompts(model, attention_mask, max_new_tokens)
     # Nothing else runs until the last token is written, so the weights cannot change meanwhile.
-    text = _Text(prepack(model), input_ids, attention_mask, use_cache)
+    text = _Text(prepack(model), input_ids, attention_mask, max_new_tokens, use_cache)
     ends = _as_ids(eos_id, text.ids.device)
     if num_beams > 1:
         return _beam_search(text, max_new_tokens, ends, num_beams, length_penalty)
@@ -97,7 +99,7 @@ def stream_tokens(
     """
     _check_options(max_new_tokens, temperature, top_k, top_p)
     _check_prompts(model, attention_mask, max_new_tokens)
-    text = _Text(evaluation_view(model), input_ids, attention_mask, use_cache)
+    text = _Text(evaluation_view(model), input_ids, attention_mask, max_new_tokens, use_cache)
     ends = _as_ids(eos_id, text.ids.device)
     pick = partial(choose, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
     yield from _write(text, max_new_tokens, ends, pick)
@@ -136,6 +138,7 @@ class _Text:
         model: DecoderOnly | EncoderDecoder,
         input_ids: Tensor,
         attention_mask: Tensor,
+        max_new_tokens: int,
         use_cache: bool,
     ):
         self.model = model
@@ -146,21 +149,47 @@ class _Text:
             self.ids = input_ids.new_full((len(input_ids), 1), model.config.bos_id)
             self.mask = torch.ones_like(self.ids)
         self.start = self.ids.shape[1]  # where the new tokens begin
-        self.cache = Cache() if use_cache else None
+        self.cache = Cache(self.start + max_new_tokens) if use_cache else None
         self.read = 0  # columns that the cache holds
 
     def next_logits(self) -> Tensor:
         """(B,V), after the last real token of each row."""
-        new = self.ids[:, self.read :]
-        rows = torch.arange(len(new), device=new.device)
-        last = _last_real(self.mask[:, self.read :])
+        if isinstance(self.model, DecoderOnly) and self._is_ragged_prompt():
+            hidden = self._read_packed(self.model)
+        else:
+            new = self.ids[:, self.read :]
+            last = _last_real(self.mask[:, self.read :])
+            options = {"cache": self.cache, "at": last if new.shape[1] > 1 else None}
+            if isinstance(self.model, EncoderDecoder):
+                hidden = self.model.decode(new, self.mask, *self.source, **options)
+            else:
+                hidden = self.model.encode(new, self.mask, **options)
+            hidden = hidden.view(len(new), -1)
         if self.cache is not None:
             self.read = self.ids.shape[1]
-        if isinstance(self.model, EncoderDecoder):
-            hidden = self.model.decode(new, self.mask, *self.source, cache=self.cache)
-        else:
-            hidden = self.model.encode(new, self.mask, cache=self.cache)
-        return self.model.head(hidden[rows, last])
+        return self.model.head(hidden)
+
+    def _is_ragged_prompt(self) -> bool:
+        """Is a batch of prompts to be read that is better packed? A GPU would have to be asked."""
+        unread, real = self.cache is not None and self.read == 0, self.mask != 0
+        return unread and may_read(real) and not bool(real.all())
+
+    def _read_packed(self, model: DecoderOnly) -> Tensor:
+        """Last hidden states of the prompts, (B,d_model), for which no padding is computed."""
+        numbers = torch.arange(self.ids.numel()).view_as(self.ids)
+        rows, tokens = (
+            [row[real].tolist() for row, real in zip(x, self.mask != 0, strict=True)]
+            for x in (self.ids, numbers)
+        )
+        packed = pack(rows, max(map(len, rows)), labels=tokens)
+        is_token = packed.labels != IGNORE_INDEX
+        place = torch.zeros(self.ids.numel(), dtype=torch.int64)  # of each token in `packed`
+        place[packed.labels[is_token]] = is_token.flatten().nonzero().squeeze(1)
+        at = place[_last_real(self.mask)]
+        cache = Cache()
+        hidden = model.encode(packed.input_ids, packed.attention_mask, cache=cache, at=at)
+        self.cache.read_from(cache, place.view_as(self.ids))
+        return hidden
 
     def allowed(self, scores: Tensor) -> Tensor:
         """Scores (B,V) with -inf for what the model's config says is not written here."""
@@ -211,6 +240,7 @@ def _beam_search(
     """For each row, the best of the texts that ended; see `generate`. Beams are rows of `text`."""
     batch, device = len(text.ids), text.ids.device
     first_beam = num_beams * torch.arange(batch, device=device).unsqueeze(1)
+    logits = text.next_logits().repeat_interleave(num_beams, dim=0)  # each prompt is read once
     text.reorder(torch.arange(batch, device=device).repeat_interleave(num_beams))
     scores = torch.zeros(batch, num_beams, dtype=_score_dtype(device), device=device)
     scores[:, 1:] = -inf  # at first the beams of a row are one text
@@ -218,7 +248,7 @@ def _beam_search(
     going = torch.ones(batch, 1, dtype=torch.bool, device=device)
     for length in range(1, max_new_tokens + 1):
         count = num_beams * (1 + len(ends))  # enough that `num_beams` go on, should all others end
-        log_probabilities = text.next_logits().to(scores.dtype).log_softmax(dim=-1)
+        log_probabilities = logits.to(scores.dtype).log_softmax(dim=-1)
         best, beams, tokens = _likeliest(scores, text.allowed(log_probabilities), count)
         rows = first_beam + beams
         is_end = torch.isin(tokens, ends)
@@ -235,6 +265,7 @@ def _beam_search(
             break
         text.reorder(rows.gather(1, order).flatten())
         text.append(tokens.gather(1, order).flatten(), going.expand(-1, num_beams).flatten())
+        logits = text.next_logits()
     return _as_rows(ended.texts[:, 0])
 
 
@@ -287,9 +318,9 @@ def _as_rows(written: Tensor) -> list[Tensor]:
 
 
 def _last_real(mask: Tensor) -> Tensor:
-    """The index of each row's last real token, (batch, length) -> (batch,)."""
-    index = torch.arange(mask.shape[1], device=mask.device)
-    return (index * (mask != 0)).argmax(dim=1)
+    """Each row's last real token, (batch, length) -> (batch,) indices into (batch · length)."""
+    index = torch.arange(mask.numel(), device=mask.device).view_as(mask)
+    return index.gather(1, (index * (mask != 0)).argmax(dim=1, keepdim=True)).squeeze(1)
 
 
 def _as_ids(eos_id: EosId, device: torch.device) -> Tensor:

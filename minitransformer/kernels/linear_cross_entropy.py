@@ -10,6 +10,21 @@ from minitransformer.loss import IGNORE_INDEX, cross_entropy, mean_over
 LOGITS = 2**21  # held at a time: so many stay in a processor's cache, enough for its products
 
 
+def label_positions(labels: Tensor, shape: torch.Size) -> Tensor | None:
+    """Where there is a label, as indices into (B·T); None where values must not be looked at.
+
+    They are on the device of the labels: on the CPU, finding them makes no GPU wait.
+    Raises ValueError for labels that are not of this shape.
+    """
+    if labels.shape != shape:
+        raise ValueError(
+            f"labels must be {tuple(shape)}, one for each position, got {tuple(labels.shape)}"
+        )
+    if torch.compiler.is_compiling() or is_transformed(labels):
+        return None
+    return (labels.flatten() != IGNORE_INDEX).nonzero().squeeze(1)
+
+
 def head_loss(
     head: nn.Module, hidden: Tensor, labels: Tensor, num_labels: int | Tensor | None = None
 ) -> Tensor:
@@ -17,18 +32,14 @@ def head_loss(
 
     Shapes: hidden (..., d), labels (...) int64, on the CPU or where hidden is.
     """
-    if labels.shape != hidden.shape[:-1]:
-        raise ValueError(
-            f"labels must be {tuple(hidden.shape[:-1])}, one for each position, "
-            f"got {tuple(labels.shape)}"
-        )
-    if torch.compiler.is_compiling() or is_transformed(hidden, labels):  # no choice by values
+    at = label_positions(labels, hidden.shape[:-1])
+    if at is None or is_transformed(hidden):
         return cross_entropy(head(hidden), labels, num_labels=num_labels)
-    labels = labels.flatten()
-    chosen = (labels != IGNORE_INDEX).nonzero().squeeze(1)  # on the CPU, this makes no GPU wait
-    hidden = hidden.flatten(0, -2)[chosen.to(hidden.device, non_blocking=True)]
+    labels, hidden = labels.flatten(), hidden.flatten(0, -2)
+    if len(at) < len(labels):
+        labels, hidden = labels[at], hidden[at.to(hidden.device, non_blocking=True)]
     hidden, last = head.transform(hidden), head.projection
-    return linear_cross_entropy(hidden, last.weight, last.bias, labels[chosen], num_labels)
+    return linear_cross_entropy(hidden, last.weight, last.bias, labels, num_labels)
 
 
 def linear_cross_entropy(

@@ -1,15 +1,13 @@
 """The mask as a map of the work: which parts of queries × keys need to be computed at all.
 
-A mask is read once. Where the keys of some queries have nothing in common with the keys of those
-before, as between two documents, the rows are cut; what lies between two cuts is a block. Rows of a
-batch whose blocks are alike share them. A block that is not visible as a whole is cut once more,
-into strips of a few queries with the keys that any of them may see. What no strip covers is never
-touched. The same reading serves padding, causality, packed documents, windows and cross-attention,
-because all of them are masks.
+A mask is read once. Where queries see no key that others before them see, as between two documents,
+a row is cut; what lies between two cuts is a document. Documents of like sizes are computed
+together, wherever they stand in the batch, as a small padded batch of their own: a group. What sees
+nothing, and what nobody sees, is in no group, so it is never touched. The same reading serves
+padding, causality, packed documents, windows and cross-attention, because all of them are masks.
 """
 
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,178 +17,239 @@ from torch.nn import functional as F
 
 QUERIES = 128  # queries in a strip: fewer waste less, more are multiplied faster
 KEYS = 16  # neighboring keys that a strip takes or leaves together
-STRIP_COST = 20_000  # what a strip costs beside its scores, in scores (measured on a CPU)
-UNLIKE = 1.4  # what a score costs where blocks that are not alike are one, and need a mask
-LARGEST = 2**20  # scores that a strip of several rows holds: so many stay in a processor's cache
-
-
-class Block(NamedTuple):
-    """Some rows of the batch, some neighboring queries of theirs, and the keys that these see."""
-
-    rows: slice
-    queries: slice
-    keys: slice
-    unlike: bool = False  # was it joined from blocks of other queries or keys?
-
-    def scores(self, heads: int) -> int:
-        sizes = (part.stop - part.start for part in self[:3])
-        return heads * next(sizes) * next(sizes) * next(sizes)
-
-    def cost(self, heads: int) -> float:
-        """In scores."""
-        return self.scores(heads) * (UNLIKE if self.unlike else 1.0) + STRIP_COST
-
-    def join(self, other: "Block") -> "Block":
-        """The smallest block that holds both."""
-        pairs = zip(self[:3], other[:3], strict=True)
-        both = (slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in pairs)
-        alike = self[1:] == other[1:] and not self.unlike
-        return Block(*both, unlike=not alike)
+SHORT = 96  # keys up to which the plain formula beats torch's fused kernel (measured on a CPU)
+GROUP_COST = 20_000  # what a group costs beside its scores, in scores (measured on a CPU)
+LARGEST = 2**20  # scores that are held at a time: so many stay in a processor's cache
+FULL, CAUSAL, OTHER = range(3)  # each query of a document sees all its keys, its past, or else
 
 
 class Strip(NamedTuple):
-    """What is computed at once: a block with its mask, or a part of one."""
+    """What is computed at once: neighboring queries of some documents, and the keys they see."""
 
-    rows: slice  # of the batch
+    documents: slice  # of the group
     queries: slice
     keys: tuple[slice, ...]  # runs of neighboring keys, from left to right
-    allowed: Tensor | None = None  # (rows or 1, heads or 1, queries, keys) bool; None = every one
-    causal: bool = False  # is `allowed` the past of each query, in a square?
-    dead: Tensor | None = None  # (rows or 1, heads or 1, queries, 1) bool: they see no key here
-    unused: Tensor | None = None  # (rows or 1, heads or 1, keys, 1) bool: no query sees them here
+    hidden: Tensor | None = None  # (documents or 1, 1, queries or 1, keys) bool; None: no pair is
+    causal: bool = False  # is `hidden` the future of each query, in a square?
 
     @property
     def scores(self) -> int:
-        """How many scores of one head it holds, forbidden ones among them."""
-        size = (self.rows.stop - self.rows.start) * (self.queries.stop - self.queries.start)
-        return size * sum(run.stop - run.start for run in self.keys)
-
-    def is_all_of(self, query: Tensor, key: Tensor) -> bool:
-        sizes = query.shape[0], query.shape[2], key.shape[2]
-        return (self.rows, self.queries, *self.keys) == tuple(slice(0, size) for size in sizes)
+        """How many scores of one head it computes, hidden ones among them."""
+        documents, queries = (part.stop - part.start for part in (self.documents, self.queries))
+        return documents * queries * sum(run.stop - run.start for run in self.keys)
 
 
-Plan = list[Strip]  # what is in none of them is not computed
+class Group(NamedTuple):
+    """Documents side by side, each filled up to the longest with copies of its first token: as a
+    key these are hidden, as a query computed for nothing."""
+
+    queries: Tensor  # (documents, longest) indices into (batch · Q)
+    keys: Tensor  # (documents, longest) indices into (batch · K)
+    real: Tensor  # (documents, longest) bool: is the query no copy?
+    strips: list[Strip]
+
+
+class Plan(NamedTuple):
+    """What is computed, and which token stands where; None = the one group is the batch itself."""
+
+    groups: list[Group]
+    per_head: bool  # do heads differ? Then each head counts as a row of its own
+    queries: Tensor | None = None  # (n,) indices into (batch · Q), group after group
+    keys: Tensor | None = None  # (m,) indices into (batch · K)
+    back: Tensor | None = None  # (batch · Q,) indices into the n outputs; n = it is zero
+
+    @property
+    def scores(self) -> int:
+        return sum(strip.scores for group in self.groups for strip in group.strips)
 
 
 def make_plan(mask: Tensor, batch: int, heads: int, whole: bool = False) -> Plan:
     """Read a mask, (batch or 1, heads or 1, Q, K), for `batch` rows of `heads` heads each.
 
-    The borders of the blocks are read back to the CPU, and some numbers for each strip. `whole` is
-    for a kernel that holds no scores: blocks that are visible as a whole, or causal, stay whole.
+    Three numbers for each query and one for each key are read back to the CPU. `whole` is for a
+    kernel that holds no scores: documents that are full or causal are not cut into strips.
     """
-    seen = mask.any(dim=1)  # (batch or 1, Q, K): by some head
-    blocks = _blocks(seen, heads)
-    if len(mask) < batch:  # one for all rows
-        blocks = [block._replace(rows=slice(0, batch)) for block in blocks]
-    strips: Plan = []
-    for block in blocks:
-        if whole:
-            strip = _strip(mask, block.rows, block.queries, (block.keys,))
-            if strip.allowed is None or strip.causal:
-                strips.append(strip)
-                continue
-        strips += _cut(mask, seen, block, heads)
-    return strips
+    per_head = mask.shape[1] > 1
+    if per_head:
+        mask, batch, heads = rearrange(mask, "b h q k -> (b h) 1 q k"), batch * heads, 1
+    queries, keys, kinds = _documents(mask, batch)
+    groups = [
+        _group(mask, kind, queries.of(members), keys.of(members), heads, whole)
+        for kind, members in _alike(kinds, queries.lengths, keys.lengths, heads, whole)
+    ]
+    every_query, every_key = (torch.arange(batch * size) for size in mask.shape[2:])
+    taken = torch.cat([every_query[:0], *(group.queries.flatten() for group in groups)])
+    keys_taken = torch.cat([every_key[:0], *(group.keys.flatten() for group in groups)])
+    if len(groups) == 1 and taken.equal(every_query) and keys_taken.equal(every_key):
+        return Plan(groups, per_head)
+    real = torch.cat([taken[:0].bool(), *(group.real.flatten() for group in groups)])
+    back = torch.full_like(every_query, len(taken))
+    back[taken[real]] = real.nonzero().squeeze(1)
+    return Plan(groups, per_head, *(x.to(mask.device) for x in (taken, keys_taken, back)))
 
 
-def _blocks(seen: Tensor, heads: int) -> list[Block]:
-    """The blocks of (rows, Q, K), with those joined that cost less together."""
-    length = seen.shape[2]
-    if length == 0:
-        return []
-    alive, bits = seen.any(dim=2), seen.view(torch.uint8)
-    first = bits.argmax(dim=2).masked_fill(~alive, length)
-    last = (length - 1 - bits.flip(2).argmax(dim=2)).masked_fill(~alive, -1)
-    before = F.pad(last.cummax(dim=1).values, (1, 0), value=-1)[:, :-1]
-    cuts = (alive & (first > before)).tolist()
-    open_blocks: list[Block] = []  # of the rows above, which another row may still join
-    done: list[Block] = []
-    for row, numbers in enumerate(zip(cuts, first.tolist(), last.tolist(), strict=True)):
-        here = _blocks_of_row(row, *numbers, heads)
-        both = [a.join(b) for a, b in zip(open_blocks, here, strict=False)]
-        apart = sum(block.cost(heads) for block in open_blocks + here)
-        together = sum(block.cost(heads) for block in both)
-        disjoint = all(a.queries.stop <= b.queries.start for a, b in pairwise(both))
-        if here and len(open_blocks) == len(here) and disjoint and together <= apart:
-            open_blocks = both
-        else:
-            done += open_blocks
-            open_blocks = here
-    return done + open_blocks
+# ---- reading ---------------------------------------------------------------------------------
 
 
-def _blocks_of_row(
-    row: int, cuts: list[bool], first: list[int], last: list[int], heads: int
-) -> list[Block]:
-    """`first` and `last` key that each query sees (-1: it sees none), and where a block begins."""
-    borders = [*(query for query, cut in enumerate(cuts) if cut), len(cuts)]
-    blocks: list[Block] = []
-    for start, stop in pairwise(borders):
-        while last[stop - 1] < 0:  # dead ones at the end are in no block
-            stop -= 1
-        keys = slice(min(first[start:stop]), max(last[start:stop]) + 1)
-        block = Block(slice(row, row + 1), slice(start, stop), keys)
-        if blocks:
-            both = blocks[-1].join(block)
-            if both.cost(heads) <= blocks[-1].cost(heads) + block.cost(heads):
-                block = both
-                blocks.pop()
-        blocks.append(block)
-    return blocks
+class Side(NamedTuple):
+    """The queries, or the keys, of all documents, one behind the other."""
+
+    tokens: Tensor  # (n,) indices into (batch · length)
+    lengths: Tensor  # (documents,)
+
+    def of(self, documents: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Their tokens, (documents, longest), and which of these are no copies of the first."""
+        starts, lengths = self.lengths.cumsum(0) - self.lengths, self.lengths[documents]
+        place = torch.arange(int(lengths.max()))
+        real = place < lengths.unsqueeze(1)
+        return self.tokens[starts[documents].unsqueeze(1) + place * real], real
+
+    def repeated(self, times: int, size: int) -> "Side":
+        """The same for so many rows of `size` tokens."""
+        tokens = self.tokens + size * torch.arange(times).unsqueeze(1)
+        return Side(tokens.flatten(), self.lengths.repeat(times))
 
 
-def _cut(mask: Tensor, seen: Tensor, block: Block, heads: int) -> Iterator[Strip]:
-    """Strips of at most QUERIES queries, of so many rows that their scores stay in a cache."""
-    for top in range(block.queries.start, block.queries.stop, QUERIES):
-        queries = slice(top, min(top + QUERIES, block.queries.stop))
-        part = seen[block.rows if len(seen) > 1 else slice(None), queries, block.keys]
-        keys = _runs(_tiles(part.flatten(0, 1).any(dim=0)), block.keys)
-        if not keys:
-            continue
-        each = Block(slice(0, 1), queries, slice(0, sum(run.stop - run.start for run in keys)))
-        rows = max(1, LARGEST // each.scores(heads))
-        for start in range(block.rows.start, block.rows.stop, rows):
-            stop = min(start + rows, block.rows.stop)
-            yield _strip(mask, slice(start, stop), queries, keys)
+def _documents(mask: Tensor, batch: int) -> tuple[Side, Side, list[int]]:
+    """The documents of (batch or 1, 1, Q, K): their queries, their keys, and of what kind each is.
+
+    Their keys are disjoint: what begins one lies behind all that was seen before it.
+    """
+    rows, _, num_queries, num_keys = mask.shape
+    seen = mask.squeeze(1)
+    if seen.numel() == 0:
+        nothing = torch.zeros(0, dtype=torch.int64)
+        return Side(nothing, nothing), Side(nothing, nothing), []
+    bits, used = seen.view(torch.uint8), seen.any(dim=1).cpu()
+    first, last = bits.argmax(dim=2), num_keys - 1 - bits.flip(2).argmax(dim=2)
+    count, first, last = torch.stack((seen.sum(dim=2), first, last)).cpu()
+    alive = count > 0
+    ahead = first.masked_fill(~alive, num_keys).flip(1).cummin(dim=1).values.flip(1)
+    before = F.pad(last.masked_fill(~alive, -1).cummax(dim=1).values, (1, -1), value=-1)
+    row, query = (alive & (ahead > before)).nonzero(as_tuple=True)
+    queries = _side(row * num_queries + query, alive)
+    keys = _side(row * num_keys + ahead[row, query], used)
+
+    def rank(side: Side) -> Tensor:  # of each token in its document
+        starts = side.lengths.cumsum(0) - side.lengths
+        return torch.arange(len(side.tokens)) - starts.repeat_interleave(side.lengths)
+
+    key_rank = torch.zeros(rows * num_keys, dtype=torch.int64)
+    key_rank[keys.tokens] = rank(keys)
+    count, last = count.flatten()[queries.tokens], last.flatten()[queries.tokens]
+    last = key_rank[queries.tokens // num_queries * num_keys + last]
+    document = torch.arange(len(row)).repeat_interleave(queries.lengths)
+
+    def all_of(condition: Tensor) -> Tensor:  # for all queries of a document
+        return ~torch.zeros(len(row), dtype=torch.bool).index_fill(0, document[~condition], True)
+
+    is_full = all_of(count == keys.lengths[document])
+    is_causal = all_of((count == rank(queries) + 1) & (last == rank(queries)))
+    is_causal &= queries.lengths == keys.lengths
+    kinds = torch.where(is_full, FULL, torch.where(is_causal, CAUSAL, OTHER))
+    copies = batch // rows
+    sides = queries.repeated(copies, rows * num_queries), keys.repeated(copies, rows * num_keys)
+    return *sides, kinds.tolist() * copies
 
 
-def _tiles(keys: Tensor) -> list[bool]:
-    """(K,) bool, which keys are wanted -> which tiles of KEYS keys are."""
-    keys = F.pad(keys, (0, -len(keys) % KEYS))
-    return rearrange(keys, "(tiles keys) -> tiles keys", keys=KEYS).any(dim=1).tolist()
+def _side(begins: Tensor, there: Tensor) -> Side:
+    """What is there, (rows, length) bool, cut at the indices at which a document begins."""
+    tokens = there.flatten().nonzero().squeeze(1)
+    borders = torch.searchsorted(tokens, begins)
+    return Side(tokens, borders.diff(append=borders.new_tensor([len(tokens)])))
 
 
-def _runs(tiles: list[bool], keys: slice) -> tuple[slice, ...]:
-    """The tiles of these keys that are wanted, as few runs of neighbors as there are."""
-    runs: list[slice] = []
-    for tile, wanted in enumerate(tiles):
-        if wanted:
-            start = keys.start + tile * KEYS
-            stop = min(start + KEYS, keys.stop)
-            if runs and runs[-1].stop == start:
-                start = runs.pop().start
-            runs.append(slice(start, stop))
-    return tuple(runs)
+# ---- grouping --------------------------------------------------------------------------------
 
 
-def _strip(mask: Tensor, rows: slice, queries: slice, keys: tuple[slice, ...]) -> Strip:
-    part = mask[rows if len(mask) > 1 else slice(None), :, queries]
-    strip, allowed = Strip(rows, queries, keys), joined(part, keys, dim=3)
-    if allowed.all():
-        return strip
-    if allowed.shape[2] == allowed.shape[3]:
-        past = torch.ones_like(allowed[:1, :1]).tril()
-        if (allowed == past).all():
-            return strip._replace(allowed=past, causal=True)
-    unused = ~allowed.any(dim=2).unsqueeze(-1)
-    if unused.any():
-        strip = strip._replace(unused=unused)
-    dead = ~allowed.any(dim=3, keepdim=True)
-    if dead.any():  # they may look anywhere: what comes of it is thrown away
-        strip = strip._replace(dead=dead)
-        allowed = allowed | dead
-    return strip._replace(allowed=allowed)
+def _alike(
+    kinds: list[int], num_queries: Tensor, num_keys: Tensor, heads: int, whole: bool
+) -> Iterator[tuple[int, list[int]]]:
+    """Which documents are computed together: from the largest on, until a new group costs less."""
+    sizes = list(zip(kinds, num_keys.tolist(), num_queries.tolist(), strict=True))
+    order = sorted(range(len(sizes)), key=sizes.__getitem__, reverse=True)
+    start = 0
+    while start < len(order):
+        kind, most_keys, most_queries = sizes[order[start]]
+        needed, stop = 0, start
+        while stop < len(order) and sizes[order[stop]][0] == kind:
+            _, keys, queries = sizes[order[stop]]
+            longest = max(most_queries, queries)
+            needed += heads * queries * keys
+            scores = heads * (stop - start + 1) * longest * most_keys
+            held = most_keys <= SHORT if whole else longest <= QUERIES
+            if stop > start and (scores - needed > GROUP_COST or (held and scores > LARGEST)):
+                break
+            most_queries = longest
+            stop += 1
+        yield kind, order[start:stop]
+        start = stop
+
+
+def _group(
+    mask: Tensor,
+    kind: int,
+    queries: tuple[Tensor, Tensor],
+    keys: tuple[Tensor, Tensor],
+    heads: int,
+    whole: bool,
+) -> Group:
+    """The documents with these queries and keys, each with what is real of them (see `Side.of`)."""
+    (tokens, real), (key_tokens, seen) = queries, keys
+    hidden = None
+    if kind == CAUSAL:
+        hidden = torch.ones(1, 1, *tokens.shape[1:] * 2, dtype=torch.bool).triu(1).to(mask.device)
+    elif kind == OTHER:
+        hidden = _hidden(mask, tokens, key_tokens, seen)
+    elif not seen.all():
+        hidden = ~rearrange(seen, "n k -> n 1 1 k").to(mask.device)
+    sizes = slice(0, len(tokens)), slice(0, tokens.shape[1]), (slice(0, seen.shape[1]),)
+    group = Group(tokens, key_tokens, real, [Strip(*sizes, hidden, kind == CAUSAL)])
+    if tokens.shape[1] <= QUERIES or (whole and kind != OTHER):
+        return group
+    return group._replace(strips=[*_cut(*group.strips, heads)])
+
+
+def _hidden(mask: Tensor, queries: Tensor, keys: Tensor, seen: Tensor) -> Tensor:
+    """(documents or 1, 1, queries, keys) bool: what the mask (rows, 1, Q, K) forbids, or a copy."""
+    rows, _, num_queries, num_keys = mask.shape
+    queries, keys = queries % (rows * num_queries), keys % num_keys
+    if (queries == queries[0]).all():  # one document, in all rows of a mask that is one for all
+        queries, keys, seen = queries[:1], keys[:1], seen[:1]
+    allowed = mask.flatten(0, 2)[queries.flatten().to(mask.device)].unflatten(0, queries.shape)
+    if not (seen.all() and keys.shape[1] == num_keys):
+        keys = keys.unsqueeze(1).expand(-1, queries.shape[1], -1)
+        allowed = allowed.gather(2, keys.to(mask.device)) & seen.unsqueeze(1).to(mask.device)
+    return ~allowed.unsqueeze(1)
+
+
+def _cut(whole: Strip, heads: int) -> Iterator[Strip]:
+    """Strips of at most QUERIES queries, of so many documents that their scores stay in a cache."""
+    (keys,) = whole.keys
+    for top in range(0, whole.queries.stop, QUERIES):
+        queries = slice(top, min(top + QUERIES, whole.queries.stop))
+        runs, hidden = (keys,), whole.hidden
+        if hidden is not None:
+            hidden = hidden.expand(-1, -1, whole.queries.stop, -1)[:, :, queries]
+            runs = _runs(~hidden.flatten(0, 2).all(dim=0))
+            hidden = joined(hidden, runs, dim=3)
+        rows = whole.documents.stop
+        each = Strip(slice(0, 1), queries, runs)
+        step = max(1, LARGEST // (heads * each.scores))
+        for start in range(0, rows, step):
+            documents = slice(start, min(start + step, rows))
+            here = hidden if hidden is None or len(hidden) == 1 else hidden[documents]
+            if here is not None and not here.any():
+                here = None
+            yield Strip(documents, queries, runs, here)
+
+
+def _runs(wanted: Tensor) -> tuple[slice, ...]:
+    """The tiles of KEYS keys in which one is wanted, (K,) bool, as few runs as there are."""
+    tiles = F.pad(wanted, (0, -len(wanted) % KEYS)).view(-1, KEYS).any(dim=1)
+    borders = F.pad(tiles.int(), (1, 1)).diff().nonzero().flatten().tolist()
+    pairs = zip(borders[::2], borders[1::2], strict=True)
+    return tuple(slice(KEYS * a, min(KEYS * b, len(wanted))) for a, b in pairs)
 
 
 def joined(x: Tensor, runs: tuple[slice, ...], dim: int) -> Tensor:

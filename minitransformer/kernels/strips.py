@@ -3,19 +3,19 @@
 Three formulas for one strip, from the plainest to the fastest; what is around them is the same.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from math import inf
 from typing import Any
 
 import torch
-from einops import repeat
+from einops import rearrange, repeat
 from torch import Tensor
 from torch.nn import functional as F
 
 from minitransformer.contract import at_least_float32, may_read
 from minitransformer.kernels.kernel import Kernel
-from minitransformer.kernels.plan import Plan, Strip, joined, make_plan
+from minitransformer.kernels.plan import SHORT, Group, Plan, Strip, joined, make_plan
 from minitransformer.kernels.sdpa import SdpaMask, compute_sdpa, sdpa_mask
 
 # (query, key, value, strip) -> output, with the part of each tensor that is in the strip
@@ -29,16 +29,18 @@ def _plain(query: Tensor, key: Tensor, value: Tensor, strip: Strip) -> Tensor:
     """softmax(Q Kᵀ / √d) V, in the lines of `scaled_dot_product_attention`."""
     query, key = at_least_float32(query) / query.shape[-1] ** 0.5, at_least_float32(key)
     scores = query @ key.mT
-    if strip.allowed is not None:
-        scores = scores.masked_fill(~strip.allowed, float("-inf"))
+    if strip.hidden is not None:
+        scores = scores.masked_fill(strip.hidden, float("-inf"))
     return scores.softmax(dim=-1).to(value.dtype) @ value
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, strip: Strip) -> Tensor:
-    """torch's own fused kernel, which never holds its scores."""
-    if strip.causal:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=strip.allowed)
+    """torch's own fused kernel, which never holds its scores; on a CPU it is slow where few are."""
+    if key.shape[2] <= SHORT and key.device.type == "cpu":
+        return _plain(query, key, value, strip)
+    if strip.causal or strip.hidden is None:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=strip.causal)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=~strip.hidden)
 
 
 def _online(query: Tensor, key: Tensor, value: Tensor, strip: Strip) -> Tensor:
@@ -56,8 +58,8 @@ def _online(query: Tensor, key: Tensor, value: Tensor, strip: Strip) -> Tensor:
     for start in range(0, key.shape[2], BLOCK):
         keys = slice(start, start + BLOCK)
         scores = query @ at_least_float32(key[:, :, keys]).mT
-        if strip.allowed is not None:
-            scores = scores.masked_fill(~strip.allowed[..., keys], float("-inf"))
+        if strip.hidden is not None:
+            scores = scores.masked_fill(strip.hidden[..., keys], float("-inf"))
         before, highest = highest, torch.maximum(highest, scores.detach().amax(-1, keepdim=True))
         level = highest.masked_fill(highest == float("-inf"), 0.0)  # nothing to see so far
         powers, shrink = (scores - level).exp(), (before - level).exp()
@@ -67,21 +69,21 @@ def _online(query: Tensor, key: Tensor, value: Tensor, strip: Strip) -> Tensor:
 
 
 class _ByStrips(torch.autograd.Function):
-    """The strips put together; backward, each is a small graph of its own.
+    """The strips of a group put together; backward, each is a small graph of its own.
 
     One graph of slices would do, but the gradient of each slice would be as large as the whole.
     """
 
     @staticmethod
-    def forward(ctx, query, key, value, plan: Plan, formula: Formula, keep: bool) -> Tensor:
+    def forward(ctx, query, key, value, strips: list[Strip], formula: Formula, keep: bool):
         ctx.save_for_backward(query, key, value)
-        ctx.plan, ctx.formula, ctx.graphs = plan, formula, {}
+        ctx.strips, ctx.formula, ctx.graphs = strips, formula, {}
         size = (len(query), query.shape[2], query.shape[1], value.shape[3])
-        output = value.new_zeros(size).transpose(1, 2)  # as the output projection will read it
+        output = value.new_empty(size).transpose(1, 2)  # as the output projection will read it
         keep = keep and any(ctx.needs_input_grad)
-        for number, strip in enumerate(plan):
+        for number, strip in enumerate(strips):
             inputs, result = _strip_of(strip, formula, query, key, value, keep)
-            output[strip.rows, :, strip.queries] = result.detach()
+            output[strip.documents, :, strip.queries] = result.detach()
             if keep:
                 ctx.graphs[number] = inputs, result
         return output
@@ -91,16 +93,17 @@ class _ByStrips(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         whole = ctx.saved_tensors
         d_query, d_key, d_value = gradients = [torch.zeros_like(x) for x in whole]
-        for number, strip in enumerate(ctx.plan):
+        for number, strip in enumerate(ctx.strips):
             graph = ctx.graphs.pop(number, None)  # used up: the next time it is computed again
             inputs, result = graph or _strip_of(strip, ctx.formula, *whole, graph=True)
-            parts = torch.autograd.grad(result, inputs, gradient[strip.rows, :, strip.queries])
-            d_query[strip.rows, :, strip.queries] = parts[0]
+            towards = gradient[strip.documents, :, strip.queries]
+            parts = torch.autograd.grad(result, inputs, towards)
+            d_query[strip.documents, :, strip.queries] = parts[0]
             for total, part in zip((d_key, d_value), parts[1:], strict=True):
                 place = 0
                 for run in strip.keys:
                     length = run.stop - run.start
-                    total[strip.rows, :, run] += part.narrow(2, place, length)
+                    total[strip.documents, :, run] += part.narrow(2, place, length)
                     place += length
         return (*gradients, None, None, None)
 
@@ -110,27 +113,13 @@ def _strip_of(
 ) -> tuple[list[Tensor], Tensor]:
     """A strip's inputs and its output, with the graph from one to the other where wanted."""
     parts = (
-        query[strip.rows, :, strip.queries],
-        joined(key[strip.rows], strip.keys, dim=2),
-        joined(value[strip.rows], strip.keys, dim=2),
+        query[strip.documents, :, strip.queries],
+        joined(key[strip.documents], strip.keys, dim=2),
+        joined(value[strip.documents], strip.keys, dim=2),
     )
     with torch.set_grad_enabled(graph):
         inputs = [part.detach().requires_grad_(graph) for part in parts]
-        return inputs, _compute(strip, formula, *inputs)
-
-
-def _compute(strip: Strip, formula: Formula, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """The output for what is in the strip."""
-    shared = query.shape[1] // key.shape[1]
-    if shared > 1:
-        key, value = (repeat(x, "b h k d -> b (h g) k d", g=shared) for x in (key, value))
-    if strip.unused is not None:  # zeros, for 0 · NaN is NaN
-        key, value = (x.masked_fill(strip.unused, 0.0) for x in (key, value))
-    if strip.dead is not None:
-        query = query.masked_fill(strip.dead, 0.0)
-    with torch.autocast(query.device.type, enabled=False):
-        output = formula(query, key, value, strip)
-    return output if strip.dead is None else output.masked_fill(strip.dead, 0.0)
+        return inputs, formula(*inputs, strip)
 
 
 # ---- the kernels -----------------------------------------------------------------------------
@@ -145,13 +134,59 @@ def compute(
     plan: Plan | SdpaMask,
     finite: bool,
 ) -> Tensor:
-    """The formula for every strip. Gradients of gradients are the reference's business."""
+    """The formula for every group. Gradients of gradients are the reference's business."""
     if isinstance(plan, SdpaMask):
         return compute_sdpa(query, key, value, plan, finite)
-    keep = query.shape[1] * sum(strip.scores for strip in plan) <= most_kept
-    if keep and len(plan) == 1 and plan[0].is_all_of(query, key):
-        return _compute(plan[0], formula, query, key, value)
-    return _ByStrips.apply(query, key, value, plan, formula, keep)
+    heads = query.shape[1]
+    keep = heads * plan.scores <= most_kept
+    if plan.per_head:
+        key, value = (_for_heads(x, heads) for x in (key, value))
+        query, key, value = (rearrange(x, "b h t d -> (b h) 1 t d") for x in (query, key, value))
+    if plan.back is None:
+        output = _attend(plan.groups[0], formula, keep, query, key, value)
+    else:
+        inputs = zip(
+            plan.groups,
+            _take(query, plan.queries, [group.queries.shape for group in plan.groups]),
+            _take(key, plan.keys, [group.keys.shape for group in plan.groups]),
+            _take(value, plan.keys, [group.keys.shape for group in plan.groups]),
+            strict=True,
+        )
+        outputs = [_attend(group, formula, keep, *parts) for group, *parts in inputs]
+        output = _put_back(outputs, plan.back, query, value)
+    return rearrange(output, "(b h) 1 t d -> b h t d", h=heads) if plan.per_head else output
+
+
+def _take(x: Tensor, tokens: Tensor, shapes: list[torch.Size]) -> Iterator[Tensor]:
+    """Of x (B,H,T,D) some tokens -> for each group (documents, H, longest, D).
+
+    As a lookup in a table, of which gradients are added up: what `Embedding` is good at.
+    """
+    rows = F.embedding(tokens, rearrange(x, "b h t d -> (b t) (h d)"))
+    for part, shape in zip(rows.split([shape.numel() for shape in shapes]), shapes, strict=True):
+        yield part.view(*shape, x.shape[1], x.shape[3]).transpose(1, 2)
+
+
+def _put_back(outputs: list[Tensor], back: Tensor, query: Tensor, value: Tensor) -> Tensor:
+    """The outputs of the groups, each at its token; zeros where a query sees nothing."""
+    rows = [rearrange(output, "n h q d -> (n q) (h d)") for output in outputs]
+    nothing = value.new_zeros(1, query.shape[1] * value.shape[3])
+    rows = F.embedding(back, torch.cat([*rows, nothing]))
+    return rearrange(rows, "(b q) (h d) -> b h q d", b=len(query), h=query.shape[1])
+
+
+def _attend(group: Group, formula: Formula, keep: bool, *inputs: Tensor) -> Tensor:
+    query, key, value = inputs
+    key, value = _for_heads(key, query.shape[1]), _for_heads(value, query.shape[1])
+    if keep and len(group.strips) == 1:
+        return formula(query, key, value, group.strips[0])
+    return _ByStrips.apply(query, key, value, group.strips, formula, keep)
+
+
+def _for_heads(x: Tensor, heads: int) -> Tensor:
+    """(b, kv heads, k, d) -> (b, heads, k, d): each serves its neighboring query heads."""
+    group = heads // max(x.shape[1], 1)
+    return repeat(x, "b h k d -> b (h g) k d", g=group) if group > 1 else x
 
 
 compute_tiled = partial(compute, _plain, MOST_KEPT)
@@ -161,7 +196,7 @@ compute_online = partial(compute, _online, -1)
 
 def compute_auto(query: Tensor, key: Tensor, value: Tensor, plan: Any, finite: bool) -> Tensor:
     """As `compute_fused`; on a CPU half precision trains in float32, where torch's is slow."""
-    if query.dtype.itemsize >= 4 or not torch.is_grad_enabled() or not isinstance(plan, list):
+    if query.dtype.itemsize >= 4 or not torch.is_grad_enabled() or isinstance(plan, SdpaMask):
         return compute_fused(query, key, value, plan, finite)
     output = compute_fused(query.float(), key.float(), value.float(), plan, finite)
     return output.to(value.dtype)
@@ -170,10 +205,9 @@ def compute_auto(query: Tensor, key: Tensor, value: Tensor, plan: Any, finite: b
 def plan_strips(
     mask: Tensor, batch: int, heads: int, dtype: torch.dtype, whole: bool = False
 ) -> Plan | SdpaMask:
-    """The strips of a mask; a single query, as in each step of generation, is not worth any."""
-    if mask.shape[2] == 1:
-        return sdpa_mask(mask, batch, heads, dtype)
-    return make_plan(mask, batch, heads, whole)
+    """The plan of a mask; a single query, as in each step of generation, is not worth one."""
+    plan = None if mask.shape[2] == 1 else make_plan(mask, batch, heads, whole)
+    return plan if plan and plan.groups else sdpa_mask(mask, batch, heads, dtype)
 
 
 def plan_auto(mask: Tensor, *rest: Any) -> Plan | SdpaMask:

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from minitransformer.attention import MultiHeadAttention
 from minitransformer.contract import at_least_float32, check_integer
-from minitransformer.layers import Embedding, Stack
+from minitransformer.embedding import Embedding
+from minitransformer.layers import Stack
 
 PROJECTIONS = ("query", "key", "value", "output")
 
