@@ -57,7 +57,7 @@ def documents(lengths: Sequence[int], vocab_size: int, seed: int) -> list[list[i
 def causal_batches(lengths: Sequence[int], seed: int) -> tuple[Batch, Batch]:
     """The same documents packed, in rows as long as the longest, and padded."""
     rows = documents(lengths, Size.vocab_size, seed)
-    batches = mt.pack(rows, max(lengths)), mt.pad(rows)
+    batches = mt.pack(rows), mt.pad(rows)
     packed, padded = (
         Batch(b.input_ids, b.attention_mask, mt.next_token_labels(b.input_ids, b.attention_mask))
         for b in batches
@@ -80,7 +80,7 @@ def masked_batches(lengths: Sequence[int], seed: int) -> tuple[Batch, Batch]:
     rows, row_labels = (
         [row[:n].tolist() for row, n in zip(x, lengths, strict=True)] for x in (ids, labels)
     )
-    return mt.pack(rows, max(lengths), labels=row_labels), mt.pad(rows, labels=row_labels)
+    return mt.pack(rows, labels=row_labels), mt.pad(rows, labels=row_labels)
 
 
 def pair_batches(count: int, seed: int) -> tuple[PairBatch, PairBatch]:
