@@ -216,11 +216,11 @@ def _lay_out(
         raise ValueError(f"side must be 'left' or 'right', got {side!r}")
 
     def tensor(columns: list[list[int]], filler: int) -> Tensor:
-        filled = []
+        filled: list[int] = []
         for bin in bins:
             tokens = [token for i in bin for token in columns[i]]
             filler_tokens = [filler] * (length - len(tokens))
-            filled.append(filler_tokens + tokens if side == "left" else tokens + filler_tokens)
+            filled += filler_tokens + tokens if side == "left" else tokens + filler_tokens
         return torch.tensor(filled, dtype=torch.int64).reshape(len(bins), length)
 
     number = {i: n for bin in bins for n, i in enumerate(bin, 1)}  # of each document in its row
