@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
@@ -214,6 +214,16 @@ def name_of(dtype: torch.dtype) -> str:
 
 def median(values: list[float]) -> float:
     return statistics.median(values)
+
+
+def entrants(groups: Sequence[dict]) -> list[str]:
+    """The names of all that any of the groups has compared."""
+    return list(dict.fromkeys(row["name"] for group in groups for row in group["rows"]))
+
+
+def median_of(group: dict, name: str) -> float | None:
+    """Seconds of an entrant, if the group has it."""
+    return next((median(row["seconds"]) for row in group["rows"] if row["name"] == name), None)
 
 
 def _processor() -> str:
