@@ -26,7 +26,16 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its profiler warns at e
 
 import torch
 from benchmark_parts.measure import Bench, machine, measure_ceiling, operators, where_time_goes
-from benchmark_parts.report import heading, in_short, machine_line, table, tables, write
+from benchmark_parts.report import (
+    heading,
+    in_short,
+    machine_line,
+    milliseconds,
+    name_of_run,
+    table,
+    tables,
+    write,
+)
 from benchmark_parts.sections import SECTIONS, our_steps
 from tqdm import tqdm
 
@@ -53,11 +62,12 @@ def main() -> None:
         groups = []
         for group in SECTIONS[name](bench):
             groups.append(group)
-            tqdm.write(in_short(group), file=sys.stderr)
-        tqdm.write(f"{heading(name)}\n\n{tables(groups)}")
+            tqdm.write(milliseconds(group), file=sys.stderr)
+        section = {"machine": about, "ceiling": ceiling, "groups": groups}
+        short = in_short({name_of_run(about): {name: section}})
+        tqdm.write(f"{heading(name)}\n\n{tables(groups)}\n{short}")
         sys.stdout.flush()
         if options.write:  # after each section: a run that is cut short leaves what it has
-            section = {"machine": about, "ceiling": ceiling, "groups": groups}
             page = write(NOTEBOOKS, name, section)
             tqdm.write(f"wrote {page}\n")
 

@@ -140,7 +140,8 @@ def _picture_name(run: str, section: str) -> str:
 
 def markdown(runs: dict[str, dict]) -> str:
     """For each section what it measures, then the tables of each machine."""
-    parts = [INTRODUCTION, f"## In short\n\n{in_brief(runs)}"]
+    one_thread = {name: run for name, run in runs.items() if name.endswith(", 1 thread")}
+    parts = [INTRODUCTION, f"## In short\n\n{in_short(one_thread)}"]
     for name in SECTIONS:
         there = {run: sections[name] for run, sections in runs.items() if name in sections}
         if there:
@@ -156,9 +157,8 @@ def markdown(runs: dict[str, dict]) -> str:
 # ---- in short ----------------------------------------------------------------------------------
 
 
-def in_brief(runs: dict[str, dict]) -> str:
+def in_short(runs: dict[str, dict]) -> str:
     """A line for each piece of work and whom it is beside, a column for each machine."""
-    runs = {name: run for name, run in runs.items() if name.endswith(", 1 thread")}
     found: dict[tuple[str, ...], dict[str, tuple[float, str]]] = {}
     for name, (run, sections) in product(SECTIONS, runs.items()):
         for group in sections[name]["groups"] if name in sections else ():
@@ -202,7 +202,7 @@ def goals(title: str, ours: str) -> dict[str, float | None]:
     return next(wanted, {})
 
 
-def in_short(group: Group) -> str:
+def milliseconds(group: Group) -> str:
     rows = (f"{r['name']} {_milliseconds(median(r['seconds']))} ms" for r in group["rows"])
     return f"{group['title']}: {'; '.join(rows)}"
 
