@@ -19,7 +19,7 @@ from statistics import median
 
 import torch
 from benchmark_parts.measure import machine
-from benchmark_parts.report import write
+from benchmark_parts.report import write_page
 from tqdm import tqdm
 
 from minitransformer import Config
@@ -64,7 +64,7 @@ def main() -> None:
     print(page)
     if options.write:
         PAGE.write_text(page, encoding="utf-8")
-        write(PAGE.parent, "cpu, 1 thread", {})  # benchmark.md has the table, too
+        write_page(PAGE.parent)  # benchmark.md has the table, too
 
 
 def run(model: str, way: str, steps: int) -> float:

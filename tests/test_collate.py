@@ -597,6 +597,12 @@ def test_rows_that_are_too_long_are_cut_where_that_is_wanted():
     assert batch.labels.shape == (2, 2)
 
 
+def test_packed_rows_are_as_long_as_the_longest_example_by_default():
+    batch = collate_packed([[5], [6, 7, 8], [4, 3]])
+    assert batch.attention_mask.tolist() == [[1, 1, 1], [1, 1, 2]]
+    assert batch.labels.tolist() == [[7, 8, -100], [3, -100, -100]]
+
+
 # ---- the conformance suite, data loaders, data sets ----------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """From lists to tensors without losing, breaking or inventing a token; and the labels."""
 
 import random
+from bisect import bisect_right
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from minitransformer import (
     padding_mask,
     scaled_dot_product_attention,
 )
+from minitransformer.data import batches
 
 PAD, BOS, EOS, VOCABULARY = 9, 1, 2, 50
 ROWS = [[5, 6], [7, 8, 4, 3], [], [6]]
@@ -153,6 +155,13 @@ def test_pack_by_hand():
     assert torch.equal(batch.labels, torch.tensor([[1, 2, 3, 4], [5, 6, -100, -100]]))
 
 
+def test_pack_makes_rows_as_long_as_the_longest_document_by_default():
+    batch = pack([[5], [6, 7, 8], [4, 3]])
+    assert torch.equal(batch.attention_mask, torch.tensor([[1, 1, 1], [1, 1, 2]]))
+    assert torch.equal(batch.input_ids, torch.tensor([[6, 7, 8], [4, 3, 5]]))
+    assert pack([[], []]).input_ids.shape == pack([]).input_ids.shape == (0, 0)
+
+
 def test_pack_fills_with_zero_by_default():
     assert torch.equal(pack([[5, 6]], length=3).input_ids, torch.tensor([[5, 6, 0]]))
     assert pack([[5, 6]], length=3).labels is None
@@ -193,6 +202,34 @@ def test_pack_fills_realistic_rows():
         batch = pack(rows, length=512)
         assert fill(batch.attention_mask) >= 0.95
         assert (batch.attention_mask != 0).sum() == sum(map(len, rows))
+
+
+def test_rows_as_long_as_the_longest_document_are_as_full_as_longer_ones():
+    """Where lengths are long-tailed; the mask of a row twice as long is four times as large."""
+    for seed in range(3):
+        rows = [[7] * n for n in realistic_lengths(seed, count=256, longest=512)]
+        shortest = fill(pack(rows).attention_mask)
+        assert shortest >= fill(pack(rows, length=1024).attention_mask) - 0.01
+
+
+@pytest.mark.parametrize(
+    "pack_some", [pack, lambda rows: pack_pairs(rows, rows, 512, BOS, EOS)], ids=["rows", "pairs"]
+)
+def test_to_pack_more_documents_takes_no_more_for_each(pack_some, monkeypatch):
+    """The list of those that are left is searched, and moved up, at each that is taken."""
+    searched = []
+
+    def search(lengths, room):
+        searched.append(len(lengths))
+        return bisect_right(lengths, room)
+
+    monkeypatch.setattr(batches, "bisect_right", search)
+    totals = []
+    for count in (2_000, 4_000):
+        searched.clear()
+        pack_some([[7] * n for n in realistic_lengths(0, count, longest=512)])
+        totals.append(sum(searched))
+    assert 0 < totals[1] < 2.1 * totals[0]
 
 
 # ---- pairs ---------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Tokenizers: the library's ids, our padding."""
 
 import json
+import tracemalloc
 
 import pytest
 import torch
@@ -36,6 +37,27 @@ def test_a_trained_vocabulary_is_as_large_as_asked_and_always_the_same(tokenizer
         "bpe": ["<pad>", "<s>", "</s>", "<unk>", "<mask>"],
         "wordpiece": ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"],
     }[kind]]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_to_learn_a_vocabulary_the_texts_are_not_copied(kind):
+    texts = [f"{' '.join(TEXTS)} {i}" for i in range(4_000)]
+    tracemalloc.start()
+    Tokenizer.train(texts, 400, kind)
+    most = tracemalloc.get_traced_memory()[1]  # of what Python allocates, strings among it
+    tracemalloc.stop()
+    assert most < sum(map(len, texts)) / 4
+
+
+def test_the_letters_of_wordpiece_are_those_of_the_texts_as_it_reads_them():
+    texts = ["ΟΔΟΣ É e\u0301 각 ﬁ İ 中文\t\0x", "\u0323\u0301q\u0307\u0323"]
+    tokenizer = Tokenizer.train(texts, 100, "wordpiece")
+    read = "".join(map(tokenizer.tokenizer.normalizer.normalize_str, texts))
+    letters = sorted(set(read) - {" "})
+    assert tokenizer.names(range(5, 5 + 2 * len(letters))) == [
+        *letters,
+        *(f"##{letter}" for letter in letters),
+    ]
 
 
 def test_two_texts_are_one_row_of_two_segments(tokenizer):

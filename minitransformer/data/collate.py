@@ -121,10 +121,11 @@ def collate_pairs(
     return pad_pairs(sources, targets, bos_id, eos_id, pad_id, side)
 
 
-def collate_packed(examples: Examples, length: int, pad_id: int = 0) -> Batch:
+def collate_packed(examples: Examples, length: int | None = None, pad_id: int = 0) -> Batch:
     """For a decoder: several examples a row, each of which sees, and predicts, itself only.
 
-    attention_mask numbers them (see `pack`). Labels that are given count as in `collate_lm`.
+    attention_mask numbers them, and without `length` rows are as long as the longest example (see
+    `pack`). Labels that are given count as in `collate_lm`.
     """
     return _predict_next(pack(length=length, pad_id=pad_id, **_columns(examples)))
 

@@ -116,7 +116,7 @@ class Tokenizer:
         """The characters of `texts` that no token stands for, sorted."""
         if self.unk_id is None:
             return []
-        characters = sorted(set("".join(texts)))
+        characters = sorted(set[str]().union(*texts))
         rows = self.encode(characters, add_special=False)
         return [c for c, row in zip(characters, rows, strict=True) if self.unk_id in row]
 
@@ -234,7 +234,8 @@ def _train_wordpiece(library: Any, texts: list[str], vocab_size: int, special: l
         return tokenizer
 
     tokenizer = make({})
-    letters = sorted(set("".join(map(tokenizer.normalizer.normalize_str, texts)).replace(" ", "")))
+    characters = sorted(set[str]().union(*texts))  # what becomes of one asks for no neighbor
+    letters = sorted(set(tokenizer.normalizer.normalize_str("".join(characters))) - {" "})
     known = [*special, *letters, *(f"##{letter}" for letter in letters)]
     if vocab_size < len(known):
         raise ValueError(

@@ -63,4 +63,4 @@ class Vocabulary:
 
     def unknown(self, texts: Sequence[str]) -> list[str]:
         """The characters of `texts` that are not known, sorted."""
-        return sorted(set("".join(texts)) - set(self.characters))
+        return sorted(set[str]().union(*texts) - set(self.characters))

@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
 Run = Callable[[], object]
@@ -42,7 +43,9 @@ class Bench:
 
     @property
     def dtypes(self) -> tuple[torch.dtype, ...]:
-        return (torch.float32,) if self.quick else (torch.float32, torch.bfloat16)
+        """bfloat16 is left out where the machine is slow in it: it has no ceiling then."""
+        half = () if self.quick or "bfloat16" not in self.ceiling else (torch.bfloat16,)
+        return (torch.float32, *half)
 
     def compare(
         self, title: str, runs: Mapping[str, Run], warm_up: int = 1, share: float = 1.0
@@ -105,17 +108,37 @@ def peak_mib(run: Run, device: torch.device) -> float:
 
 
 def where_time_goes(run: Run, device: torch.device, top: int = 10) -> list[dict]:
-    """The operators that take most of the time themselves, with their shares of it."""
+    """The operators that take most of the time themselves, with their seconds and shares of it."""
     on_cuda = device.type == "cuda"
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
     trace = _profiled(run, activities=kinds)
     own = "self_device_time_total" if on_cuda else "self_cpu_time_total"
-    operators = sorted(trace.key_averages(), key=lambda op: getattr(op, own), reverse=True)
-    total = sum(getattr(op, own) for op in operators)
+    found = [(getattr(op, own) / 1e6, op) for op in trace.key_averages()]
+    found.sort(key=lambda one: one[0], reverse=True)
+    total = sum(spent for spent, _ in found)
     return [
-        {"operator": op.key, "calls": op.count, "share": getattr(op, own) / total}
-        for op in operators[:top]
+        {"operator": op.key, "calls": op.count, "seconds": spent, "share": spent / total}
+        for spent, op in found[:top]
     ]
+
+
+class Operators(TorchDispatchMode):
+    """Counts the operators that torch dispatches inside of a `with`, views among them."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def operators(run: Run) -> int:
+    """How many operators torch dispatches in one run, backward among them."""
+    with Operators() as seen:
+        run()
+    return seen.count
 
 
 def _profiled(run: Run, **options: Any) -> profile:
@@ -133,18 +156,30 @@ def _profiled(run: Run, **options: Any) -> profile:
 
 
 def measure_ceiling(device: torch.device) -> dict[str, float]:
-    """What the machine can do at best: GFLOP/s of a large matrix product, GB/s of a copy."""
+    """What the machine can do at best: GFLOP/s of a large matrix product, GB/s of a copy.
+
+    Without units for bfloat16 a product in it takes minutes: it is left out then.
+    """
     size = 8192 if device.type == "cuda" else 2048
-    found = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        square = torch.randn(size, size, device=device).to(dtype)
-        best = _best(partial(torch.mm, square, square, out=torch.empty_like(square)), device)
-        found[name_of(dtype)] = 2 * size**3 / best / 1e9
+    found = {"float32": _speed(torch.float32, size, device)}
+    small = [_speed(dtype, 512, device) for dtype in (torch.float32, torch.bfloat16)]
+    if small[0] < FAR_SLOWER * small[1]:
+        found["bfloat16"] = _speed(torch.bfloat16, size, device)
     source = torch.ones(2**26, device=device)  # 256 MiB: no cache holds it
     target = torch.empty_like(source)
     moved = 2 * source.numel() * source.element_size()  # read and written
     found["copy"] = moved / _best(lambda: target.copy_(source), device) / 1e9
     return found
+
+
+FAR_SLOWER = 4.0  # so many times slower than float32, bfloat16 is for no one
+
+
+def _speed(dtype: torch.dtype, size: int, device: torch.device) -> float:
+    """GFLOP/s of a product of two square matrices."""
+    square = torch.randn(size, size, device=device).to(dtype)
+    product = torch.empty_like(square)
+    return 2 * size**3 / _best(partial(torch.mm, square, square, out=product), device) / 1e9
 
 
 def _best(run: Run, device: torch.device) -> float:
@@ -179,6 +214,16 @@ def name_of(dtype: torch.dtype) -> str:
 
 def median(values: list[float]) -> float:
     return statistics.median(values)
+
+
+def entrants(groups: Sequence[dict]) -> list[str]:
+    """The names of all that any of the groups has compared."""
+    return list(dict.fromkeys(row["name"] for group in groups for row in group["rows"]))
+
+
+def median_of(group: dict, name: str) -> float | None:
+    """Seconds of an entrant, if the group has it."""
+    return next((median(row["seconds"]) for row in group["rows"] if row["name"] == name), None)
 
 
 def _processor() -> str:

@@ -1,29 +1,33 @@
-"""Results as tables and pictures. Everything here is made from what stands in results.json."""
+"""Results as a page of tables. Everything here is made from the files of raw numbers, which each
+machine has for itself: benchmark/intel-xeon-1-thread.json."""
 
 import inspect
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from benchmark_parts.measure import median
+from benchmark_parts.measure import FAR_SLOWER, entrants, median, median_of
+from benchmark_parts.pictures import picture
 from benchmark_parts.sections import SECTIONS, Group
-from minitransformer.visualize import GRID, INK, LINES, PALE, save
+from minitransformer.visualize import save
 
 INTRODUCTION = """\
 # Benchmark, measured
 
-`python scripts/benchmark.py --write` makes this page: all entrants in one process, in turns,
-medians over the rounds. *By* says how many times as fast as the entrant with 1.00 × one is. The
-optimizer is torch's fused AdamW for all; batches are made ahead, for all. *Loss*: mean over the
-labels of a batch that no step saw, after as many steps, from equally distributed weights.
-*Tokens* are real ones, no padding. *MiB*: what torch's allocator holds at the worst moment above
-what it held before; scratch memory of MKL and oneDNN is not counted. *Ceiling*: the operations
-that a step cannot do without (for real tokens, True entries and labels) per second, as a share of
-those of a large matrix product in the same run and dtype.
+`python scripts/benchmark.py --write` makes this page, of this machine's numbers and of those that
+other machines left beside it: all entrants in one process, in turns, medians over the rounds. *By*
+says how many times as fast as the entrant with 1.00 × one is; *ours by* is against the fastest of
+the others. The optimizer is torch's fused AdamW for all; batches are made ahead, for all. *Loss*:
+mean over the labels of a batch that no step saw, after as many steps, from equally distributed
+weights. *Tokens* are real ones, no padding. *MiB*: what torch's allocator holds at the worst moment
+above what it held before; scratch memory of MKL and oneDNN is not counted. *Ceiling*: the
+operations that a step cannot do without (for real tokens, True entries and labels) per second, as a
+share of those of a large matrix product in the same run and dtype.
+
+In short: how many times as fast as others ours is; where the number is bold, theirs is faster. Of
+attention the worst of all lengths, forward alone and with backward.
 """
 TRIED = """\
 ## What was tried
@@ -58,32 +62,52 @@ What did not:
 Not done: to compute the last layer of an encoder only at the tokens that have a label. It would
 save some of a masked language model's step and need a second way through the layers.
 """
-COLOURS = (*LINES, "#b5495b", "#4f8f9c")
-BRIEF = {"table": "forward and backward", "length": 1024}  # of attention alone, in short
+FASTEST = "the fastest"
+# Work, as its title begins, and which of ours -> beside whom -> how many times as fast is the goal.
+GOALS: dict[tuple[str, str], dict[str, float | None]] = {
+    ("masked language model, ragged", "ours, packed"): {
+        "torch nn.TransformerEncoder": 4.0,
+        "transformers ModernBERT": 2.5,
+        FASTEST: None,
+    },
+    ("causal language model, dense", "ours"): {FASTEST: 1.05},
+    ("causal language model, ragged", "ours, packed"): {FASTEST: 2.3},
+    ("pairs of 10 to 60 tokens", "ours, packed"): {FASTEST: 2.0},
+    ("pairs of 10 to 60 tokens", "ours, padded"): {FASTEST: 1.0},
+    ("the main job's dates", "ours, packed"): {FASTEST: 1.5},
+    ("generation, GPT-2, 48", "ours"): {FASTEST: 1.2},
+    ("generation, GPT-2", "ours"): {FASTEST: 1.5},
+    ("generation, Llama, 48", "ours"): {FASTEST: 1.2},
+    ("generation, Llama", "ours"): {FASTEST: 1.35},
+    ("attention", "ours"): {FASTEST: 1.0},
+}
 
 
 # ---- files -------------------------------------------------------------------------------------
 
 
-def merge(results: dict, run: str, sections: dict[str, dict]) -> dict:
-    """Results in which the sections just measured replace their older selves, and only those."""
-    merged = {name: dict(old) for name, old in results.items()}
-    merged[run] = dict(sorted((merged.get(run, {}) | sections).items()))
-    return dict(sorted(merged.items()))
-
-
-def write(folder: Path, run: str, sections: dict[str, dict]) -> Path:
-    """benchmark.md, and beside it a folder with results.json and the pictures of this run."""
-    page, data = folder / "benchmark.md", folder / "benchmark" / "results.json"
+def write(folder: Path, name: str, section: dict) -> Path:
+    """Put a section just measured in place of this machine's older one, and of that alone; then
+    make its picture, and the page."""
+    run = name_of_run(section["machine"])
+    data = folder / "benchmark" / f"{_slug(run)}.json"
     data.parent.mkdir(exist_ok=True)
     known = json.loads(data.read_text(encoding="utf-8")) if data.exists() else {}
-    results = merge(known, run, sections)
-    for name, section in sections.items():
-        figure = picture(f"{heading(name)}, {run}", section["groups"])
-        if figure is not None:
-            save(figure, data.parent / _picture_name(run, name))
-    data.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    text = markdown(results) + several_processes(folder / "scaling.md")
+    known = dict(sorted((known | {name: section}).items()))
+    data.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    figure = picture(f"{heading(name)}, {run}", section["groups"])
+    if figure is not None:
+        save(figure, data.with_name(_picture_name(run, name)))
+    return write_page(folder)
+
+
+def write_page(folder: Path) -> Path:
+    """benchmark.md, of what lies beside it: the numbers of each machine, and scaling.md."""
+    page = folder / "benchmark.md"
+    files = [json.loads(f.read_text(encoding="utf-8")) for f in folder.glob("benchmark/*.json")]
+    runs = {name_of_run(next(iter(one.values()))["machine"]): one for one in files}
+    runs = dict(sorted(runs.items(), key=lambda run: (run[0].endswith("threads"), run[0])))
+    text = markdown(runs) + several_processes(folder / "scaling.md")
     page.write_text(text, encoding="utf-8")
     return page
 
@@ -97,46 +121,88 @@ def several_processes(page: Path) -> str:
     return "\n".join(["", "## Several processes", "", where, "", *rows, ""]) if rows else ""
 
 
-def markdown(results: dict) -> str:
-    parts = [INTRODUCTION, *(f"## In short\n\n{in_brief(run)}" for run in _first(results))]
-    for run, sections in results.items():
-        parts.append(f"## {run.replace('cpu', 'CPU').replace('cuda', 'CUDA')}\n")
-        for name, section in sections.items():
-            parts += [f"### {heading(name)}\n", machine_line(section)]
-            parts.append(inspect.getdoc(SECTIONS[name]) + "\n")
+def name_of_run(machine: dict[str, str]) -> str:
+    """The processor and its threads, or the GPU: what the numbers of a run are filed under."""
+    if machine["device"] != "cpu":
+        return machine["device"]
+    processor = re.sub(r"\(\w+\)|\bProcessor\b", "", machine["processor"])
+    threads = "1 thread" if machine["threads"] == "1" else f"{machine['threads']} threads"
+    return f"{' '.join(processor.split())}, {threads}"
+
+
+def _slug(name: str) -> str:
+    return "-".join(re.findall(r"\w+", name.lower()))
+
+
+def _picture_name(run: str, section: str) -> str:
+    return f"{section}-{_slug(run)}.png"
+
+
+def markdown(runs: dict[str, dict]) -> str:
+    """For each section what it measures, then the tables of each machine."""
+    one_thread = {name: run for name, run in runs.items() if name.endswith(", 1 thread")}
+    parts = [INTRODUCTION, f"## In short\n\n{in_short(one_thread)}"]
+    for name in SECTIONS:
+        there = {run: sections[name] for run, sections in runs.items() if name in sections}
+        if there:
+            parts += [f"## {heading(name)}\n", inspect.getdoc(SECTIONS[name]) + "\n"]
+        for run, section in there.items():
+            parts += [f"### {name}. {run}\n", machine_line(section)]
             if picture("", section["groups"]) is not None:
                 parts.append(f"![{heading(name)}](benchmark/{_picture_name(run, name)})\n")
             parts.append(tables(section["groups"]))
     return "\n".join([*parts, TRIED])
 
 
-def _first(results: dict) -> list[dict]:
-    """The run on one thread of a CPU, which the README quotes, if there is one."""
-    return [sections for run, sections in results.items() if run == "cpu, 1 thread"]
+# ---- in short ----------------------------------------------------------------------------------
 
 
-def in_brief(sections: dict[str, dict]) -> str:
-    """For each piece of work how many times as fast as each of the others ours is: ratios only."""
-    lines = []
-    for section in sections.values():
-        for group in section["groups"]:
-            row = {"table": group.get("table"), **group.get("row", {})}
-            alone = "table" in group
-            if not group["rows"] or (alone and any(row.get(k) != v for k, v in BRIEF.items())):
+def in_short(runs: dict[str, dict]) -> str:
+    """A line for each piece of work and whom it is beside, a column for each machine."""
+    found: dict[tuple[str, ...], dict[str, tuple[float, str]]] = {}
+    for name, (run, sections) in product(SECTIONS, runs.items()):
+        for group in sections[name]["groups"] if name in sections else ():
+            for line, ratio, said in _compared(group):
+                cells = found.setdefault(line, {})
+                cells[run] = min(cells.get(run, (ratio, said)), (ratio, said))
+    lines = [[*line, *(_times(cells.get(run)) for run in runs)] for line, cells in found.items()]
+    return table(["work", "beside", "goal", *runs], lines)
+
+
+def _times(found: tuple[float, str] | None) -> str:
+    if found is None:
+        return ""
+    ratio, said = found
+    return (f"{ratio:.2f} ×" if ratio >= 0.995 else f"**{ratio:.2f} ×**") + said
+
+
+def _compared(group: Group) -> Iterator[tuple[tuple[str, ...], float, str]]:
+    """Of a group: its line in short (work, beside whom, goal), the ratio, and what to say of it."""
+    mask = group.get("row", {}).get("mask")
+    if not group["rows"] or ("table" in group and mask is None):  # cost, which is not compared
+        return
+    title = group["title"] if mask is None else f"attention, {mask}"
+    rows = {row["name"]: median(row["seconds"]) for row in group["rows"]}
+    others = [name for name in rows if not name.startswith("ours")]
+    for ours in (name for name in rows if name.startswith("ours")):
+        for beside, goal in goals(title, ours).items():
+            peer = min(others, key=rows.__getitem__) if beside == FASTEST else beside
+            if peer not in rows:
                 continue
-            ours, *others = group["rows"]
-            best = median(ours["seconds"])
-            ratios = [
-                f"{other['name']} {median(other['seconds']) / best:.2f} ×"
-                for other in others
-                if not other["name"].startswith("ours")
-            ]
-            title = f"attention, {group['title']}" if alone else group["title"]
-            lines.append([title, ", ".join(ratios)])
-    return _table(["work", "times as fast as"], lines)
+            said = f" {peer}" * (beside == FASTEST)
+            said += f", {group['table']}, length {group['row']['length']}" if mask else ""
+            layout = ours.removeprefix("ours")
+            line = (title + layout * (", " in ours), beside, f"{goal:g} ×" if goal else "")
+            yield line, rows[peer] / rows[ours], said
 
 
-def in_short(group: Group) -> str:
+def goals(title: str, ours: str) -> dict[str, float | None]:
+    """Beside whom one of ours is put, and how many times as fast it is to be; {} if it is not."""
+    wanted = (g for (work, who), g in GOALS.items() if title.startswith(work) and who == ours)
+    return next(wanted, {})
+
+
+def milliseconds(group: Group) -> str:
     rows = (f"{r['name']} {_milliseconds(median(r['seconds']))} ms" for r in group["rows"])
     return f"{group['title']}: {'; '.join(rows)}"
 
@@ -150,15 +216,12 @@ def machine_line(section: dict) -> str:
         f"{what} {value / threads:,.0f} {'GB/s' if what == 'copy' else 'GFLOP/s'}"
         for what, value in ceiling.items()
     )
-    return f"*{about}. Ceiling{each}: {best}.*\n"
+    left_out = f"; bfloat16 is left out, {FAR_SLOWER:g} times slower or more"
+    return f"*{about}. Ceiling{each}: {best}{left_out * ('bfloat16' not in ceiling)}.*\n"
 
 
 def heading(name: str) -> str:
     return f"{name}. {SECTIONS[name].__name__.replace('_', ' ').capitalize()}"
-
-
-def _picture_name(run: str, name: str) -> str:
-    return "-".join([name, *re.findall(r"\w+", run)]) + ".png"
 
 
 # ---- tables ------------------------------------------------------------------------------------
@@ -171,7 +234,7 @@ def tables(groups: Sequence[Group]) -> str:
         if "table" in group:
             common.setdefault(group["table"], []).append(group)
         else:
-            parts += [f"**{group['title']}**\n", _table_of_entrants(group)]
+            parts += [f"**{group['title']}**\n", _table_ofentrants(group)]
     for title, members in common.items():
         parts += [f"**{title}**\n", _table_of_groups(members)]
     absent = {(name, why) for g in groups for name, why in g.get("absent", {}).items()}
@@ -179,10 +242,10 @@ def tables(groups: Sequence[Group]) -> str:
     return "\n".join(parts)
 
 
-def _table_of_entrants(group: Group) -> str:
+def _table_ofentrants(group: Group) -> str:
     if not group["rows"]:
         return ""
-    base = _seconds(group, group["baseline"])
+    base = median_of(group, group["baseline"])
     columns = {
         "parameters": lambda r: f"{r['parameters'] / 1e6:.2f} M",
         "loss": lambda r: f"{r['loss']:.3f}",
@@ -201,7 +264,7 @@ def _table_of_entrants(group: Group) -> str:
         for row in group["rows"]
         for seconds in [median(row["seconds"])]
     ]
-    text = _table(header, lines)
+    text = table(header, lines)
     if "profile" in group:
         operators = [f"`{op['operator']}` {op['share']:.0%}" for op in group["profile"]]
         text += f"\nWhere the time of {group['rows'][0]['name']} goes: {', '.join(operators)}.\n"
@@ -209,7 +272,7 @@ def _table_of_entrants(group: Group) -> str:
 
 
 def _table_of_groups(groups: Sequence[Group]) -> str:
-    names = _entrants(groups)
+    names = entrants(groups)
     header = [*groups[0]["row"], *(f"{name}, ms" for name in names)]
     ideal = "ideal" in groups[0]
     header += ["ideal, ms"] * ideal + ["ours by"] + [f"{name}, MiB" for name in names]
@@ -218,28 +281,21 @@ def _table_of_groups(groups: Sequence[Group]) -> str:
     for group in groups:
         rows = {row["name"]: row for row in group["rows"]}
         cells = [_cell(value) for value in group["row"].values()]
-        cells += [_milliseconds(_seconds(group, name)) for name in names]
+        cells += [_milliseconds(median_of(group, name)) for name in names]
         cells += [_milliseconds(group["ideal"])] if ideal else []
-        cells += [f"{_seconds(group, group['baseline']) / _seconds(group, 'ours'):.2f} ×"]
+        fastest = min(median(row["seconds"]) for name, row in rows.items() if name != "ours")
+        cells += [f"{fastest / median_of(group, 'ours'):.2f} ×"]
         cells += [f"{rows[name]['peak_mib']:,.0f}" if name in rows else "" for name in names]
         if "difference" in rows["ours"]:
             cells.append(f"{rows['ours']['difference']:.0e}")
         lines.append(cells)
-    return _table(header, lines)
+    return table(header, lines)
 
 
-def _table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
+def table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
     header = list(header)
     rows = [header, ["---"] * len(header), *lines]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def _entrants(groups: Sequence[Group]) -> list[str]:
-    return list(dict.fromkeys(row["name"] for group in groups for row in group["rows"]))
-
-
-def _seconds(group: Group, name: str) -> float | None:
-    return next((median(row["seconds"]) for row in group["rows"] if row["name"] == name), None)
 
 
 def _milliseconds(seconds: float | None) -> str:
@@ -248,129 +304,3 @@ def _milliseconds(seconds: float | None) -> str:
 
 def _cell(value: str | float) -> str:
     return f"{value:.0%}" if isinstance(value, float) else str(value)
-
-
-# ---- pictures ----------------------------------------------------------------------------------
-
-
-def picture(title: str, groups: Sequence[Group]) -> Figure | None:
-    groups = [group for group in groups if group["rows"]]
-    if not groups:
-        return None
-    return (_lines if "table" in groups[0] else _bars)(title, groups)
-
-
-def _bars(title: str, groups: Sequence[Group]) -> Figure:
-    """How many times as fast as the baseline: a panel for each group, a bar for each entrant."""
-    columns = min(2, len(groups))
-    rows = -(-len(groups) // columns)
-    height = 0.6 + 0.3 * max(len(group["rows"]) for group in groups)
-    figure = _figure(title, 5.5 * columns, rows * height + 0.4)
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, group in zip(panels, groups, strict=False):
-        base = _seconds(group, group["baseline"])
-        names = [row["name"] for row in group["rows"]][::-1]
-        values = [base / _seconds(group, name) for name in names]
-        colours = [LINES[0] if name.startswith("ours") else PALE for name in names]
-        bars = axes.barh(names, values, color=colours, height=0.7)
-        axes.bar_label(bars, [f"{v:.2f} ×" for v in values], padding=3, fontsize=8, color=INK)
-        axes.axvline(1, color=INK, linewidth=0.8, linestyle=":")
-        axes.set_xlim(0, max(values) * 1.15)
-        axes.set_title(group["title"], loc="left", fontsize=9, color=INK)
-        _plain(axes)
-        axes.grid(visible=False)
-        axes.tick_params(bottom=False, left=False, labelbottom=False)
-        axes.spines["bottom"].set_visible(False)
-    for axes in panels[len(groups) :]:
-        axes.remove()
-    return figure
-
-
-def _lines(title: str, groups: Sequence[Group]) -> Figure:
-    """Against length or padding. Where there are several masks, a column for each of them and time
-    as a ratio to the baseline's; else a column for each table, time, and what would be ideal."""
-    relative = "mask" in groups[0]["row"]
-    columns: dict[str, list[Group]] = {}
-    for group in groups:
-        columns.setdefault(group["row"]["mask"] if relative else group["table"], []).append(group)
-    kinds = list(dict.fromkeys(group["table"] for group in groups)) if relative else [None]
-    figure = _figure(title, 2.9 * max(len(columns), 3), 2.5 * (len(kinds) + 1) + 0.6)
-    shared = "row" if relative else False
-    grid = figure.subplots(len(kinds) + 1, len(columns), squeeze=False, sharey=shared)
-    colours = dict(zip(["ours", *_others(groups)], COLOURS, strict=False))
-    for place, (name, column) in enumerate(columns.items()):
-        for axes, kind in zip(grid[:, place], kinds, strict=False):
-            chosen = [g for g in column if kind in (None, g["table"])]
-            label = f"{kind}:\ntimes as fast as SDPA" if relative else "ms"
-            _draw(axes, chosen, "speed" if relative else "ms", colours)
-            axes.set_ylabel(label if place == 0 else "", fontsize=8, color=INK)
-        last = [g for g in column if g["table"] == column[-1]["table"]]
-        _draw(grid[-1, place], last, "MiB", colours)
-        grid[-1, place].set_ylabel("peak MiB" if place == 0 else "", fontsize=8, color=INK)
-        grid[0, place].set_title(
-            f"mask: {name}" if relative else name, loc="left", fontsize=9, color=INK
-        )
-        x = "length" if "length" in column[0]["row"] else "padding"
-        grid[-1, place].set_xlabel(x, fontsize=8, color=INK)
-    found = {
-        label: h for a in grid.flat for h, label in zip(*a.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(
-        found.values(), found, loc="outside lower left", ncols=6, frameon=False, fontsize=8,
-        labelcolor=INK,
-    )  # fmt: skip
-    return figure
-
-
-def _draw(axes: Axes, groups: Sequence[Group], what: str, colours: dict[str, str]) -> None:
-    key = "length" if "length" in groups[0]["row"] else "padding"
-    for name, colour in colours.items():
-        points = []
-        for group in groups:
-            rows = {row["name"]: row for row in group["rows"]}
-            if name in rows:
-                seconds = median(rows[name]["seconds"])
-                value = {
-                    "ms": seconds * 1000,
-                    "speed": _seconds(group, group["baseline"]) / seconds,
-                    "MiB": max(rows[name]["peak_mib"], 0.1),
-                }[what]
-                points.append((group["row"][key], value))
-        if points:
-            width = 2.0 if name == "ours" else 1.2
-            axes.plot(*zip(*points, strict=True), "o-", ms=3.5, lw=width, color=colour, label=name)
-    if what == "ms" and "ideal" in groups[0]:
-        ideal = [(group["row"][key], group["ideal"] * 1000) for group in groups]
-        axes.plot(*zip(*ideal, strict=True), "--", lw=1.2, color=PALE, label="ideal")
-    if what == "speed":
-        axes.set_yscale("log", base=2)
-        axes.axhline(1, color=INK, linewidth=0.8, linestyle=":")
-    _plain(axes)
-    if key == "length":
-        axes.set_xscale("log", base=2)
-        if what != "speed":
-            axes.set_yscale("log", base=2 if what == "MiB" else 10)
-        lengths = [group["row"]["length"] for group in groups]
-        axes.set_xticks(lengths, [str(length) for length in lengths])
-        axes.minorticks_off()
-    else:
-        axes.xaxis.set_major_formatter("{x:.0%}")
-        axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter("{x:g}")
-
-
-def _others(groups: Sequence[Group]) -> list[str]:
-    return [name for name in _entrants(groups) if name != "ours"]
-
-
-def _figure(title: str, width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    figure.suptitle(title, x=0, ha="left", fontsize=11, color=INK)
-    return figure
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set(color=PALE)
-    axes.grid(color=GRID, linewidth=0.6)
-    axes.tick_params(which="both", color=PALE, labelcolor=INK, labelsize=8)

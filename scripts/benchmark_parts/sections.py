@@ -1,7 +1,7 @@
 """What is measured. Each function is a section of the report and its docstring the text above it.
 
 A section returns groups: entrants that were compared with each other, each with its seconds, and
-what else there is to say about it. A group is plain data, as it stands in results.json.
+what else there is to say about it. A group is plain data, as it stands in the files of raw numbers.
 """
 
 import math
@@ -20,6 +20,8 @@ from benchmark_parts import peers
 from benchmark_parts.measure import Bench, Run, median, name_of, where_time_goes
 from benchmark_parts.peers import Builder, Size, initialise
 from minitransformer.data import Batch, PairBatch
+from minitransformer.inference.generation import stream_tokens
+from minitransformer.inference.prepacked import prepack
 from minitransformer.kernels import attention_kernel
 
 FIRST_WORD, MASK = 5, 3  # smaller ids are special tokens
@@ -57,7 +59,7 @@ def documents(lengths: Sequence[int], vocab_size: int, seed: int) -> list[list[i
 def causal_batches(lengths: Sequence[int], seed: int) -> tuple[Batch, Batch]:
     """The same documents packed, in rows as long as the longest, and padded."""
     rows = documents(lengths, Size.vocab_size, seed)
-    batches = mt.pack(rows, max(lengths)), mt.pad(rows)
+    batches = mt.pack(rows), mt.pad(rows)
     packed, padded = (
         Batch(b.input_ids, b.attention_mask, mt.next_token_labels(b.input_ids, b.attention_mask))
         for b in batches
@@ -80,7 +82,11 @@ def masked_batches(lengths: Sequence[int], seed: int) -> tuple[Batch, Batch]:
     rows, row_labels = (
         [row[:n].tolist() for row, n in zip(x, lengths, strict=True)] for x in (ids, labels)
     )
-    return mt.pack(rows, max(lengths), labels=row_labels), mt.pad(rows, labels=row_labels)
+    return mt.pack(rows, labels=row_labels), mt.pad(rows, labels=row_labels)
+
+
+def masked_lengths(quick: bool) -> list[int]:
+    return ragged_lengths(8 if quick else 32, Size.max_length, 0.5)
 
 
 def pair_batches(count: int, seed: int) -> tuple[PairBatch, PairBatch]:
@@ -188,7 +194,7 @@ def masked_language_model(bench: Bench) -> Iterator[Group]:
     Forward, backward and AdamW's step. Ours is given the documents packed, as our users would,
     and once padded; the others are given padded batches and their own masks."""
     size = Size()
-    lengths = ragged_lengths(8 if bench.quick else 32, size.max_length, 0.5)
+    lengths = masked_lengths(bench.quick)
     batches = [masked_batches(lengths, seed) for seed in range(4)]
     labels = int((batches[1][PADDED].labels != -100).sum())
     flop = needed_flop(size, lengths, labels, causal=False)
@@ -240,63 +246,75 @@ def encoder_decoder(bench: Bench) -> Iterator[Group]:
     if find_spec("babel") is None:
         yield {"title": title, "rows": [], "absent": {"all": "babel is not installed"}}
         return
+    size, dates = date_batches(9)
+    yield compare_training(bench, title, ours, theirs, size, dates)
+
+
+def date_batches(count: int) -> tuple[Size, list[tuple[PairBatch, PairBatch]]]:
+    """The main job's model, and batches packed and padded."""
     from minitransformer.training.tasks import DatesTask
 
     task = DatesTask()
     dates = [
         (task.batch(0, step, 128, packed=True), task.batch(0, step, 128, packed=False))
-        for step in range(9)
+        for step in range(count)
     ]
-    size = Size(len(task.vocabulary), d_model=96, num_layers=1, num_heads=4, max_length=64)
-    yield compare_training(bench, title, ours, theirs, size, dates)
+    return Size(len(task.vocabulary), d_model=96, num_layers=1, num_heads=4, max_length=64), dates
 
 
 # ---- generation --------------------------------------------------------------------------------
 
 
 def generation(bench: Bench) -> Iterator[Group]:
-    """16 ragged prompts of 8 to 64 tokens, 128 new ones for each, greedy, with a cache; 6 layers,
-    width 512, random weights, the same on both sides. Where tokens differ, two of them were
-    equally likely up to rounding, and what follows follows from that."""
-    new, layers, width = (16, 2, 256) if bench.quick else (128, 6, 512)
+    """16 ragged prompts of 8 to 64 tokens, 128 new ones for each and once 48, greedy, with a cache;
+    6 layers, width 512, random weights, the same on both sides. Where tokens differ, two of them
+    were equally likely up to rounding, and what follows follows from that."""
     for family in ("GPT-2", "Llama"):
         title = f"generation, {family}"
         try:
-            theirs = _generator(family, layers, width).to(bench.device)
+            theirs, ours, batch = generators(bench, family)
         except ImportError as error:
             yield {"title": title, "rows": [], "absent": {"all": f"{error.name} is not installed"}}
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            theirs.save_pretrained(folder)
-            ours = mt.load_pretrained(folder).to(bench.device)
-        generator = torch.Generator().manual_seed(0)
-        lengths = torch.randint(8, 65, (16,), generator=generator).tolist()
-        prompts = documents(lengths, Size.vocab_size, 0)
-        batch = mt.pad(prompts, side="left").to(bench.device)  # the only side that theirs takes
+        for new in (16,) if bench.quick else (128, 48):
+            named = title if new != 48 else f"{title}, 48 tokens"
+            yield compare_generation(bench, named, theirs, ours, batch, new)
 
-        def with_ours(model=ours, batch=batch):
-            return torch.stack(mt.generate(model, batch.input_ids, batch.attention_mask, new))
 
-        def with_theirs(cache, model=theirs, batch=batch):
-            start = batch.input_ids.shape[1]
-            options = {"max_new_tokens": new, "do_sample": False, "pad_token_id": 0}
-            ids, mask = batch.input_ids, batch.attention_mask
-            return model.generate(
-                ids, attention_mask=mask, cache_implementation=cache, eos_token_id=None, **options
-            )[:, start:]
+def generators(bench: Bench, family: str) -> tuple[nn.Module, mt.DecoderOnly, Batch]:
+    """Theirs, ours with the same weights, and prompts."""
+    theirs = _generator(family, *((2, 256) if bench.quick else (6, 512))).to(bench.device)
+    with tempfile.TemporaryDirectory() as folder:
+        theirs.save_pretrained(folder)
+        ours = mt.load_pretrained(folder).to(bench.device)
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(8, 65, (16,), generator=generator).tolist()
+    prompts = documents(lengths, Size.vocab_size, 0)
+    return theirs, ours, mt.pad(prompts, side="left").to(bench.device)  # the side that theirs takes
 
-        runs: dict[str, Run] = {
-            "ours": with_ours,
-            "transformers, dynamic cache": lambda run=with_theirs: run("dynamic"),
-            "transformers, static cache": lambda run=with_theirs: run("static"),
-        }
-        wanted = with_ours()
-        same = {n: (wanted == run()).double().mean().item() for n, run in runs.items()}
-        found = bench.compare(title, runs)
-        size = sum(p.numel() for p in ours.parameters())
-        about = {"parameters": size, "tokens": wanted.numel()}
-        rows = [{"name": n, **found[n], **about, "same_tokens": same[n]} for n in runs]
-        yield {"title": title, "baseline": "transformers, dynamic cache", "rows": rows}
+
+def compare_generation(
+    bench: Bench, title: str, theirs: Any, ours: mt.DecoderOnly, batch: Batch, new: int
+) -> Group:
+    ids, mask = batch.input_ids, batch.attention_mask
+
+    def with_theirs(cache: str) -> Tensor:
+        options = {"max_new_tokens": new, "do_sample": False, "pad_token_id": 0}
+        return theirs.generate(
+            ids, attention_mask=mask, cache_implementation=cache, eos_token_id=None, **options
+        )[:, ids.shape[1] :]
+
+    runs: dict[str, Callable[[], Tensor]] = {
+        "ours": lambda: torch.stack(mt.generate(ours, ids, mask, new)),
+        "transformers, dynamic cache": lambda: with_theirs("dynamic"),
+        "transformers, static cache": lambda: with_theirs("static"),
+    }
+    wanted = runs["ours"]()
+    same = {n: (wanted == run()).double().mean().item() for n, run in runs.items()}
+    found = bench.compare(title, runs)
+    about = {"parameters": sum(p.numel() for p in ours.parameters()), "tokens": wanted.numel()}
+    rows = [{"name": n, **found[n], **about, "same_tokens": same[n]} for n in runs]
+    return {"title": title, "baseline": "transformers, dynamic cache", "rows": rows}
 
 
 def _generator(family: str, layers: int, width: int) -> nn.Module:
@@ -332,31 +350,46 @@ SDPA = "SDPA, mask"
 
 def attention(bench: Bench) -> Iterator[Group]:
     """Attention alone: batch 8, 8 heads of width 64. *causal*: the past; *half padded*: rows of
-    long-tailed lengths; *packed*: four documents in each row; *window*: the last 128 tokens. SDPA
-    is given the same boolean mask, and its flag instead where one says the same. What depends on
-    the mask alone and serves all layers of a model, our plan and FlexAttention's block mask, is
-    made before. bfloat16 on CUDA, else float32; differences from SDPA are at real queries."""
+    long-tailed lengths; *nearly alike*: rows up to 3 tokens short; *packed*: four documents in each
+    row; *window*: the last 128 tokens. SDPA is given the same boolean mask, and its flag instead
+    where one says the same. What depends on the mask alone and serves all layers of a model, our
+    plan and FlexAttention's block mask, is made before. bfloat16 on CUDA, else float32; differences
+    from SDPA are at real queries."""
     lengths = (512,) if bench.quick else (128, 512, 1024, 2048)
     if bench.device.type == "cuda":
         lengths += (4096,)  # on a CPU the next section has it
-    names = ("causal", "half padded", "packed")
+    work = dict.fromkeys(("none", "causal", "half padded", "nearly alike", "packed"), lengths)
+    work["window"] = tuple(sorted({*lengths, 2 * WINDOW}))
+    if bench.quick:
+        del work["none"], work["window"]
     for backward in (True,) if bench.quick else (False, True):
-        for name in names if bench.quick else ("none", *names, "window"):
-            for length in lengths:
-                tokens = torch.ones(8, length, dtype=torch.int64)
-                if name == "half padded":
-                    tokens = _padded(8, length, 0.5)
-                elif name == "packed":
-                    cuts = torch.rand(8, 3, generator=torch.Generator().manual_seed(0))
-                    cuts = (cuts * length).long().sort(dim=1).values
-                    tokens += (cuts[:, :, None] <= torch.arange(length)).sum(dim=1)
-                causal, window = name in ("causal", "window"), WINDOW if name == "window" else None
-                group = compare_attention(
-                    bench, f"{name}, length {length}", tokens, causal, window, backward
-                )
-                group["table"] = "forward and backward" if backward else "forward"
-                group["row"] = {"mask": name, "length": length, "True": group["share"]}
-                yield group
+        for name, length in [(mask, length) for mask in work for length in work[mask]]:
+            causal, window = name in ("causal", "window"), WINDOW if name == "window" else None
+            group = compare_attention(
+                bench,
+                f"{name}, length {length}",
+                _documents_seen(name, length),
+                causal,
+                window,
+                backward,
+            )
+            group["table"] = "forward and backward" if backward else "forward"
+            group["row"] = {"mask": name, "length": length, "True": group["share"]}
+            yield group
+
+
+def _documents_seen(name: str, length: int) -> Tensor:
+    """attention_mask (8, length) of the work so named."""
+    if name == "half padded":
+        return _padded(8, length, 0.5)
+    if name == "nearly alike":
+        return (torch.arange(length) < length - torch.arange(8).unsqueeze(1) % 4).long()
+    tokens = torch.ones(8, length, dtype=torch.int64)
+    if name == "packed":
+        cuts = torch.rand(8, 3, generator=torch.Generator().manual_seed(0))
+        cuts = (cuts * length).long().sort(dim=1).values
+        tokens += (cuts[:, :, None] <= torch.arange(length)).sum(dim=1)
+    return tokens
 
 
 def compare_attention(
@@ -517,6 +550,34 @@ def cost(bench: Bench) -> Iterator[Group]:
 def _ideal(group: Group) -> float:
     dense = next(row for row in group["rows"] if row["name"] == SDPA)
     return median(dense["seconds"]) * group["share"]
+
+
+# ---- ours alone --------------------------------------------------------------------------------
+
+
+def our_steps(bench: Bench) -> Iterator[tuple[str, Run]]:
+    """A training step or a step of generation of each kind, for a profile."""
+    work = {
+        "masked language model, ragged, packed": (
+            peers.our_encoder,
+            Size(),
+            [masked_batches(masked_lengths(bench.quick), seed)[PACKED] for seed in range(2)],
+        )
+    }
+    pairs = [pair_batches(16 if bench.quick else 64, seed) for seed in range(2)]
+    of_pairs = {"pairs of 10 to 60 tokens": (Size(num_layers=3), pairs)}
+    if find_spec("babel") is not None:
+        of_pairs["the main job's dates"] = date_batches(2)
+    for name, (size, batches) in of_pairs.items():
+        for layout, place in (("packed", PACKED), ("padded", PADDED)):
+            chosen = [both[place] for both in batches]
+            work[f"{name}, {layout}"] = (peers.our_encoder_decoder, size, chosen)
+    for name, (build, size, batches) in work.items():
+        yield f"a training step, {name}", Trainer(build, size, batches, torch.float32, bench.device)
+    for family in ("GPT-2", "Llama") if find_spec("transformers") else ():
+        _, ours, batch = generators(bench, family)
+        steps = stream_tokens(prepack(ours), batch.input_ids, batch.attention_mask, 128)
+        yield f"a step of generation, {family}, 16 rows", lambda steps=steps: next(steps)
 
 
 SECTIONS: dict[str, Callable[[Bench], Iterator[Group]]] = {
