@@ -30,28 +30,19 @@ def is_first_of_its_kind(piece: Piece) -> bool:
     return bugs.index(bugs[place]) == place
 
 
-def named(piece: Piece, *marks):
-    return pytest.param(piece, id=piece.name.replace(" ", "-"), marks=marks)
+def parameters(marks_of=lambda piece: ()):
+    return [pytest.param(p, id=p.name.replace(" ", "-"), marks=marks_of(p)) for p in ALL]
 
 
-every_piece = pytest.mark.parametrize("piece", [named(piece) for piece in ALL])
-every_report = pytest.mark.parametrize(  # with the same bug in further kinds of models: slow
-    "piece",
-    [
-        named(
-            piece,
-            pytest.mark.xdist_group(piece.bank),
-            *[] if is_first_of_its_kind(piece) else [pytest.mark.slow],
-        )
-        for piece in ALL
-    ],
-)
+def slow_again(piece: Piece):
+    return () if is_first_of_its_kind(piece) else pytest.mark.slow
+
+
+every_piece = pytest.mark.parametrize("piece", parameters())
+every_report = pytest.mark.parametrize("piece", parameters(slow_again))
 every_correct = pytest.mark.parametrize(
     ("subject", "tier"),
-    [
-        pytest.param(*one, id=f"{one[0].name}-{one[1]}", marks=pytest.mark.xdist_group("attention"))
-        for one in CORRECT
-    ],
+    [pytest.param(*one, id=f"{one[0].name}-{one[1]}") for one in CORRECT],
 )
 
 
@@ -122,9 +113,7 @@ def test_pieces_have_names_of_their_own():
 # ---- a check that cannot fail proves nothing -----------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "bank", [pytest.param(bank, marks=pytest.mark.xdist_group(bank)) for bank in BANKS]
-)
+@pytest.mark.parametrize("bank", BANKS)
 def test_every_check_fails_on_some_piece(bank):
     """And in words: an error that a piece raises fails any check, and proves none."""
 
