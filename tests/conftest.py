@@ -31,11 +31,28 @@ def pairs(tmp_path_factory):
     return str(path)
 
 
-def pytest_configure(config):
-    """With `-n`, one process runs the tests of one xdist_group: they share what they compute."""
-    config.addinivalue_line("markers", "xdist_group(name): run by one process of pytest-xdist")
-    if getattr(config.option, "dist", None) == "load":
-        config.option.dist = "loadgroup"
+ONE_BY_ONE = ("test_grading.py", "test_sandbox.py")  # of seconds each, which share nothing
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `-n`, one process runs the tests of a file: they share what they make and compute.
+
+    Tests by the thousand that are handed out one by one would also keep the process busy that does.
+    """
+    if config.getvalue("dist") != "load":  # another was asked for
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return nodeid if file.endswith(ONE_BY_ONE) else file
+
+    config.option.loadscopereorder = (
+        False  # which begins with files of many tests, not of long ones
+    )
+    return ByFile(config, log)
 
 
 @pytest.fixture(

@@ -1,4 +1,7 @@
-"""Our own proof: the whole suite, all tiers, on everything of ours, on the CPU and on a GPU."""
+"""Our own proof: the whole suite, all tiers, on everything of ours, on the CPU and on a GPU.
+
+Some kinds and styles of models are combined in the slow tests alone.
+"""
 
 import pytest
 import torch
@@ -82,6 +85,13 @@ OURS = {
     "pad": ("collator", lambda device: pad, {}),
     "generate": ("generator", lambda device: generate, {"eos_flag": "eos_id"}),
 }
+# Every kind of model with norms behind and before its layers, and every style in one of them.
+COVERING = {
+    EncoderOnly: ("bert", "llama"),
+    DecoderOnly: ("vanilla", "gpt2", "grouped"),
+    EncoderDecoder: ("marian", "grouped"),
+}
+SLOW = set()  # what combines them anew
 for _parts in PARTS:
     for _kind, _bank in {
         EncoderOnly: "encoder",
@@ -93,12 +103,23 @@ for _parts in PARTS:
             lambda device, kind=_kind, parts=_parts: model(kind, parts, device),
             {"holes": True, "documents": True},
         )
+        if _parts not in COVERING[_kind]:
+            SLOW.add(f"{_kind.__name__} {_parts}")
+
+
+def test_every_style_is_checked_without_the_slow_tests():
+    assert {parts for covered in COVERING.values() for parts in covered} == {*PARTS}
 
 
 @pytest.mark.parametrize(
     ("name", "check"),
     [
-        pytest.param(name, one, id=f"{name}-{one.name}")
+        pytest.param(
+            name,
+            one,
+            id=f"{name}-{one.name}",
+            marks=[pytest.mark.slow] if name in SLOW else [],
+        )
         for name, (bank, *_) in OURS.items()
         for one in checks_of(bank)
     ],

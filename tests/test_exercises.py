@@ -83,7 +83,14 @@ def test_a_mistake_loses_points_with_a_diagnosis(name, stands, becomes, noticed_
     result = feedback.report[noticed_by]
     assert len(result.diagnosis) > 20
     assert result.diagnosis in " ".join(str(feedback).split()) or result.raised
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_of_a_mistake_marks_it(name):
+    one, (stands, becomes, _) = EXERCISES[name], WRONG[name][0]
+    feedback = one.run(written(one.source.replace(stands, becomes), name))
     assert "✗" in feedback.to_html()
+    assert "✗" not in one.run(one.solution).to_html()
 
 
 def test_every_exercise_has_four_mistakes():

@@ -155,9 +155,9 @@ def test_a_folder_is_trained_for_every_task_that_fits(train, here, capsys, name,
     for data in ([], ["--data", task]):
         assert main(["evaluate", str(run), *data, "--examples", "3"]) == 0
         assert "loss" in capsys.readouterr().out
-    pictures = run / "attention"
-    assert main(["show", str(run), text]) == 0
-    assert len(list(pictures.iterdir())) == (3 if task == "pairs" else 1)
+    if name in ("bert", "gpt2", "bart"):  # one of each kind of model: drawing takes seconds
+        assert main(["show", str(run), text]) == 0
+        assert len(list((run / "attention").iterdir())) == (3 if task == "pairs" else 1)
     assert main(["runs", str(run)]) == 0
     assert f" {task} " in capsys.readouterr().out
 

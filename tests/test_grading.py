@@ -496,7 +496,7 @@ def test_links_earn_and_tell_nothing(tmp_path):
     (folder / "a.py").symlink_to(tmp_path / "solved.py")
     (folder / "b.py").symlink_to(tmp_path / "key.txt")
     os.mkfifo(folder / "c.py")
-    rows = grade_all(folder, tmp_path / "out", ["softmax"])
+    rows = grade_all(folder, tmp_path / "out", ["softmax"], jobs=1)
     assert [row["score"] for row in rows] == [0, 0, 0]
     assert "a.py is a link" in rows[0]["note"]
     for path in (tmp_path / "out").rglob("*.*"):
@@ -511,7 +511,7 @@ def test_names_that_are_no_text_are_cleaned_and_stay_different(tmp_path, capsys)
             file.write(EXERCISES["softmax"].source)
     out = tmp_path / "out"
     arguments = ["exercise", "grade", str(tmp_path / "all"), "--out", str(out), "--trust"]
-    assert main([*arguments, "--only", "softmax"]) == 0
+    assert main([*arguments, "--only", "softmax", "--jobs", "1"]) == 0
     rows = {row["student"]: row["score"] for row in read_csv(out)}
     names = {"M\ufffdller", "M\ufffdller (2)", "red\ufffd[31m", "a" * 200}
     assert rows == dict.fromkeys(names, "5")
@@ -622,8 +622,8 @@ def test_a_grader_that_is_killed_takes_nobody_with_it(tmp_path):
     folder = tmp_path / "all"
     folder.mkdir()
     kill = "import os, signal\ndef softmax(s):\n    os.kill(os.getppid(), signal.SIGKILL)"
-    for name in "abc":
-        (folder / f"{name}.py").write_text(EXERCISES["softmax"].source if name != "b" else kill)
+    (folder / "a.py").write_text(EXERCISES["softmax"].source)
+    (folder / "b.py").write_text(kill)
     once = f"""
 import os
 def softmax(scores):
@@ -633,16 +633,16 @@ def softmax(scores):
     powers = (scores - scores.amax(dim=-1, keepdim=True)).exp()
     return powers / powers.sum(dim=-1, keepdim=True)
 """
-    (folder / "d.py").write_text(once)
-    rows = grade_all(folder, tmp_path / "out", ["softmax"], trust=True)
-    assert {row["student"]: row["score"] for row in rows} == {"a": 5, "b": 0, "c": 5, "d": 5}
-    assert [bool(row["note"]) for row in rows] == [False, True, False, False]
+    (folder / "c.py").write_text(once)
+    rows = grade_all(folder, tmp_path / "out", ["softmax"], jobs=1, trust=True)
+    assert {row["student"]: row["score"] for row in rows} == {"a": 5, "b": 0, "c": 5}
+    assert [bool(row["note"]) for row in rows] == [False, True, False]
     assert rows[1]["note"] == "the process that graded it was killed, twice"
     # It may have been the machine: the next run tries it again, and only it.
     (folder / "b.py").write_text(EXERCISES["softmax"].source)
     stamp = (tmp_path / "out" / "students" / "a" / "results.json").stat().st_mtime_ns
-    rows = grade_all(folder, tmp_path / "out", ["softmax"], trust=True)
-    assert [row["score"] for row in rows] == [5] * 4
+    rows = grade_all(folder, tmp_path / "out", ["softmax"], jobs=1, trust=True)
+    assert [row["score"] for row in rows] == [5] * 3
     assert (tmp_path / "out" / "students" / "a" / "results.json").stat().st_mtime_ns == stamp
 
 
@@ -691,7 +691,7 @@ def test_control_characters_reach_no_terminal(tmp_path, capsys):
         'def softmax(s):\n    raise ValueError("\\x1b[2Jgone \\udcff \\u202e")\nY = softmax(0)\n'
     )
     (folder / "ann.py").write_text(source + "def causal_mask(a, b):\n    return Y\n")
-    arguments = ["exercise", "grade", str(folder), "--out", str(out), "--trust"]
+    arguments = ["exercise", "grade", str(folder), "--out", str(out), "--trust", "--jobs", "1"]
     assert main([*arguments, "--only", "softmax", "causal_mask"]) == 0
     said = capsys.readouterr().out
     assert "ValueError: \ufffd[2Jgone " in said
@@ -717,7 +717,7 @@ def test_ctrl_c_stops_at_once_and_keeps_what_is_done(trust, tmp_path):
     folder.mkdir()
     endless = "def softmax(scores):\n    while True: pass\n"
     (folder / "ann.py").write_text(EXERCISES["softmax"].source)
-    for name in ("bob", "cyd", "dan", "eve"):
+    for name in ("bob", "eve"):
         (folder / f"{name}.py").write_text(endless)
     command = [sys.executable, "-m", "minitransformer", "exercise", "grade", str(folder)]
     command += ["--out", str(out), "--only", "softmax", "--jobs", "1", *["--trust"] * trust]
@@ -749,10 +749,10 @@ def test_ctrl_c_stops_at_once_and_keeps_what_is_done(trust, tmp_path):
     assert rows["eve"]["note"] == "not graded: the run was interrupted"
 
     stamp = done.stat().st_mtime_ns
-    for name in ("bob", "cyd", "dan", "eve"):
+    for name in ("bob", "eve"):
         (folder / f"{name}.py").write_text(EXERCISES["softmax"].source)
     assert main(command[3:]) == 0
-    assert [row["score"] for row in read_csv(out)] == ["5"] * 5
+    assert [row["score"] for row in read_csv(out)] == ["5"] * 3
     assert done.stat().st_mtime_ns == stamp
 
 

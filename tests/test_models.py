@@ -1007,6 +1007,13 @@ def sabotages() -> list:
     return cases
 
 
+@pytest.mark.parametrize(  # those furthest apart, and in between
+    "parts",
+    [
+        parts if parts in ("vanilla", "grouped") else pytest.param(parts, marks=pytest.mark.slow)
+        for parts in PARTS
+    ],
+)
 @pytest.mark.parametrize(("kind", "name", "change", "check"), sabotages())
 def test_removing_the_mask_from_one_layer_is_noticed(kind, parts, name, change, check):
     model = make_model(kind, parts, attention="reference")

@@ -951,14 +951,15 @@ def test_an_exported_folder_has_three_files_and_a_checksum_that_can_be_computed(
         assert file.metadata() == {"format": "pt", "sha256": digest.hexdigest()}
 
 
-def test_any_flipped_bit_of_the_tensors_or_of_their_table_is_refused(exported):
+@pytest.mark.parametrize("step", [11, pytest.param(1, marks=pytest.mark.slow)])
+def test_any_flipped_bit_of_the_tensors_or_of_their_table_is_refused(exported, step):
     file = exported / "model.safetensors"
     content = file.read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")
     metadata = range(8, 8 + content[8:end].index(b"}") + 1)
     places = [place for place in range(len(content)) if place not in metadata]
     assert len(places) > 2000
-    for place in places:
+    for place in places[::step]:
         bit = 1 << place % 8  # another in each byte
         file.write_bytes(content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :])
         with pytest.raises(InputError, match=r"model.safetensors: is damaged"):

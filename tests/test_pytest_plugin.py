@@ -1,4 +1,4 @@
-"""The pytest plugin as its user meets it: in a pytest of its own."""
+"""The pytest plugin as its user meets it: in a pytest of its own, once in a process of its own."""
 
 from importlib.metadata import entry_points
 
@@ -25,9 +25,11 @@ def after_softmax(query, key, value, mask):
 """
 
 
-def run(pytester, test, *options):
+def run(pytester, test, *options, where="here"):
+    """In this process, where torch is imported already, or in another."""
     pytester.makepyfile(TESTS + test)
-    return pytester.runpytest_subprocess("-p", "no:cacheprovider", "-ra", *options)
+    start = {"here": pytester.runpytest_inprocess, "there": pytester.runpytest_subprocess}[where]
+    return start("-p", "no:cacheprovider", "-ra", *options)
 
 
 def test_each_check_is_a_test_with_a_readable_id(pytester):
@@ -39,6 +41,7 @@ def test_masks(subject, check):
     check(subject)
 """,
         "-v",
+        where="there",
     )
     outcomes = result.parseoutcomes()
     assert outcomes["passed"] + outcomes["skipped"] == len(checks_of("attention", "core"))

@@ -2,7 +2,8 @@
 
 Without a GPU the same kernels run in Triton's interpreter, slowly. It must be asked for before
 anything imports Triton, as torch does, so the first test runs this file again in a process of its
-own. The sizes are pairwise different, no tile divides them, and there are several tiles of each.
+own: a slow test, in whose place CI runs this file with TRITON_INTERPRET=1. The sizes are pairwise
+different, no tile divides them, and there are several tiles of each.
 """
 
 import os
@@ -151,6 +152,7 @@ def assert_zero_where_unused(results, mask, groups=1):
         assert (x.masked_select(where) == 0.0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED or GPU, reason="the kernels run in this process")
 def test_in_the_interpreter():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
