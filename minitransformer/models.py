@@ -139,7 +139,8 @@ class CrossDecoder(Model):
         mask = decoder_mask(target_mask, start, self.config.window)
         memory_mask = padding_mask(target_mask[:, start:], source_mask)
         x, rotation = self.embedding(target_ids, target_mask, start=start)
-        memory = zero_padding(memory, source_mask)  # finite: it may be kept in a cache
+        if cache is not None:  # what it keeps must be finite
+            memory = zero_padding(memory, source_mask)
         x = self.decoder(x, mask, rotation, memory, memory_mask, cache, at)
         return zero_padding(x, select(target_mask[:, start:], at))
 

@@ -279,13 +279,13 @@ def test_a_causal_plan_computes_little_more_than_half():
 
 
 def test_a_batch_without_padding_is_taken_as_it_is():
-    for mask in (causal_mask(9), torch.ones(1, 1, 9, 9, dtype=torch.bool)):
+    for mask in (causal_mask(20), torch.ones(1, 1, 20, 20, dtype=torch.bool)):
         for whole in (False, True):
             for rows in (mask, mask.expand(4, -1, -1, -1)):
                 found = make_plan(rows, 4, HEADS, whole)
                 assert (found.queries, found.keys, found.back) == (None, None, None)
-                assert found.groups[0].queries.shape == (4, 9)
-    assert make_plan(padding_mask(from_lengths([9, 8], 9)), 2, HEADS).back is not None
+                assert found.groups[0].queries.shape == (4, 20)
+    assert make_plan(padding_mask(from_lengths([20, 19], 20)), 2, HEADS).back is not None
 
 
 def test_documents_of_like_lengths_are_computed_together_wherever_they_stand():

@@ -19,6 +19,7 @@ QUERIES = 128  # queries in a strip: fewer waste less, more are multiplied faste
 KEYS = 16  # neighboring keys that a strip takes or leaves together
 SHORT = 96  # keys up to which the plain formula beats torch's fused kernel (measured on a CPU)
 GROUP_COST = 20_000  # what a group costs beside its scores, in scores (measured on a CPU)
+FEWEST = 16  # keys that are computed: the softmax over fewer is slow, they fill no vector unit
 LARGEST = 2**20  # scores that are held at a time: so many stay in a processor's cache
 FULL, CAUSAL, OTHER = range(3)  # each query of a document sees all its keys, its past, or else
 
@@ -30,7 +31,7 @@ class Strip(NamedTuple):
     queries: slice
     keys: tuple[slice, ...]  # runs of neighboring keys, from left to right
     hidden: Tensor | None = None  # (documents or 1, 1, queries or 1, keys) bool; None: no pair is
-    causal: bool = False  # is `hidden` the future of each query, in a square?
+    causal: bool = False  # is `hidden` the future of each query?
 
     @property
     def scores(self) -> int:
@@ -74,7 +75,7 @@ def make_plan(mask: Tensor, batch: int, heads: int, whole: bool = False) -> Plan
         mask, batch, heads = rearrange(mask, "b h q k -> (b h) 1 q k"), batch * heads, 1
     queries, keys, kinds = _documents(mask, batch)
     groups = [
-        _group(mask, kind, queries.of(members), keys.of(members), heads, whole)
+        _group(mask, kind, queries.of(members), keys.of(members, FEWEST), heads, whole)
         for kind, members in _alike(kinds, queries.lengths, keys.lengths, heads, whole)
     ]
     every_query, every_key = (torch.arange(batch * size) for size in mask.shape[2:])
@@ -97,10 +98,10 @@ class Side(NamedTuple):
     tokens: Tensor  # (n,) indices into (batch · length)
     lengths: Tensor  # (documents,)
 
-    def of(self, documents: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def of(self, documents: Sequence[int], least: int = 0) -> tuple[Tensor, Tensor]:
         """Their tokens, (documents, longest), and which of these are no copies of the first."""
         starts, lengths = self.lengths.cumsum(0) - self.lengths, self.lengths[documents]
-        place = torch.arange(int(lengths.max()))
+        place = torch.arange(max(int(lengths.max()), least))
         real = place < lengths.unsqueeze(1)
         return self.tokens[starts[documents].unsqueeze(1) + place * real], real
 
@@ -120,12 +121,14 @@ def _documents(mask: Tensor, batch: int) -> tuple[Side, Side, list[int]]:
     if seen.numel() == 0:
         nothing = torch.zeros(0, dtype=torch.int64)
         return Side(nothing, nothing), Side(nothing, nothing), []
-    bits, used = seen.view(torch.uint8), seen.any(dim=1).cpu()
-    first, last = bits.argmax(dim=2), num_keys - 1 - bits.flip(2).argmax(dim=2)
-    count, first, last = torch.stack((seen.sum(dim=2), first, last)).cpu()
-    alive = count > 0
-    ahead = first.masked_fill(~alive, num_keys).flip(1).cummin(dim=1).values.flip(1)
-    before = F.pad(last.masked_fill(~alive, -1).cummax(dim=1).values, (1, -1), value=-1)
+    columns = torch.arange(num_keys, dtype=torch.int32, device=mask.device)
+    first = torch.where(seen, columns, num_keys).amin(dim=2)  # of a query that sees none: the end
+    last = torch.where(seen, columns, -1).amax(dim=2)
+    bits = seen.view(torch.uint8)  # whose reductions are faster than those of bool
+    count, first, last = torch.stack((bits.sum(dim=2), first, last)).cpu()
+    alive, used = count > 0, bits.amax(dim=1).bool().cpu()
+    ahead = first.flip(1).cummin(dim=1).values.flip(1)
+    before = F.pad(last.cummax(dim=1).values, (1, -1), value=-1)
     row, query = (alive & (ahead > before)).nonzero(as_tuple=True)
     queries = _side(row * num_queries + query, alive)
     keys = _side(row * num_keys + ahead[row, query], used)
@@ -198,7 +201,8 @@ def _group(
     (tokens, real), (key_tokens, seen) = queries, keys
     hidden = None
     if kind == CAUSAL:
-        hidden = torch.ones(1, 1, *tokens.shape[1:] * 2, dtype=torch.bool).triu(1).to(mask.device)
+        sizes = tokens.shape[1], seen.shape[1]
+        hidden = torch.ones(1, 1, *sizes, dtype=torch.bool).triu(1).to(mask.device)
     elif kind == OTHER:
         hidden = _hidden(mask, tokens, key_tokens, seen)
     elif not seen.all():

@@ -49,6 +49,7 @@ def compute_sdpa(query: Tensor, key: Tensor, value: Tensor, plan: SdpaMask, fini
         key, value = key.masked_fill(unused, 0.0), value.masked_fill(unused, 0.0)
     if dead is not None:
         query = query.masked_fill(dead, 0.0)
+    bias = None if bias is None else bias.to(query.dtype)
     output = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     if dead is not None:
         output = output.masked_fill(dead, 0.0)

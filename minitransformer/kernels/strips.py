@@ -28,7 +28,7 @@ MOST_KEPT = 2**26  # scores that `tiled` keeps for the backward pass
 def _plain(query: Tensor, key: Tensor, value: Tensor, strip: Strip) -> Tensor:
     """softmax(Q Kᵀ / √d) V, in the lines of `scaled_dot_product_attention`."""
     query, key = at_least_float32(query) / query.shape[-1] ** 0.5, at_least_float32(key)
-    scores = query @ key.mT
+    scores = query @ key.contiguous().mT  # to copy a transposed one is slow
     if strip.hidden is not None:
         scores = scores.masked_fill(strip.hidden, float("-inf"))
     return scores.softmax(dim=-1).to(value.dtype) @ value
@@ -158,11 +158,8 @@ def compute(
 
 
 def _take(x: Tensor, tokens: Tensor, shapes: list[torch.Size]) -> Iterator[Tensor]:
-    """Of x (B,H,T,D) some tokens -> for each group (documents, H, longest, D).
-
-    As a lookup in a table, of which gradients are added up: what `Embedding` is good at.
-    """
-    rows = F.embedding(tokens, rearrange(x, "b h t d -> (b t) (h d)"))
+    """Of x (B,H,T,D) some tokens -> for each group (documents, H, longest, D)."""
+    rows = rearrange(x, "b h t d -> (b t) (h d)").index_select(0, tokens)
     for part, shape in zip(rows.split([shape.numel() for shape in shapes]), shapes, strict=True):
         yield part.view(*shape, x.shape[1], x.shape[3]).transpose(1, 2)
 
@@ -171,7 +168,7 @@ def _put_back(outputs: list[Tensor], back: Tensor, query: Tensor, value: Tensor)
     """The outputs of the groups, each at its token; zeros where a query sees nothing."""
     rows = [rearrange(output, "n h q d -> (n q) (h d)") for output in outputs]
     nothing = value.new_zeros(1, query.shape[1] * value.shape[3])
-    rows = F.embedding(back, torch.cat([*rows, nothing]))
+    rows = torch.cat([*rows, nothing]).index_select(0, back)
     return rearrange(rows, "(b q) (h d) -> b h q d", b=len(query), h=query.shape[1])
 
 
