@@ -446,13 +446,13 @@ plt.show()
 # ## In the package
 #
 # The models do the same, with some refinements: the mask is read once for all layers. The first
-# cuts go where two documents meet, so that nothing needs to be masked within one. Short documents
-# and short rows are computed together, and keys that lie apart are put side by side. How a strip of
-# queries and their keys is computed has a name, which `Config(attention=...)` takes: `tiled` is the
+# cuts go where two documents meet, so that nothing needs to be masked within one. Documents of like
+# lengths are computed together, wherever they stand in the batch: in large pieces, a processor is
+# faster. How a piece is computed has a name, which `Config(attention=...)` takes: `tiled` is the
 # plain formula, `online` the one-pass softmax from above, `fused` a kernel of torch (a function
-# compiled for one job) that never stores its scores. `auto`, the default, takes the fastest of
-# them. Recording weights always uses the plain formula, so what you see in a picture is equal to
-# what was computed up to rounding.
+# compiled for one job) that never stores its scores, for documents long enough to gain from it.
+# `auto`, the default, takes the fastest of them. Recording weights always uses the plain formula,
+# so what you see in a picture is equal to what was computed up to rounding.
 
 # %% tags=["varies"]
 kernels = {name: attention_kernel(name) for name in ("tiled", "online", "fused")}

@@ -1,5 +1,6 @@
 """What the tests share: devices, and sizes that no mistake can hide behind."""
 
+import os
 import signal
 import time
 
@@ -49,10 +50,15 @@ def pytest_xdist_make_scheduler(config, log):
             file = nodeid.partition("::")[0]
             return nodeid if file.endswith(ONE_BY_ONE) else file
 
-    config.option.loadscopereorder = (
-        False  # which begins with files of many tests, not of long ones
-    )
+    config.option.loadscopereorder = False  # it begins with files of many tests, not of long ones
     return ByFile(config, log)
+
+
+def pytest_xdist_auto_num_workers(config):
+    """With `-n auto`, one process more than there are cores: many tests wait for others' processes."""
+    return (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    ) + 1
 
 
 @pytest.fixture(

@@ -288,6 +288,14 @@ def test_a_batch_without_padding_is_taken_as_it_is():
     assert make_plan(padding_mask(from_lengths([20, 19], 20)), 2, HEADS).back is not None
 
 
+def test_documents_that_fill_their_rows_are_not_the_rows():
+    """All tokens, in order, and yet another batch: four documents of 17 in one row of 68."""
+    mask = padding_mask(torch.arange(4).repeat_interleave(17)[None] + 1)
+    inputs = random_inputs(1, HEADS, 68, 68)
+    for name in NAMES:
+        assert distance(kernel(name), inputs, mask) < 1e-12
+
+
 def test_documents_of_like_lengths_are_computed_together_wherever_they_stand():
     lengths = (60, 9, 3, 58, 8, 60)
     documents = torch.repeat_interleave(torch.arange(1, 7), torch.tensor(lengths))[None]

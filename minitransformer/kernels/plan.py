@@ -81,7 +81,8 @@ def make_plan(mask: Tensor, batch: int, heads: int, whole: bool = False) -> Plan
     every_query, every_key = (torch.arange(batch * size) for size in mask.shape[2:])
     taken = torch.cat([every_query[:0], *(group.queries.flatten() for group in groups)])
     keys_taken = torch.cat([every_key[:0], *(group.keys.flatten() for group in groups)])
-    if len(groups) == 1 and taken.equal(every_query) and keys_taken.equal(every_key):
+    rows = len(groups) == 1 and len(groups[0].queries) == batch  # is each document a row?
+    if rows and taken.equal(every_query) and keys_taken.equal(every_key):
         return Plan(groups, per_head)
     real = torch.cat([taken[:0].bool(), *(group.real.flatten() for group in groups)])
     back = torch.full_like(every_query, len(taken))
@@ -121,12 +122,8 @@ def _documents(mask: Tensor, batch: int) -> tuple[Side, Side, list[int]]:
     if seen.numel() == 0:
         nothing = torch.zeros(0, dtype=torch.int64)
         return Side(nothing, nothing), Side(nothing, nothing), []
-    columns = torch.arange(num_keys, dtype=torch.int32, device=mask.device)
-    first = torch.where(seen, columns, num_keys).amin(dim=2)  # of a query that sees none: the end
-    last = torch.where(seen, columns, -1).amax(dim=2)
-    bits = seen.view(torch.uint8)  # whose reductions are faster than those of bool
-    count, first, last = torch.stack((bits.sum(dim=2), first, last)).cpu()
-    alive, used = count > 0, bits.amax(dim=1).bool().cpu()
+    count, first, last = _keys_of_each_query(seen).cpu()
+    alive, used = count > 0, seen.view(torch.uint8).amax(dim=1).bool().cpu()  # bool is slower
     ahead = first.flip(1).cummin(dim=1).values.flip(1)
     before = F.pad(last.cummax(dim=1).values, (1, -1), value=-1)
     row, query = (alive & (ahead > before)).nonzero(as_tuple=True)
@@ -153,6 +150,22 @@ def _documents(mask: Tensor, batch: int) -> tuple[Side, Side, list[int]]:
     copies = batch // rows
     sides = queries.repeated(copies, rows * num_queries), keys.repeated(copies, rows * num_keys)
     return *sides, kinds.tolist() * copies
+
+
+def _keys_of_each_query(seen: Tensor) -> Tensor:
+    """(rows, Q, K) bool -> (3, rows, Q): how many keys a query sees, the first and the last.
+
+    Of a query that sees none they are K and -1. Some queries at a time: what is between is larger
+    than the mask.
+    """
+    columns = torch.arange(seen.shape[2], dtype=torch.int32, device=seen.device)
+    found = []
+    for part in seen.split(max(1, LARGEST // seen[:, 0].numel()), dim=1):
+        count = part.view(torch.uint8).sum(dim=2)
+        first = torch.where(part, columns, len(columns)).amin(dim=2)
+        last = torch.where(part, columns, -1).amax(dim=2)
+        found.append(torch.stack((count, first, last)))
+    return torch.cat(found, dim=2)
 
 
 def _side(begins: Tensor, there: Tensor) -> Side:

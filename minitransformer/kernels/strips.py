@@ -145,14 +145,16 @@ def compute(
     if plan.back is None:
         output = _attend(plan.groups[0], formula, keep, query, key, value)
     else:
-        inputs = zip(
+        shapes = [group.queries.shape for group in plan.groups]
+        key_shapes = [group.keys.shape for group in plan.groups]
+        parts = zip(
             plan.groups,
-            _take(query, plan.queries, [group.queries.shape for group in plan.groups]),
-            _take(key, plan.keys, [group.keys.shape for group in plan.groups]),
-            _take(value, plan.keys, [group.keys.shape for group in plan.groups]),
+            _take(query, plan.queries, shapes),
+            _take(key, plan.keys, key_shapes),
+            _take(value, plan.keys, key_shapes),
             strict=True,
         )
-        outputs = [_attend(group, formula, keep, *parts) for group, *parts in inputs]
+        outputs = [_attend(group, formula, keep, *inputs) for group, *inputs in parts]
         output = _put_back(outputs, plan.back, query, value)
     return rearrange(output, "(b h) 1 t d -> b h t d", h=heads) if plan.per_head else output
 
@@ -187,7 +189,7 @@ def _for_heads(x: Tensor, heads: int) -> Tensor:
 
 
 compute_tiled = partial(compute, _plain, MOST_KEPT)
-compute_fused = partial(compute, _fused, inf)  # it holds no scores
+compute_fused = partial(compute, _fused, inf)  # it holds the scores of short documents only
 compute_online = partial(compute, _online, -1)
 
 
