@@ -1,6 +1,5 @@
 """What the tests share: devices, and sizes that no mistake can hide behind."""
 
-import os
 import signal
 import time
 
@@ -52,13 +51,6 @@ def pytest_xdist_make_scheduler(config, log):
 
     config.option.loadscopereorder = False  # it begins with files of many tests, not of long ones
     return ByFile(config, log)
-
-
-def pytest_xdist_auto_num_workers(config):
-    """With `-n auto`, one process more than there are cores: many tests wait for others' processes."""
-    return (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    ) + 1
 
 
 @pytest.fixture(

@@ -517,7 +517,14 @@ def uninterrupted(pairs, tmp_path_factory):
 
 
 @posix
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT", "SIGKILL"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SIGTERM",
+        "SIGKILL",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("SIGHUP", "SIGINT")),
+    ],
+)
 def test_a_training_that_a_signal_ends_goes_on_to_the_same_bits(
     pairs, tmp_path, uninterrupted, name
 ):

@@ -410,6 +410,7 @@ def test_every_submission_gets_its_honest_score(class_of_students, tmp_path, cap
     assert int(rows["bob"]["score"]) == POINTS
 
 
+@pytest.mark.slow
 @sandboxed
 def test_students_have_inputs_of_their_own(class_of_students, tmp_path):
     out = tmp_path / "out"
@@ -487,6 +488,7 @@ def test_a_submission_may_have_so_much_and_no_more(tmp_path, monkeypatch):
     assert errors == ["c.py cannot be read: a submission may have 1 MiB, this one has more"]
 
 
+@pytest.mark.slow
 @sandboxed
 def test_links_earn_and_tell_nothing(tmp_path):
     (tmp_path / "key.txt").write_text("a private key")
@@ -503,6 +505,7 @@ def test_links_earn_and_tell_nothing(tmp_path):
         assert "private key" not in path.read_text()
 
 
+@pytest.mark.slow
 def test_names_that_are_no_text_are_cleaned_and_stay_different(tmp_path, capsys):
     folder = os.fsencode(tmp_path / "all")
     os.mkdir(folder)
@@ -536,6 +539,7 @@ def test_the_grades_do_not_lie_among_the_submissions(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["ann.py"]
 
 
+@pytest.mark.slow
 def test_an_exercise_named_twice_counts_once(tmp_path):
     (tmp_path / "all").mkdir()
     (tmp_path / "all" / "ann.py").write_text(SOLVED)
@@ -618,6 +622,7 @@ def softmax(scores):
 # ---- whatever happens, a row for each --------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_grader_that_is_killed_takes_nobody_with_it(tmp_path):
     folder = tmp_path / "all"
     folder.mkdir()
@@ -711,7 +716,10 @@ def test_what_cannot_be_loaded_is_not_called_missing(tmp_path):
 # ---- interrupted -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("trust", [pytest.param(False, marks=sandboxed), True])
+@pytest.mark.parametrize(
+    "trust",
+    [pytest.param(False, marks=sandboxed), pytest.param(True, marks=pytest.mark.slow)],
+)
 def test_ctrl_c_stops_at_once_and_keeps_what_is_done(trust, tmp_path):
     folder, out = tmp_path / "all", tmp_path / "out"
     folder.mkdir()
