@@ -107,11 +107,11 @@ class MultiHeadAttention(nn.Module):
         `rotation` rotates queries and keys. With a `cache` it also attends to the keys of earlier
         calls, which the mask must cover; cross-attention projects its memory at the first call.
         """
-        sizes = self.num_heads, self.num_kv_heads
+        heads, kv_heads = self.num_heads, self.num_kv_heads
         if memory is x:
-            heads = self.project(x, self.query, self.key, self.value)
-            query_key, value = heads.split((sum(sizes), sizes[1]), dim=1)
-            query, key = rotate(query_key, rotation).split(sizes, dim=1)
+            query_key_value = self.project(x, self.query, self.key, self.value)
+            query_key, value = query_key_value.split((heads + kv_heads, kv_heads), dim=1)
+            query, key = rotate(query_key, rotation).split((heads, kv_heads), dim=1)
             if cache is not None:
                 key, value = cache.append(self, key, value)
         else:
@@ -130,7 +130,7 @@ class MultiHeadAttention(nn.Module):
         return self.output(rearrange(output, "b h q d -> b q (h d)"))
 
     def project(self, x: Tensor, *layers: nn.Module) -> Tensor:
-        """(B,T,d_model) -> the heads of all these layers, one after the other, (B,heads,T,D)."""
+        """(B,T,d_model) -> the heads of all these layers, one behind the other, (B,heads,T,D)."""
         return rearrange(self.together(x, layers), "b t (h d) -> b h t d", d=self.width)
 
     @property

@@ -102,3 +102,6 @@ def test_what_was_written_is_not_decoded_again_and_again(monkeypatch):
     prompt, new = tokenizer.encode([TEXTS[0] * 5, TEXTS[0] * 20], add_special=False)
     assert "".join(stream_text(tokenizer, prompt, new)) == TEXTS[0] * 20
     assert len(decoded) <= 2 * len(prompt) + 5 * len(new)
+    decoded.clear()
+    assert list(stream_text(tokenizer, [], tokenizer.special_ids * 200)) == [""]
+    assert not decoded

@@ -115,11 +115,14 @@ def stream_text(
     tokenizer may drop the space in front of the first token that it decodes.
     """
     known, new, last = prompt, [], ""
+    special = set(vocabulary.special_ids)  # they add nothing
     for token in tokens:
+        if token in special:
+            continue
         new.append(token)
         piece = _continuation(vocabulary, known, new)
         half = piece.endswith("\N{REPLACEMENT CHARACTER}") or _is_byte(vocabulary, token)
-        if piece == last or half:  # a special token adds nothing; half a character waits
+        if piece == last or half:  # half a character waits
             last = piece
             continue
         yield piece
