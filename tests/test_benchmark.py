@@ -63,7 +63,8 @@ def test_a_machine_writes_its_own_numbers_and_leaves_those_of_others(folder):
     assert [*known] == ["c", "d"]
     assert known["c"]["groups"][0]["rows"][0]["seconds"] == [0.5]
     page = (folder / "benchmark.md").read_text(encoding="utf-8")
-    assert "| work | beside | goal | Intel Xeon, 1 thread | Some Chip, 1 thread |" in page
+    (header,) = [line for line in page.splitlines() if line.startswith("| work | beside | goal |")]
+    assert header.endswith("| Intel Xeon, 1 thread | Some Chip, 1 thread |")
     assert "### c. Some Chip, 1 thread" in page
     assert (folder / "benchmark" / "c-some-chip-1-thread.png").exists()
 
