@@ -861,6 +861,15 @@ def test_a_cache_copies_few_times_what_it_holds():
     assert cache[layer][0].shape == (1, 1, 3_000, 2)
 
 
+def test_a_cache_that_grows_holds_what_it_held():
+    cache, layer = Cache(room=3), torch.nn.Identity()
+    key, value = torch.randn(2, 2, 3, 300, 4)
+    for piece in torch.arange(300).split(70):
+        found = cache.append(layer, key[:, :, piece], value[:, :, piece])
+    assert torch.equal(found[0], key)
+    assert torch.equal(found[1], value)
+
+
 def test_heads_project_the_memory_of_a_cache_once(device):
     mask = MASKS["cross"].to(device)
     layers = [make_heads(device, num_kv_heads=2) for _ in range(2)]

@@ -296,6 +296,37 @@ def test_documents_that_fill_their_rows_are_not_the_rows():
         assert distance(kernel(name), inputs, mask) < 1e-12
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("what", ["from the end", "a dead query", "chunks"])
+def test_what_is_nearly_as_simple_is_not_taken_for_it(name, what, monkeypatch):
+    mask = torch.ones(3, 1, 20, 20, dtype=torch.bool)
+    if what == "from the end":  # as many keys as in the past of each query, but others
+        mask = causal_mask(20).flip(3)
+    elif what == "a dead query":  # all keys are there, in order
+        mask[:, :, -1] = False
+    else:  # unlike documents of one group, some of them at a time
+        monkeypatch.setattr(plan, "QUERIES", 8)
+        monkeypatch.setattr(plan, "LARGEST", 2 * HEADS * 8 * 20)
+        mask = torch.rand(mask.shape, generator=torch.Generator().manual_seed(0)) < 0.7
+    assert distance(kernel(name), random_inputs(3, HEADS, 20, 20), mask) < 1e-12
+
+
+def test_short_documents_go_by_the_formula(monkeypatch):
+    """torch's fused kernel pays for each document and head."""
+    calls, fused = [], torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda query, key, value, **options: (
+            calls.append(key.shape[2]) or fused(query, key, value, **options)
+        ),
+    )
+    lengths = [plan.SHORT + 80, 9, plan.SHORT, plan.SHORT + 1]
+    mask = padding_mask(from_lengths(lengths, max(lengths)))
+    kernel("fused")(*random_inputs(4, HEADS, max(lengths), max(lengths)), mask)
+    assert sorted(set(calls)) == [plan.SHORT + 1, plan.SHORT + 80]
+
+
 def test_documents_of_like_lengths_are_computed_together_wherever_they_stand():
     lengths = (60, 9, 3, 58, 8, 60)
     documents = torch.repeat_interleave(torch.arange(1, 7), torch.tensor(lengths))[None]
