@@ -490,6 +490,19 @@ def test_cached_logits_equal_those_without_a_cache(causal_model, where, sizes):
         torch.testing.assert_close(found, causal_model(*inputs), rtol=1e-12, atol=1e-12)
 
 
+def test_a_cache_keeps_no_nan_of_a_memorys_padding(parts, device):
+    model = make_model("both", parts, device)
+    *source, ids, mask = inputs_of(model)
+    memory = model.encode(*source)
+    poisoned = memory.masked_fill((source[1] == 0).unsqueeze(-1), float("nan"))
+    assert poisoned.isnan().any()
+    cache, wanted = Cache(), model.decode(ids, mask, memory, source[1])
+    for start, end in ((0, 2), (2, 3), (3, ids.shape[1])):
+        given = ids[:, start:end], mask[:, :end], poisoned, source[1]
+        found = model.decode(*given, cache=cache)
+        torch.testing.assert_close(found, wanted[:, start:end], rtol=1e-12, atol=1e-12)
+
+
 def test_a_cache_holds_keys_and_values_and_the_source_is_read_once(causal_model):
     *source, ids, mask = inputs_of(causal_model, "left")
     memory = (causal_model.encode(*source), source[1]) if source else ()
