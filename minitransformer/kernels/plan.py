@@ -145,7 +145,6 @@ def _documents(mask: Tensor, batch: int) -> tuple[Side, Side, list[int]]:
 
     is_full = all_of(count == keys.lengths[document])
     is_causal = all_of((count == rank(queries) + 1) & (last == rank(queries)))
-    is_causal &= queries.lengths == keys.lengths
     kinds = torch.where(is_full, FULL, torch.where(is_causal, CAUSAL, OTHER))
     copies = batch // rows
     sides = queries.repeated(copies, rows * num_queries), keys.repeated(copies, rows * num_keys)
