@@ -296,6 +296,21 @@ def test_documents_that_fill_their_rows_are_not_the_rows():
         assert distance(kernel(name), inputs, mask) < 1e-12
 
 
+def test_documents_are_gathered_only_where_it_pays():
+    def packed(*lengths):
+        documents = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+        return padding_mask(documents.expand(8, -1) + 1)
+
+    few, many = packed(96, 32), packed(*[32] * 4)  # five of eight pairs are True, and a quarter
+    (group,) = make_plan(few, 8, 8, whole=True).groups
+    assert torch.equal(group.strips[0].hidden, ~few)
+    assert make_plan(few, 8, 8, whole=True).back is None
+    assert make_plan(many, 8, 8, whole=True).scores == 8 * 4 * 32**2
+    assert make_plan(few, 8, 8).scores == 8 * (96**2 + 32**2)  # what holds scores holds few
+    few[0, :, :, 5] = False  # to be zeroed in a copy, if the batch were taken as it is
+    assert make_plan(few, 8, 8, whole=True).back is not None
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("what", ["from the end", "a dead query", "chunks"])
 def test_what_is_nearly_as_simple_is_not_taken_for_it(name, what, monkeypatch):

@@ -20,6 +20,7 @@ KEYS = 16  # neighboring keys that a strip takes or leaves together
 SHORT = 96  # keys up to which the plain formula beats torch's fused kernel (measured on a CPU)
 GROUP_COST = 20_000  # what a group costs beside its scores, in scores (measured on a CPU)
 FEWEST = 16  # keys that are computed: the softmax over fewer is slow, they fill no vector unit
+COPY_COST = 60  # what it costs to gather a token for a head, in scores (measured on a CPU)
 LARGEST = 2**20  # scores that are held at a time: so many stay in a processor's cache
 FULL, CAUSAL, OTHER = range(3)  # each query of a document sees all its keys, its past, or else
 
@@ -84,6 +85,10 @@ def make_plan(mask: Tensor, batch: int, heads: int, whole: bool = False) -> Plan
     rows = len(groups) == 1 and len(groups[0].queries) == batch  # is each document a row?
     if rows and taken.equal(every_query) and keys_taken.equal(every_key):
         return Plan(groups, per_head)
+    is_full = len(queries.tokens) == len(every_query) and len(keys.tokens) == len(every_key)
+    is_full = is_full and mask.shape[3] > SHORT  # where no scores are held
+    if whole and is_full and _cost(groups, heads) > heads * len(every_query) * mask.shape[3]:
+        return Plan([_as_it_is(mask, every_query, every_key, batch)], per_head)
     real = torch.cat([taken[:0].bool(), *(group.real.flatten() for group in groups)])
     back = torch.full_like(every_query, len(taken))
     back[taken[real]] = real.nonzero().squeeze(1)
@@ -201,6 +206,13 @@ def _alike(
         start = stop
 
 
+def _cost(groups: list[Group], heads: int) -> int:
+    """In scores."""
+    scores = sum(strip.scores for group in groups for strip in group.strips)
+    tokens = sum(group.queries.numel() for group in groups)
+    return heads * (scores + COPY_COST * tokens) + GROUP_COST * len(groups)
+
+
 def _group(
     mask: Tensor,
     kind: int,
@@ -224,6 +236,13 @@ def _group(
     if tokens.shape[1] <= QUERIES or (whole and kind != OTHER):
         return group
     return group._replace(strips=[*_cut(*group.strips, heads)])
+
+
+def _as_it_is(mask: Tensor, queries: Tensor, keys: Tensor, batch: int) -> Group:
+    """The whole batch, where to gather its documents would cost more than it saves."""
+    queries, keys = queries.view(batch, -1), keys.view(batch, -1)
+    everything = Strip(slice(0, batch), slice(0, mask.shape[2]), (slice(0, mask.shape[3]),), ~mask)
+    return Group(queries, keys, torch.ones_like(queries, dtype=torch.bool), [everything])
 
 
 def _hidden(mask: Tensor, queries: Tensor, keys: Tensor, seen: Tensor) -> Tensor:
