@@ -213,10 +213,10 @@ plt.show()
 class Forgetful(EncoderOnly):
     """An encoder that makes no mask."""
 
-    def encode(self, input_ids, attention_mask, segment_ids=None):
+    def encode(self, input_ids, attention_mask, segment_ids=None, at=None):
         x, rotation = self.embedding(input_ids, attention_mask, segment_ids)
         mask = torch.ones_like(padding_mask(attention_mask))
-        return self.encoder(x, mask, rotation)
+        return self.encoder(x, mask, rotation, at=at)  # `at`: the tokens that the loss asks for
 
 
 MASK_ID = 1

@@ -310,11 +310,11 @@ for name, model in models.items():
 class OneAhead(EncoderOnly):
     """Every token sees what came before, itself, and one more."""
 
-    def encode(self, input_ids, attention_mask, segment_ids=None):
+    def encode(self, input_ids, attention_mask, segment_ids=None, at=None):
         ones = torch.ones(input_ids.shape[1], input_ids.shape[1], dtype=torch.bool)
         mask = padding_mask(attention_mask) & ones.tril(1)
         x, rotation = self.embedding(input_ids, attention_mask, segment_ids)
-        return self.encoder(x, mask, rotation)
+        return self.encoder(x, mask, rotation, at=at)
 
 
 print(torch.ones(5, 5).tril(1).int())
