@@ -387,7 +387,7 @@ def moved(model, amount):
 
 amounts = [1, 2, 4, 8, 16, 32]
 changes = {"learned, from the mask": [moved(model, n) for n in amounts]}
-with mock.patch("minitransformer.layers.token_positions", by_column):
+with mock.patch("minitransformer.embedding.token_positions", by_column):
     changes["learned, by column"] = [moved(model, n) for n in amounts]
     changes["rotary, by column"] = [moved(rotary, n) for n in amounts]
 print("columns of padding      " + "".join(f"{n:>10}" for n in amounts))
@@ -406,8 +406,10 @@ assert max(changes["rotary, by column"]) < 1e-3
 
 # %% tags=["varies"]
 batch = pad(prompts, side="left", max_length=24)
-with mock.patch("minitransformer.layers.token_positions", by_column):
-    shifted = generate(model, batch.input_ids, batch.attention_mask, 12, eos_id=EOS)
+with mock.patch("minitransformer.embedding.token_positions", by_column):
+    # without the cache, for which prompts are read packed
+    options = {"eos_id": EOS, "use_cache": False}
+    shifted = generate(model, batch.input_ids, batch.attention_mask, 12, **options)
 right = generate(model, batch.input_ids, batch.attention_mask, 12, eos_id=EOS)
 assert all(torch.equal(a, b) for a, b in zip(right, alone, strict=True))
 for row, wrong in zip(prompts, shifted, strict=True):
