@@ -15,9 +15,7 @@ class Cache:
     def __init__(self, room: int = 0):
         self.room = room
         self.lengths: dict[nn.Module, int] = {}
-        self.buffers: dict[
-            nn.Module, Tensor
-        ] = {}  # (B, key and value heads, `lengths` and room, D)
+        self.buffers: dict[nn.Module, Tensor] = {}  # (B, keys' and values' heads, K and room, D)
 
     def __getitem__(self, layer: nn.Module) -> tuple[Tensor, ...]:
         """The keys and the values, (B, kv heads, K, D) each."""

@@ -15,7 +15,10 @@ from minitransformer.masks import decoder_mask, padding_mask, zero_padding
 
 
 class Model(nn.Module):
-    """What all share: an embedding and a language model head. `encode` is each model's own."""
+    """What all share: an embedding and a language model head.
+
+    `encode` is each model's own. The loss asks it for the hidden states `at` some tokens only.
+    """
 
     def __init__(self, config: Config):
         super().__init__()

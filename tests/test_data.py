@@ -293,6 +293,12 @@ def test_pack_pairs_fill_with_zero_by_default():
     assert sorted(batch.target_ids.tolist()) == [[1, 0, 0, 0], [1, 3, 4, 5]]
 
 
+def test_rows_of_pairs_are_four_times_the_longest_source_where_nothing_is_said():
+    assert pack_pairs([[5] * 20, [6]], [[3], [4]], None, BOS, EOS).source_ids.shape == (1, 80)
+    assert pack_pairs([[5]], [[3]], None, BOS, EOS).source_ids.shape == (1, 64)
+    assert pack_pairs([], [], None, BOS, EOS).source_ids.shape == (0, 64)
+
+
 def test_pack_pairs_of_empty_sources_into_rows_of_no_length():
     batch = pack_pairs([[], []], [[4], []], 0, BOS, EOS)
     assert batch.source_ids.shape[1] == 0

@@ -153,12 +153,14 @@ def pad_pairs(
 def pack_pairs(
     sources: Rows,
     targets: Rows,
-    length: int,
+    length: int | None,
     bos_id: int,
     eos_id: int,
     pad_id: int = 0,
 ) -> PairBatch:
     """Several pairs a row of `length` source tokens; target rows are as long as they need to be.
+
+    None is four times the longest source, at least 64: shorter rows are less full (measured).
 
     A pair lies in the same row on both sides under the same number, so that
     `padding_mask(target_mask, source_mask)` shows each target its own source.
@@ -166,6 +168,8 @@ def pack_pairs(
     """
     inputs, labels = _teacher_forcing(sources, targets, bos_id, eos_id)
     sources = _as_lists(sources, "sources")
+    if length is None:
+        length = max(64, 4 * max(map(len, sources), default=0))
     sizes = [(len(source), len(target)) for source, target in zip(sources, inputs, strict=True)]
     _check_fit([s for s, _ in sizes], length, "sources", "length", "split it, or raise length")
     # Both sides of a row fill up together if target rows are longer by the ratio of the totals.

@@ -82,12 +82,13 @@ def make_plan(mask: Tensor, batch: int, heads: int, whole: bool = False) -> Plan
     every_query, every_key = (torch.arange(batch * size) for size in mask.shape[2:])
     taken = torch.cat([every_query[:0], *(group.queries.flatten() for group in groups)])
     keys_taken = torch.cat([every_key[:0], *(group.keys.flatten() for group in groups)])
-    rows = len(groups) == 1 and len(groups[0].queries) == batch  # is each document a row?
-    if rows and taken.equal(every_query) and keys_taken.equal(every_key):
+    documents_are_rows = len(groups) == 1 and len(groups[0].queries) == batch
+    if documents_are_rows and taken.equal(every_query) and keys_taken.equal(every_key):
         return Plan(groups, per_head)
-    is_full = len(queries.tokens) == len(every_query) and len(keys.tokens) == len(every_key)
-    is_full = is_full and mask.shape[3] > SHORT  # where no scores are held
-    if whole and is_full and _cost(groups, heads) > heads * len(every_query) * mask.shape[3]:
+    all_are_used = len(queries.tokens) == len(every_query) and len(keys.tokens) == len(every_key)
+    holds_none = whole and mask.shape[3] > SHORT  # scores: the fused kernel computes it
+    everything = heads * len(every_query) * mask.shape[3]
+    if all_are_used and holds_none and _cost(groups, heads) > everything:
         return Plan([_as_it_is(mask, every_query, every_key, batch)], per_head)
     real = torch.cat([taken[:0].bool(), *(group.real.flatten() for group in groups)])
     back = torch.full_like(every_query, len(taken))

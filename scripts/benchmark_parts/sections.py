@@ -93,8 +93,7 @@ def pair_batches(count: int, seed: int) -> tuple[PairBatch, PairBatch]:
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(10, 61, (2, count), generator=generator).tolist()
     sources, targets = (documents(n, Size.vocab_size, 2 * seed + i) for i, n in enumerate(lengths))
-    length = max(64, 4 * max(map(len, sources)))  # as in training
-    return mt.pack_pairs(sources, targets, length, 1, 2), mt.pad_pairs(sources, targets, 1, 2)
+    return mt.pack_pairs(sources, targets, None, 1, 2), mt.pad_pairs(sources, targets, 1, 2)
 
 
 # ---- training ----------------------------------------------------------------------------------

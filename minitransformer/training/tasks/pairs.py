@@ -146,8 +146,7 @@ class PairsTask:
         ids["pad_id"] = self.vocabulary.pad_id or 0
         if not packed:
             return pad_pairs(sources, targets, **ids)
-        length = max(64, 4 * max(map(len, sources)))  # fuller than shorter ones (measured)
-        return pack_pairs(sources, targets, length, **ids)
+        return pack_pairs(sources, targets, None, **ids)
 
     def held_out_batches(self) -> list[PairBatch]:
         return [self.collate(chunk) for chunk in chunks(self.held_out[: self.reported], ROWS)]
