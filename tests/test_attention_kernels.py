@@ -247,8 +247,8 @@ def covered(found, batch, queries, keys):
             q, real = group.queries[rows, strip.queries], group.real[rows, strip.queries]
             k = plan.joined(group.keys[rows], strip.keys, dim=1)
             pairs = q.unsqueeze(2) * keys + (k % keys).unsqueeze(1)
-            hidden = torch.tensor(False) if strip.hidden is None else strip.hidden.squeeze(1)
-            seen = (real.unsqueeze(2) & ~hidden).expand_as(pairs)
+            bias = torch.tensor(0.0) if strip.bias is None else strip.bias.squeeze(1)
+            seen = (real.unsqueeze(2) & (bias == 0.0)).expand_as(pairs)
             times += torch.bincount(pairs[seen], minlength=len(times))
     return times.view(batch, queries, keys)
 
@@ -302,13 +302,12 @@ def test_documents_are_gathered_only_where_it_pays():
         return padding_mask(documents.expand(8, -1) + 1)
 
     few, many = packed(96, 32), packed(*[32] * 4)  # five of eight pairs are True, and a quarter
-    (group,) = make_plan(few, 8, 8, whole=True).groups
-    assert torch.equal(group.strips[0].hidden, ~few)
-    assert make_plan(few, 8, 8, whole=True).back is None
+    assert not make_plan(few, 8, 8, whole=True).groups
     assert make_plan(many, 8, 8, whole=True).scores == 8 * 4 * 32**2
     assert make_plan(few, 8, 8).scores == 8 * (96**2 + 32**2)  # what holds scores holds few
-    few[0, :, :, 5] = False  # to be zeroed in a copy, if the batch were taken as it is
-    assert make_plan(few, 8, 8, whole=True).back is not None
+    alike = padding_mask(from_lengths([126, 127, 128, 128] * 2, 128))
+    assert not make_plan(alike, 8, 8, whole=True).groups
+    assert make_plan(alike & causal_mask(128), 8, 8, whole=True).groups  # half is not computed
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -356,10 +355,10 @@ def test_documents_of_like_lengths_are_computed_together_wherever_they_stand():
 
 
 def test_large_documents_of_unlike_lengths_need_no_mask():
-    mask = padding_mask(from_lengths([600, 600, 540, 600], 600))
+    mask = padding_mask(from_lengths([600, 600, 400, 600], 600))
     found = make_plan(mask, 4, 8, whole=True)
-    assert [tuple(group.queries.shape) for group in found.groups] == [(3, 600), (1, 540)]
-    assert all(strip.hidden is None for strip in strips_of(found))
+    assert [tuple(group.queries.shape) for group in found.groups] == [(3, 600), (1, 400)]
+    assert all(strip.bias is None for strip in strips_of(found))
 
 
 def test_scores_that_are_held_fit_into_a_cache():
@@ -468,7 +467,7 @@ def in_strips(**changes):
 @pytest.mark.parametrize(
     "broken",
     [
-        in_strips(hidden=lambda strip: None),
+        in_strips(bias=lambda strip: None),
         in_strips(keys=lambda strip: (slice(0, strip.keys[-1].stop - 1),)),
         in_strips(queries=lambda strip: slice(0, strip.queries.stop - 1)),
         lambda found: found._replace(back=found.back.flip(0)),

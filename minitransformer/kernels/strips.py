@@ -29,8 +29,8 @@ def _plain(query: Tensor, key: Tensor, value: Tensor, strip: Strip) -> Tensor:
     """softmax(Q Kᵀ / √d) V, in the lines of `scaled_dot_product_attention`."""
     query, key = at_least_float32(query) / query.shape[-1] ** 0.5, at_least_float32(key)
     scores = query @ key.contiguous().mT  # to copy a transposed one is slow
-    if strip.hidden is not None:
-        scores = scores.masked_fill(strip.hidden, float("-inf"))
+    if strip.bias is not None:
+        scores = scores + strip.bias
     return scores.softmax(dim=-1).to(value.dtype) @ value
 
 
@@ -38,9 +38,10 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, strip: Strip) -> Tensor:
     """torch's own fused kernel, which never holds its scores; on a CPU it is slow where few are."""
     if key.shape[2] <= SHORT and key.device.type == "cpu":
         return _plain(query, key, value, strip)
-    if strip.causal or strip.hidden is None:
+    if strip.causal or strip.bias is None:
         return F.scaled_dot_product_attention(query, key, value, is_causal=strip.causal)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=~strip.hidden)
+    bias = strip.bias.to(query.dtype)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
 
 def _online(query: Tensor, key: Tensor, value: Tensor, strip: Strip) -> Tensor:
@@ -58,8 +59,8 @@ def _online(query: Tensor, key: Tensor, value: Tensor, strip: Strip) -> Tensor:
     for start in range(0, key.shape[2], BLOCK):
         keys = slice(start, start + BLOCK)
         scores = query @ at_least_float32(key[:, :, keys]).mT
-        if strip.hidden is not None:
-            scores = scores.masked_fill(strip.hidden[..., keys], float("-inf"))
+        if strip.bias is not None:
+            scores = scores + strip.bias[..., keys]
         before, highest = highest, torch.maximum(highest, scores.detach().amax(-1, keepdim=True))
         level = highest.masked_fill(highest == float("-inf"), 0.0)  # nothing to see so far
         powers, shrink = (scores - level).exp(), (before - level).exp()
