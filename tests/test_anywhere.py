@@ -105,6 +105,7 @@ print(json.dumps(done))
 """
 
 
+@pytest.mark.slow
 def test_all_but_grading_runs_without_posix(tmp_path):
     (tmp_path / "prose.txt").write_text(PROSE, encoding="utf-8")
     (tmp_path / "mine.py").write_text(SOLVED, encoding="utf-8")

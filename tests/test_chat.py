@@ -280,7 +280,7 @@ def expected_answers(folder, turns, system=None, new=5) -> list[str]:
 OPTIONS = ["--temperature", "0", "--max-new-tokens", "5"]
 
 
-@pytest.mark.parametrize("system", [None, "the mat"])
+@pytest.mark.parametrize("system", [pytest.param(None, marks=pytest.mark.slow), "the mat"])
 def test_each_turn_is_answered_with_the_turns_before_it(system, folder, capsys, monkeypatch):
     turns = ["a dog", "the cat", "naïve"]
     expected = expected_answers(folder, turns, system)

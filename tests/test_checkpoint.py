@@ -521,8 +521,7 @@ def uninterrupted(pairs, tmp_path_factory):
     "name",
     [
         "SIGTERM",
-        "SIGKILL",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("SIGHUP", "SIGINT")),
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("SIGKILL", "SIGHUP", "SIGINT")),
     ],
 )
 def test_a_training_that_a_signal_ends_goes_on_to_the_same_bits(

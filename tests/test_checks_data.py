@@ -384,7 +384,9 @@ def test_text_behind_an_end_is_no_filler():
 # ---- the museum ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[pytest.mark.slow] * (k == "generator")) for k in KINDS]
+)
 def test_no_two_pieces_are_alike(kind):
     """What a piece does tells it from every other of its kind, at its own tier already."""
     for piece in pieces(kind):

@@ -147,7 +147,9 @@ def test_texts_come_from_a_file_or_from_standard_input(folders, tmp_path, capsys
     assert capsys.readouterr().out == expected
 
 
-@pytest.mark.parametrize(("task", "kinds"), [("dates", 3), ("lm", 1), ("mlm", 1)])
+@pytest.mark.parametrize(
+    ("task", "kinds"), [pytest.param("dates", 3, marks=pytest.mark.slow), ("lm", 1), ("mlm", 1)]
+)
 def test_show_draws_a_picture_for_each_text_and_attention(folders, tmp_path, capsys, task, kinds):
     out = tmp_path / "pictures"
     texts = ["Word 1", "2025年6月3日"]
@@ -374,6 +376,7 @@ def command(*arguments, **options):
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_reached_and_says_where(tmp_path):
     small = [*TINY, "--max-length", "38", "--batch-size", "2"]
     process = command("train", *small, "--steps", "100000", cwd=tmp_path)

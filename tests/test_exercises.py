@@ -434,6 +434,7 @@ def test_no_export_gives_a_solution_to_students(to, tmp_path):
         export(NAMES, to, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_the_pytest_export_gives_the_same_scores(tmp_path):
     names = ["softmax", "causal_mask"]
     export(names, "pytest", tmp_path)

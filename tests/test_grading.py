@@ -285,8 +285,13 @@ def softmax(scores):
 }
 
 
+QUICK = ("never ends", "exits with success", "reads the solution", "leaves a process behind")
+
+
 @sandboxed
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize(
+    "attack", [pytest.param(a, marks=() if a in QUICK else pytest.mark.slow) for a in ATTACKS]
+)
 def test_an_attack_earns_nothing_and_does_no_harm(attack, tmp_path, monkeypatch):
     monkeypatch.setattr(grading_module, "SECONDS", 1.0)
     before = set(os.listdir("/tmp"))
@@ -334,6 +339,7 @@ def test_without_isolation_it_refuses(monkeypatch, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_trusted_submissions_need_no_isolation(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     path = write(SOLVED, tmp=tmp_path)
@@ -381,6 +387,7 @@ EXPECTED = {"ann": POINTS, "bob": 5, "cyd": POINTS, "dan": 0, "eve": 0, "fay": 0
 
 
 @sandboxed
+@pytest.mark.slow
 def test_every_submission_gets_its_honest_score(class_of_students, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = ["exercise", "grade", str(class_of_students), "--out", str(out), "--only", *FEW]
@@ -563,6 +570,7 @@ BORROWED = {
 
 
 @pytest.mark.parametrize("way", BORROWED)
+@pytest.mark.slow
 def test_what_is_borrowed_earns_nothing_though_trusted(way, tmp_path):
     source = EXERCISES["causal_mask"].source + "\n" + BORROWED[way]
     path = write(source, tmp=tmp_path)
@@ -600,6 +608,7 @@ def test_what_a_person_should_look_at_is_noticed(source, words):
 
 
 @sandboxed
+@pytest.mark.slow
 def test_what_a_person_should_look_at_stands_beside_the_score(tmp_path):
     (tmp_path / "all").mkdir()
     source = """
@@ -651,6 +660,7 @@ def softmax(scores):
     assert (tmp_path / "out" / "students" / "a" / "results.json").stat().st_mtime_ns == stamp
 
 
+@pytest.mark.slow
 def test_an_exercise_that_cannot_be_graded_costs_no_other(tmp_path, monkeypatch):
     run = Exercise.run
 
@@ -689,6 +699,7 @@ def test_what_cannot_be_shown_costs_no_points(monkeypatch):
     assert "cannot be shown: RuntimeError" in feedback_page("ann", [feedback], [])
 
 
+@pytest.mark.slow
 def test_control_characters_reach_no_terminal(tmp_path, capsys):
     folder, out = tmp_path / "all", tmp_path / "out"
     folder.mkdir()
@@ -720,6 +731,7 @@ def test_what_cannot_be_loaded_is_not_called_missing(tmp_path):
     "trust",
     [pytest.param(False, marks=sandboxed), pytest.param(True, marks=pytest.mark.slow)],
 )
+@pytest.mark.slow
 def test_ctrl_c_stops_at_once_and_keeps_what_is_done(trust, tmp_path):
     folder, out = tmp_path / "all", tmp_path / "out"
     folder.mkdir()

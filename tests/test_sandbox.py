@@ -187,6 +187,7 @@ def f():
 
 
 @sandboxed
+@pytest.mark.slow
 def test_threads_cannot_hide_their_processes(monkeypatch):
     monkeypatch.setattr(sandbox, "RESIDENT", 2**36)
     source = """
@@ -243,6 +244,7 @@ def forge(message, data=b""):
 
 
 @sandboxed
+@pytest.mark.slow
 def test_an_answer_of_much_json_is_refused():
     with pytest.raises(ValueError, match="expected an answer of at most 1,048,576 bytes of JSON"):
         called("def f(): return [[]] * 500_000")
@@ -280,6 +282,7 @@ STRANGE = {
 
 
 @sandboxed
+@pytest.mark.slow
 def test_what_is_no_answer_ends_the_process_and_nothing_else():
     forged = {
         name: message if isinstance(message, bytes) else json.dumps(message).encode()
@@ -298,6 +301,7 @@ def test_what_is_no_answer_ends_the_process_and_nothing_else():
 
 
 @sandboxed
+@pytest.mark.slow
 def test_our_functions_are_asked_so_often_and_no_longer(monkeypatch):
     monkeypatch.setattr(sandbox, "CALLBACKS", 5)
     with pytest.raises(Died, match="what is no answer"):
@@ -344,6 +348,7 @@ def test_memory_is_limited_on_top_of_what_the_library_took(monkeypatch, tmp_path
 
 
 @sandboxed
+@pytest.mark.slow
 def test_what_processes_share_is_held_once(monkeypatch):
     """Three forks that do nothing share what they held; with more on top they are ended."""
     monkeypatch.setattr(sandbox, "RESIDENT", 2**28)
@@ -388,6 +393,7 @@ DOES = "import os, signal, threading, time, torch\ndef f(source): eval(source)"
 
 
 @sandboxed
+@pytest.mark.slow
 def test_a_limit_that_raises_an_error_is_named():
     with Sandbox([("work.py", DOES)], ["f"]) as box:
         for source, (error, said) in RAISES.items():
@@ -404,11 +410,13 @@ def test_what_ends_a_process_is_named(source):
         called(DOES, source)
 
 
+@pytest.mark.slow
 def test_a_process_that_closes_its_pipe_is_ended():
     with trusted(DOES) as box, pytest.raises(Died, match="it closed its pipe"):
         box.function("f")("os.closerange(3, 9), time.sleep(30)")
 
 
+@pytest.mark.slow
 def test_a_process_without_the_memory_to_say_so_is_understood(monkeypatch, tmp_path):
     with_worker(monkeypatch, tmp_path, "worker.MEMORY = 2**26")
     source = "KEPT = []\ndef f():\n    while True: KEPT.append((KEPT,))"
@@ -469,6 +477,7 @@ def test_a_definition_takes_no_other_functions_points(what, tmp_path, monkeypatc
 
 
 @sandboxed
+@pytest.mark.slow
 def test_definitions_that_never_load_are_given_up(monkeypatch):
     monkeypatch.setattr(sandbox, "LOADING", 2.0)
     monkeypatch.setattr(sandbox, "LOST", 1)
@@ -502,6 +511,7 @@ def test_an_error_may_say_anything(tmp_path):
 
 
 @sandboxed
+@pytest.mark.slow
 def test_a_process_that_ended_is_started_again():
     source = "import os\ndef f(): os._exit(3)\ndef g(): return os.getpid()"
     with Sandbox([("work.py", source)], ["f", "g"]) as box:
@@ -522,6 +532,7 @@ def test_a_process_that_ended_is_started_again():
         "threading.Timer(0.2, os._exit, (1,)).start()",
     ],
 )
+@pytest.mark.slow
 def test_what_a_function_leaves_behind_costs_the_next_nothing(leave):
     source = f"import os, threading, time\nHELD = []\ndef f(): {leave}\ndef g(): return len(HELD)"
     with Sandbox([("work.py", source)], ["f", "g"]) as box:
