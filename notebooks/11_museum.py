@@ -34,8 +34,7 @@ from minitransformer import (
     scaled_dot_product_attention,
 )
 from minitransformer import attention as module
-from minitransformer.checks import check_attention, run_checks
-from minitransformer.checks.museum import pieces
+from minitransformer.checks import check_attention, pieces, run_checks
 from minitransformer.visualize import HATCHES, attention_map
 
 set_matplotlib_formats("png")

@@ -29,8 +29,7 @@ from torch.nn import functional as F
 
 from minitransformer import attention as module
 from minitransformer import causal_mask, padding_mask, scaled_dot_product_attention
-from minitransformer.checks import check_attention
-from minitransformer.checks.museum import pieces
+from minitransformer.checks import check_attention, pieces
 
 set_matplotlib_formats("png")
 torch.set_num_threads(1)

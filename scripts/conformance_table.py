@@ -26,9 +26,9 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from tqdm import tqdm
 
 from minitransformer.checks import TIERS, run_checks
+from minitransformer.checks.engine.check import Check, checks_of
+from minitransformer.checks.engine.report import Report, Result
 from minitransformer.checks.known import KNOWN, PACKAGES, Known
-from minitransformer.checks.report import Report, Result
-from minitransformer.checks.suite import Check, checks_of
 
 SECONDS = 60.0  # for one check: jax compiles anew for each shape
 

@@ -8,7 +8,7 @@ from dataclasses import fields
 import pytest
 
 from minitransformer.checks import BANKS, SUBJECTS
-from minitransformer.checks.museum import pieces
+from minitransformer.checks.engine.bugs import pieces
 from minitransformer.cli import main
 
 STUDENT = """

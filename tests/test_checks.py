@@ -25,9 +25,10 @@ from minitransformer.checks import (
     checks_of,
     run_checks,
 )
-from minitransformer.checks import diagnosis as diagnosis_module
-from minitransformer.checks.museum import pieces
-from minitransformer.checks.suite import Failed, NotApplicable, check, run_check
+from minitransformer.checks.engine import diagnosis as diagnosis_module
+from minitransformer.checks.engine.bugs import pieces
+from minitransformer.checks.engine.check import Failed, NotApplicable, check
+from minitransformer.checks.engine.running import run_check
 
 
 def attention(query, key, value, mask):

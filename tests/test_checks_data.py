@@ -23,8 +23,9 @@ from minitransformer.checks import (
     diagnose,
     run_checks,
 )
-from minitransformer.checks.generators import GeneratorSubject, wanted
-from minitransformer.checks.museum import pieces
+from minitransformer.checks.engine.bugs import pieces
+from minitransformer.checks.generators.cases import wanted
+from minitransformer.checks.generators.subject import GeneratorSubject
 from minitransformer.masks import padding_mask
 
 INF = float("inf")
@@ -347,7 +348,7 @@ def test_reading_the_last_column_is_recognised():
 
 def test_the_prompts_write_what_the_checks_need():
     """Some rows end and others do not, at different steps; no two tokens are nearly as likely."""
-    from minitransformer.checks.generators import END, NEW, PROMPTS, the_model
+    from minitransformer.checks.generators.cases import END, NEW, PROMPTS, the_model
 
     assert [len(row) for row in wanted(PROMPTS, eos=END)] == [5, NEW, 3, NEW]
     assert [len(row) for row in wanted(PROMPTS, eos=0)] == [4, NEW, 2, NEW]

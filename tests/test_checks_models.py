@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from minitransformer import Config, DecoderOnly, EncoderDecoder, EncoderOnly
 from minitransformer.checks import check_decoder, check_encoder, check_encoder_decoder
-from minitransformer.checks.models import EncoderDecoderSubject, EncoderSubject, Ready, batch_of
-from minitransformer.checks.museum.models import (
+from minitransformer.checks.models.bugs import (
     VOCAB,
     WIDTH,
     NoPaddingMask,
@@ -21,6 +20,9 @@ from minitransformer.checks.museum.models import (
     TinyEncoder,
     TinyEncoderDecoder,
 )
+from minitransformer.checks.models.cases import batch_of
+from minitransformer.checks.models.ready import Ready
+from minitransformer.checks.models.subject import EncoderDecoderSubject, EncoderSubject
 
 KINDS = {
     "encoder": (EncoderOnly, TinyEncoder, check_encoder),

@@ -24,7 +24,7 @@ from minitransformer import (
     scaled_dot_product_attention,
 )
 from minitransformer.checks import SUBJECTS, checks_of
-from minitransformer.checks.suite import run_check
+from minitransformer.checks.engine.running import run_check
 from minitransformer.kernels import attention_kernel
 
 

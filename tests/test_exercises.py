@@ -348,7 +348,7 @@ def test_inputs_differ_by_seed_and_are_repeated_with_it():
 def test_the_first_difference_is_shown():
     import torch
 
-    from minitransformer.checks.suite import Failed
+    from minitransformer.checks.engine.check import Failed
 
     one = EXERCISES["softmax"]
     wanted = torch.zeros(2, 3)

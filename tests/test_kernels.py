@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from minitransformer import scaled_dot_product_attention
 from minitransformer.checks import AttentionSubject, attention_weights_of
-from minitransformer.checks.probes import backward_weights_of, expected_weights
+from minitransformer.checks.attention.subject import backward_weights_of, expected_weights
 
 # Around the edges of blocks of 64 and 128, and S % 128 == 64: pytorch issue 196678.
 LENGTHS = [1, 63, 64, 65, 127, 128, 129, 192]

@@ -10,8 +10,8 @@ import pytest
 
 from minitransformer.checks import BANKS, run_checks
 from minitransformer.checks import known as known_module
+from minitransformer.checks.engine.subject import Subject
 from minitransformer.checks.known import KNOWN, Known, known
-from minitransformer.checks.subject import Subject
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "conformance_table.py"
 SDPA = "torch.nn.functional:scaled_dot_product_attention"

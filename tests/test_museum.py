@@ -12,12 +12,12 @@ from minitransformer.checks import (
     Report,
     checks_of,
     diagnose,
-    diagnosis,
     run_checks,
-    suite,
 )
-from minitransformer.checks.museum import Piece, pieces
-from minitransformer.checks.suite import Check, run_check
+from minitransformer.checks.engine import diagnosis, running
+from minitransformer.checks.engine.bugs import Piece, pieces
+from minitransformer.checks.engine.check import Check
+from minitransformer.checks.engine.running import run_check
 
 ALL = pieces()
 SUBJECTS = {piece.name: piece.subject() for piece in ALL}
@@ -60,7 +60,7 @@ def remembered():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Piece, "subject", lambda piece: SUBJECTS[piece.name])
-        patch.setattr(suite, "run_check", remember)
+        patch.setattr(running, "run_check", remember)
         patch.setattr(diagnosis, "run_check", remember)
         yield
 
@@ -122,7 +122,7 @@ def test_every_check_fails_on_some_piece(bank):
     """And in words: an error that a piece raises fails any check, and proves none."""
 
     def fails(one: Check, piece: Piece) -> bool:
-        result = suite.run_check(one, SUBJECTS[piece.name])
+        result = running.run_check(one, SUBJECTS[piece.name])
         return result.outcome == "fail" and not result.raised
 
     unproved = []

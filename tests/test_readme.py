@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from minitransformer.checks import check_attention
-from minitransformer.checks.museum import pieces
+from minitransformer.checks.engine.bugs import pieces
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

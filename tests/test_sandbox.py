@@ -11,7 +11,7 @@ import time
 import pytest
 from conftest import wait_until
 
-from minitransformer.checks.time_limit import OutOfTime
+from minitransformer.checks.engine.time_limit import OutOfTime
 from minitransformer.exercises import EXERCISES
 from minitransformer.exercises.cells import load_cells, parse_cell, without_magics
 from minitransformer.grading import sandbox, worker

@@ -9,8 +9,8 @@ from contextlib import suppress
 
 import pytest
 
-from minitransformer.checks import time_limit as module
-from minitransformer.checks.time_limit import OutOfTime, time_limit
+from minitransformer.checks.engine import time_limit as module
+from minitransformer.checks.engine.time_limit import OutOfTime, time_limit
 
 
 def spin():
@@ -120,7 +120,7 @@ def test_a_process_that_is_seldom_run_has_the_same_time():
     """Stopped and continued, as on a busy machine: slow by the clock, the same by its CPU."""
     program = """
 import time
-from minitransformer.checks.time_limit import time_limit
+from minitransformer.checks.engine.time_limit import time_limit
 print("ready", flush=True)
 with time_limit(20.0):
     until = time.process_time() + 0.3

@@ -12,17 +12,22 @@ the subject class that lists them. A subject can also be made first: `AttentionS
 from collections.abc import Callable
 from typing import Any
 
-from minitransformer.checks import attention, between_calls  # noqa: F401 -- they register checks
-from minitransformer.checks.building import MaskSubject
-from minitransformer.checks.diagnosis import diagnose
-from minitransformer.checks.generators import GeneratorSubject
-from minitransformer.checks.labels import CollatorSubject, LabelsSubject
-from minitransformer.checks.losses import LossSubject
-from minitransformer.checks.models import DecoderSubject, EncoderDecoderSubject, EncoderSubject
-from minitransformer.checks.probes import AttentionSubject, attention_weights_of
-from minitransformer.checks.report import Report, Result
-from minitransformer.checks.subject import SUBJECTS, Subject
-from minitransformer.checks.suite import BANKS, TIERS, checks_of, run_checks
+from minitransformer.checks.attention.subject import AttentionSubject, attention_weights_of
+from minitransformer.checks.engine.bugs import pieces
+from minitransformer.checks.engine.check import BANKS, TIERS, at_most, checks_of, expect, needs
+from minitransformer.checks.engine.diagnosis import diagnose
+from minitransformer.checks.engine.report import Report, Result
+from minitransformer.checks.engine.running import run_checks
+from minitransformer.checks.engine.subject import SUBJECTS, Subject
+from minitransformer.checks.generators.subject import GeneratorSubject
+from minitransformer.checks.labels.subject import CollatorSubject, LabelsSubject
+from minitransformer.checks.losses.subject import LossSubject
+from minitransformer.checks.masks.subject import MaskSubject
+from minitransformer.checks.models.subject import (
+    DecoderSubject,
+    EncoderDecoderSubject,
+    EncoderSubject,
+)
 
 
 def check_attention(
@@ -148,6 +153,7 @@ __all__ = [
     "Report",
     "Result",
     "Subject",
+    "at_most",
     "attention_weights_of",
     "check_attention",
     "check_collator",
@@ -160,6 +166,9 @@ __all__ = [
     "check_mask",
     "checks_of",
     "diagnose",
+    "expect",
+    "needs",
     "parametrize_with_checks",
+    "pieces",
     "run_checks",
 ]

@@ -14,9 +14,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from minitransformer.checks.engine.subject import SUBJECTS, Subject
+from minitransformer.checks.engine.time_limit import OutOfTime, time_limit
 from minitransformer.checks.known import known
-from minitransformer.checks.subject import SUBJECTS, Subject
-from minitransformer.checks.time_limit import OutOfTime, time_limit
 
 IMPORT_SECONDS, IMPORT_WALL = 60.0, 300.0
 

@@ -20,10 +20,10 @@ from torch.nn import functional as F
 
 from minitransformer import models
 from minitransformer.attention import scaled_dot_product_attention
-from minitransformer.checks.labels import CollatorSubject
-from minitransformer.checks.losses import LossSubject
-from minitransformer.checks.probes import AttentionSubject
-from minitransformer.checks.subject import SUBJECTS, Subject
+from minitransformer.checks.attention.subject import AttentionSubject
+from minitransformer.checks.engine.subject import SUBJECTS, Subject
+from minitransformer.checks.labels.subject import CollatorSubject
+from minitransformer.checks.losses.subject import LossSubject
 from minitransformer.config import Config
 from minitransformer.data import pad
 from minitransformer.loss import cross_entropy as our_cross_entropy

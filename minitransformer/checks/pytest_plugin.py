@@ -22,9 +22,10 @@ from typing import Any
 
 import pytest
 
-from minitransformer.checks.probes import AttentionSubject
-from minitransformer.checks.subject import Subject
-from minitransformer.checks.suite import TIERS, Check, checks_of, run_check
+from minitransformer.checks.attention.subject import AttentionSubject
+from minitransformer.checks.engine.check import TIERS, Check, checks_of
+from minitransformer.checks.engine.running import run_check
+from minitransformer.checks.engine.subject import Subject
 
 MARK = "mask_checks"
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from minitransformer.checks.time_limit import OutOfTime, time_limit
+from minitransformer.checks.engine.time_limit import OutOfTime, time_limit
 from minitransformer.data.chat import ChatTemplate
 from minitransformer.data.files import InputError
 from minitransformer.data.tokenization import Tokenizer

@@ -16,14 +16,15 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
-from minitransformer.checks.attention import make_inputs, masks
-from minitransformer.checks.diagnosis import diagnose
+from minitransformer.checks.attention.cases import make_inputs, masks
+from minitransformer.checks.attention.subject import attention_weights_of
+from minitransformer.checks.engine.bugs import Piece, pieces
+from minitransformer.checks.engine.check import TIERS, checks_of
+from minitransformer.checks.engine.diagnosis import diagnose
+from minitransformer.checks.engine.report import Report
+from minitransformer.checks.engine.running import run_checks
+from minitransformer.checks.engine.subject import SUBJECTS
 from minitransformer.checks.finding import find_subject
-from minitransformer.checks.museum import Piece, pieces
-from minitransformer.checks.probes import attention_weights_of
-from minitransformer.checks.report import Report
-from minitransformer.checks.subject import SUBJECTS
-from minitransformer.checks.suite import TIERS, checks_of, run_checks
 from minitransformer.data.files import InputError
 
 HELP = """

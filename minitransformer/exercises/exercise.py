@@ -33,9 +33,10 @@ import torch
 from torch import Tensor
 
 from minitransformer.checks import BANKS, Report, Result, diagnose
-from minitransformer.checks.report import WIDTH, picture
-from minitransformer.checks.subject import Subject, expect
-from minitransformer.checks.suite import Check, Failed, run_check
+from minitransformer.checks.engine.check import Check, Failed, expect
+from minitransformer.checks.engine.report import WIDTH, picture
+from minitransformer.checks.engine.running import run_check
+from minitransformer.checks.engine.subject import Subject
 from minitransformer.exercises.forbidding import Forbidding
 
 EXERCISES: dict[str, "Exercise"] = {}

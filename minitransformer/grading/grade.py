@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from minitransformer.checks.time_limit import OutOfTime
+from minitransformer.checks.engine.time_limit import OutOfTime
 from minitransformer.data.files import (
     InputError,
     read_json,

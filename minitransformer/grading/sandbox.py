@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minitransformer.checks.time_limit import OutOfTime
+from minitransformer.checks.engine.time_limit import OutOfTime
 from minitransformer.exercises.cells import as_text, told
 from minitransformer.exercises.exercise import FORBIDDEN
 from minitransformer.grading import pipe, worker

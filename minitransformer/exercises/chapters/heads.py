@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from minitransformer.checks.subject import expect
+from minitransformer.checks.engine.check import expect
 from minitransformer.exercises.exercise import Draw, exercise
 
 

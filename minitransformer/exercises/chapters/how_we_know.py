@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from minitransformer.checks.museum import pieces
-from minitransformer.checks.subject import expect
+from minitransformer.checks.engine.bugs import pieces
+from minitransformer.checks.engine.check import expect
 from minitransformer.exercises.exercise import Draw, exercise
 
 

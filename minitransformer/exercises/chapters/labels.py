@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from minitransformer.checks import LossSubject
-from minitransformer.checks.subject import expect
+from minitransformer.checks.engine.check import expect
 from minitransformer.exercises.exercise import Draw, exercise
 
 

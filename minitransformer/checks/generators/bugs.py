@@ -7,7 +7,7 @@ each piece overrides one. All of them write fluent text.
 import torch
 from torch import Tensor
 
-from minitransformer.checks.museum import piece
+from minitransformer.checks.engine.bugs import piece
 from minitransformer.models import DecoderOnly
 
 OURS = "a mutant of our own"

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minitransformer.checks.museum import piece
+from minitransformer.checks.engine.bugs import piece
 from minitransformer.loss import cross_entropy
 
 OURS = "a mutant of our own"

@@ -7,8 +7,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from minitransformer.checks.suite import Failed, NotApplicable
-
 SUBJECTS: dict[str, type["Subject"]] = {}  # kind of subject -> what it may declare
 
 
@@ -63,29 +61,6 @@ def _described(x: Any) -> str:
         return f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}"
     text = repr(x)
     return text if len(text) < 60 else type(x).__name__
-
-
-def needs(condition: Any, reason: str) -> None:
-    """Leave the check, for the subject does not promise this."""
-    if not condition:
-        raise NotApplicable(reason)
-
-
-def expect(holds: Any, diagnosis: str, measured: float | None = None, **example: Tensor) -> None:
-    """Fail the check unless it holds. The example: small tensors, _ in their names for spaces."""
-    if not holds:
-        shown = {name.replace("_", " "): tensor.detach() for name, tensor in example.items()}
-        raise Failed(diagnosis, measured, shown)
-
-
-def size(x: Tensor) -> float:
-    """The largest magnitude; NaN where there is one."""
-    return float(x.detach().double().abs().max()) if x.numel() else 0.0
-
-
-def differs(x: float, allowed: float = 0.0) -> bool:
-    """More than is allowed, or NaN."""
-    return not x <= allowed
 
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from minitransformer.checks.subject import SUBJECTS
-from minitransformer.checks.suite import TIERS
+from minitransformer.checks.engine.check import TIERS
+from minitransformer.checks.engine.subject import SUBJECTS
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Piece:
 
 
 _PIECES: list[Piece] = []
-_ROOMS = ("attention", "masks", "models", "losses", "labels", "generators")
+_KINDS = ("attention", "masks", "models", "losses", "labels", "generators")
 
 
 def piece(
@@ -85,7 +85,7 @@ def piece(
 
 
 def pieces(bank: str | None = None) -> list[Piece]:
-    """Every piece, or those of one kind of subject, room by room."""
-    rooms = [import_module(f"{__name__}.{room}").__name__ for room in _ROOMS]
-    ordered = sorted(_PIECES, key=lambda one: rooms.index(one.implementation.__module__))
+    """Every piece, or those of one kind of subject, kind by kind."""
+    files = [import_module(f"minitransformer.checks.{kind}.bugs").__name__ for kind in _KINDS]
+    ordered = sorted(_PIECES, key=lambda one: files.index(one.implementation.__module__))
     return [one for one in ordered if bank in (None, one.bank)]

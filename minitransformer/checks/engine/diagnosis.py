@@ -4,9 +4,10 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from minitransformer.checks.museum import Piece, pieces
-from minitransformer.checks.report import Report, Result
-from minitransformer.checks.suite import BANKS, run_check
+from minitransformer.checks.engine.bugs import Piece, pieces
+from minitransformer.checks.engine.check import BANKS
+from minitransformer.checks.engine.report import Report, Result
+from minitransformer.checks.engine.running import run_check
 
 SECONDS = 10.0  # of CPU time, for each check of a bug: most need a hundredth
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minitransformer.checks.museum import piece
+from minitransformer.checks.engine.bugs import piece
 from minitransformer.masks import causal_mask
 
 OURS = "a mutant of our own"

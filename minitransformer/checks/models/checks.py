@@ -6,416 +6,27 @@ stay equal, and else within a ten-thousandth of how strongly they react to other
 matter is changed too, for a model that sees nothing leaks nothing.
 """
 
-import copy
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
-from minitransformer.checks.subject import (
-    Subject,
-    as_dtype,
-    differs,
-    expect,
-    needs,
-    one_of,
-    size,
+from minitransformer.checks.engine.between_calls import (
+    Answers,
+    Call,
+    asked_inside_inference_mode,
+    masks_are_written_to,
 )
-from minitransformer.checks.suite import check
+from minitransformer.checks.engine.check import check, differs, expect, needs, size
+from minitransformer.checks.models.cases import BATCH, batch_of, laid_out, layouts, others, role
+from minitransformer.checks.models.ready import Ready, Stream, alone, reaction, tolerance
+from minitransformer.checks.models.subject import EncoderSubject
 from minitransformer.masks import causal_mask, padding_mask
 
 TORCH, HF = "https://github.com/pytorch/pytorch/", "https://github.com/huggingface/transformers/"
 NAN = float("nan")
 
-# How many real tokens each row has. The first is what encoders and decoders read, and the source;
-# the second is the target. Unsorted, and no two sizes alike.
-LENGTHS = ((2, 7, 5, 1), (4, 1, 6, 3))
-BATCH = len(LENGTHS[0])
 EXTRA = (0, 1, 3, 9)  # padding beyond that of the longest row
-
-Stream = tuple[Tensor, Tensor]  # token ids (B,T), and their attention_mask (B,T) int64
-
-
-# ---- subjects ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class EncoderSubject(Subject):
-    """An encoder `fn(input_ids, attention_mask) -> hidden states or logits (B,T,X)`.
-
-    It may return a tensor, a tuple that begins with it, or an object or mapping with `logits` or
-    `last_hidden_state`. An nn.Module is never touched: a copy of it is checked, without dropout,
-    and its parameter gradients too; of any other function the outputs alone are. What it may
-    declare:
-
-    takes         "ids", or "embeddings": floats (B,T,d_model), as torch.nn.TransformerEncoder
-    d_model       the width of these
-    vocab_size    ids are below it
-    pad_id        the id that stands at padding, and nowhere else
-    mask_means    "attend": 1 is a real token; "ignore": True is padding
-    mask_values   "int", "bool", or "additive" (0 at real tokens, -inf at padding)
-    sides         where padding may stand: ("right", "left")
-    holes         padding may stand between tokens too
-    documents     attention_mask may number packed documents: 1 1 2 2 2 0
-    max_length    the longest sequence that it takes, padding included; at least 8
-    returns       "tokens": (B,T,X); "sequence", of an encoder that pools: (B,X)
-    dtypes        those it promises to work in; the first but for float32 is the ordinary one
-    device        where it is checked
-    redraw        parameters are drawn anew, and large: with the small ones that a model begins
-                  with, a wrong mask moves its outputs by less than one would notice
-    """
-
-    bank: ClassVar[str] = "encoder"
-    arguments: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
-    comparable: ClassVar[bool] = False
-    causal: ClassVar[bool] = False
-
-    takes: str = "ids"
-    d_model: int = 16
-    vocab_size: int = 11
-    pad_id: int = 0
-    mask_means: str = "attend"
-    mask_values: str = "int"
-    sides: tuple[str, ...] = ("right", "left")
-    holes: bool = False
-    documents: bool = False
-    max_length: int = 16
-    returns: str = "tokens"
-    dtypes: tuple[str | torch.dtype, ...] = ("float32", "bfloat16", "float16")
-    device: str | torch.device = "cpu"
-    redraw: bool = True
-
-    def __post_init__(self):
-        super().__post_init__()
-        one_of("takes", self.takes, ("ids", "embeddings"))
-        one_of("mask_means", self.mask_means, ("attend", "ignore"))
-        one_of("mask_values", self.mask_values, ("bool", "int", "additive"))
-        one_of("returns", self.returns, ("tokens", "sequence"))
-        for name in ("sides", "dtypes"):
-            value = getattr(self, name)
-            if isinstance(value, str) or not value:
-                raise ValueError(f"{name} must be a tuple such as ('right',), got {value!r}")
-        for side in self.sides:
-            one_of("sides", side, ("right", "left"))
-        longest = max(map(max, LENGTHS)) + 1
-        for name, least in {"vocab_size": 5, "d_model": 1, "max_length": longest}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if self.takes == "ids" and not 0 <= self.pad_id < self.vocab_size:
-            raise ValueError(f"pad_id must be in [0, {self.vocab_size}), got {self.pad_id}")
-        if self.documents and (self.mask_means, self.mask_values) != ("attend", "int"):
-            raise ValueError("documents are numbers: they need mask_values='int', 'attend'")
-        if self.returns == "sequence" and self.bank != "encoder":
-            raise ValueError("returns='sequence' is for encoders: others give logits of each token")
-        object.__setattr__(self, "dtypes", tuple(as_dtype(dtype) for dtype in self.dtypes))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What ordinary users compute in: float32 where it is promised."""
-        return torch.float32 if torch.float32 in self.dtypes else as_dtype(self.dtypes[0])
-
-    @property
-    def streams(self) -> int:
-        """How many sequences it reads: one, or a source and a target."""
-        return len(self.arguments) // 2
-
-    def stand_in(self, other: Subject) -> Subject:
-        """Called as it wishes, but asked only what this subject is asked."""
-        promised = ("sides", "holes", "documents", "returns", "dtypes", "device")
-        shared = {name: getattr(self, name) for name in promised}
-        return replace(other, **shared)
-
-    def present(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
-        """An attention_mask with its polarity and values, a tensor of its own."""
-        if self.mask_values == "additive":
-            return torch.zeros_like(mask, dtype=dtype).masked_fill(mask == 0, float("-inf"))
-        mask = mask.clone() if self.mask_means == "attend" else (mask == 0).long()
-        return mask.bool() if self.mask_values == "bool" else mask
-
-
-@dataclass(frozen=True)
-class DecoderSubject(EncoderSubject):
-    """A decoder-only model `fn(input_ids, attention_mask) -> logits (B,T,V)`, causal.
-
-    It may declare what an EncoderSubject may.
-    """
-
-    bank: ClassVar[str] = "decoder"
-    causal: ClassVar[bool] = True
-
-
-@dataclass(frozen=True)
-class EncoderDecoderSubject(EncoderSubject):
-    """A model `fn(source_ids, source_mask, target_ids, target_mask) -> logits (B,T,V)`.
-
-    The target is causal. It may declare what an EncoderSubject may; `documents`: document n of the
-    target is the one that belongs to document n of the source.
-    """
-
-    bank: ClassVar[str] = "encoder-decoder"
-    arguments: ClassVar[tuple[str, ...]] = (
-        "source_ids",
-        "source_mask",
-        "target_ids",
-        "target_mask",
-    )
-    causal: ClassVar[bool] = True
-
-
-# ---- making a subject ready ----------------------------------------------------------------------
-
-
-class Ready:
-    """The subject as a check calls it: a copy of its own, in eval mode, without dropout."""
-
-    def __init__(self, subject: EncoderSubject, dtype: torch.dtype | None = None):
-        self.subject, self.dtype = subject, dtype or subject.dtype
-        self.fn = subject.fn
-        if isinstance(self.fn, nn.Module):
-            self.fn = copy.deepcopy(self.fn).to(subject.device, self.dtype).eval()
-            without_dropout(self.fn)
-            if subject.redraw:
-                draw_large(self.fn)
-        table = torch.randn(subject.vocab_size, subject.d_model, generator=seeded(2))
-        self.table = table.to(subject.device, self.dtype)
-
-    @property
-    def module(self) -> nn.Module:
-        needs(isinstance(self.fn, nn.Module), "it is not an nn.Module")
-        return self.fn
-
-    def __call__(self, *streams: Stream, change: Callable | None = None) -> Tensor:
-        """The output (B,T,X), or (B,1,X) where it is pooled, with its graph.
-
-        `change(i, embedding)` replaces the token embeddings (B,T,d) of stream i.
-        """
-        subject, arguments = self.subject, []
-        for i, (ids, mask) in enumerate(streams):
-            if subject.takes == "embeddings":
-                tokens = self.table[ids]
-                tokens = tokens if change is None else change(i, tokens).clone()
-            else:
-                tokens = ids.clone()
-            arguments += [tokens, subject.present(mask, self.dtype)]
-        if subject.takes == "embeddings" or change is None:
-            output = self.fn(*arguments)
-        else:
-            output = self._with_embeddings(streams, arguments, change)
-        return self._answer(output, streams[-1][0].shape)
-
-    def real(self, *streams: Stream, change: Callable | None = None) -> Tensor:
-        """The outputs that count, (N,X): those at real tokens, row by row, wherever they stand."""
-        return self(*streams, change=change)[self.counts(streams)].detach()
-
-    def counts(self, streams: Iterable[Stream]) -> Tensor:
-        """(B,T) or, where it is pooled, (B,1) bool: which outputs count."""
-        *_, (_, mask) = streams
-        pooled = self.subject.returns == "sequence"
-        return mask.any(dim=1, keepdim=True) if pooled else mask != 0
-
-    def gradients(self, *streams: Stream, change: Callable | None = None) -> dict[str, Tensor]:
-        """Parameter gradients of a fixed random projection of the outputs that count.
-
-        Not of their squares: after a norm these sum to a constant.
-        """
-        named = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
-        needs(named, "it has no parameters to train")
-        loss = self.projection(*streams, change=change)
-        found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
-        return {n: g for n, g in zip(named, found, strict=True) if g is not None}
-
-    def can_train(self) -> bool:
-        """Put it in training mode, if it has one in which the same call gives the same twice."""
-        if not isinstance(self.fn, nn.Module):
-            return False
-        self.fn.train()
-        streams = batch_of(self.subject, "full")
-        return torch.equal(self.real(*streams), self.real(*streams))
-
-    def projection(self, *streams: Stream, change: Callable | None = None) -> Tensor:
-        output = self(*streams, change=change)[self.counts(streams)]
-        needs(output.requires_grad, "no gradient flows through it")
-        return (output * torch.randn(output.shape, generator=seeded(5)).to(output)).sum()
-
-    def _with_embeddings(self, streams, arguments: list[Tensor], change: Callable) -> Any:
-        """The call, with the answer of each nn.Embedding that is asked for the ids changed."""
-        met = set()
-
-        def swap(_, inputs, output):
-            for i, (ids, mask) in enumerate(streams):
-                asked = inputs[0]
-                if not asked.shape == output.shape[:-1] == ids.shape:
-                    continue  # BART's positions are looked up with the ids, for their shape
-                if torch.equal(asked[mask != 0], ids[mask != 0]):
-                    met.add(i)
-                    return change(i, output)
-            return None
-
-        tables = [part for part in self.module.modules() if isinstance(part, nn.Embedding)]
-        hooks = [table.register_forward_hook(swap) for table in tables]
-        try:
-            output = self.fn(*arguments)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        needs(len(met) == len(streams), "no nn.Embedding in it looks up the token ids")
-        return output
-
-    def _answer(self, returned: Any, shape: torch.Size) -> Tensor:
-        """The tensor, whichever of the usual ways it was returned."""
-        found = returned
-        for name in ("logits", "last_hidden_state"):
-            if isinstance(returned, Mapping) and name in returned:
-                found = returned[name]
-                break
-            if isinstance(getattr(returned, name, None), Tensor):
-                found = getattr(returned, name)
-                break
-        if isinstance(found, tuple | list) and found:
-            found = found[0]
-        kind = "None" if returned is None else f"a {type(returned).__name__}"
-        expect(
-            isinstance(found, Tensor) and found.is_floating_point(),
-            f"It returned {kind} where a tensor of floats, a tuple that begins with one, or an "
-            "object with `logits` or `last_hidden_state` was expected.",
-        )
-        pooled = self.subject.returns == "sequence"
-        wanted = shape[:1] if pooled else shape
-        expect(
-            found.ndim == len(wanted) + 1 and found.shape[:-1] == wanted,
-            f"It returned an output of shape {tuple(found.shape)} where "
-            f"({', '.join(map(str, wanted))}, width) was expected.",
-        )
-        return found.unsqueeze(1) if pooled else found
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def draw_large(module: nn.Module) -> None:
-    """Parameters so large that any change of a mask moves every output, biases and gains too.
-
-    In wide layers smaller, for a softmax of huge scores looks at one key alone.
-    """
-    generator = seeded(1)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            std = min(0.3, 1.2 * parameter.shape[-1] ** -0.5) if parameter.ndim > 1 else 0.3
-            drawn = std * torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(drawn.to(parameter))
-        for part in module.modules():
-            if "norm" in type(part).__name__.lower():
-                for name, parameter in part.named_parameters(recurse=False):
-                    if "bias" not in name:  # a gain is around 1
-                        parameter += 1.0
-
-
-def without_dropout(module: nn.Module) -> None:
-    """Every probability of dropout becomes 0, those kept as plain numbers too."""
-    for part in module.modules():
-        if isinstance(part, nn.modules.dropout._DropoutNd):
-            part.p = 0.0
-        for name, value in list(vars(part).items()):
-            if "dropout" in name and isinstance(value, float):
-                setattr(part, name, 0.0)
-
-
-# ---- inputs --------------------------------------------------------------------------------------
-
-
-def sentences(subject: EncoderSubject, stream: int) -> Tensor:
-    """(B,T) ids, real tokens all of them."""
-    usable = [i for i in range(subject.vocab_size) if i != subject.pad_id]
-    shape = (BATCH, max(LENGTHS[stream]))
-    chosen = torch.randint(len(usable), shape, generator=seeded(3 + stream))
-    return torch.tensor(usable)[chosen].to(subject.device)
-
-
-def others(subject: EncoderSubject, ids: Tensor, step: int = 1) -> Tensor:
-    """Another token for each, and never the padding's id."""
-    usable = [i for i in range(subject.vocab_size) if i != subject.pad_id]
-    rank = torch.zeros(subject.vocab_size, dtype=torch.long, device=ids.device)
-    rank[usable] = torch.arange(len(usable), device=ids.device)
-    return torch.tensor(usable, device=ids.device)[(rank[ids] + step) % len(usable)]
-
-
-def laid_out(subject: EncoderSubject, stream: int, where: str, extra: int = 0) -> Stream:
-    """Ids and attention_mask of the rows, with so many columns more than the longest needs.
-
-    where: "full" (every row as long as the longest), padding on the "right" or the "left",
-    "holes" in between, or "packed": each row two documents and, at the end, padding.
-    """
-    rows = sentences(subject, stream)
-    if where == "full":
-        return rows, torch.ones_like(rows)
-    length = rows.shape[1] + extra
-    ids = torch.full((BATCH, length), subject.pad_id, device=rows.device)
-    mask = torch.zeros_like(ids)
-    for row, count in enumerate(LENGTHS[stream]):
-        columns = {
-            "right": torch.arange(count),
-            "packed": torch.arange(rows.shape[1] - 1),
-            "left": torch.arange(length - count, length),
-            "holes": torch.randperm(length, generator=seeded(row))[:count].sort().values,
-        }[where].to(rows.device)
-        ids[row, columns] = rows[row, : len(columns)]
-        mask[row, columns] = 1
-        if where == "packed":
-            mask[row, columns[2 + row % 2 :]] = 2
-    return ids, mask
-
-
-def batch_of(subject: EncoderSubject, where: str, extra: int = 0, stream: int = -1) -> list[Stream]:
-    """What it is called with: one stream laid out so, and the other without any padding.
-
-    "packed" is both of them, for their documents belong together.
-    """
-    stream %= subject.streams
-    return [
-        laid_out(subject, i, where, extra)
-        if i == stream or where == "packed"
-        else laid_out(subject, i, "full")
-        for i in range(subject.streams)
-    ]
-
-
-def layouts(subject: EncoderSubject) -> dict[str, str]:
-    """Where it promises that padding may stand."""
-    found = {f"padding on the {side}": side for side in subject.sides}
-    return found | ({"padding between tokens": "holes"} if subject.holes else {})
-
-
-def role(subject: EncoderSubject, stream: int) -> str:
-    """ " of the source" or " of the target" where there are two."""
-    return "" if subject.streams == 1 else (" of the target", " of the source")[stream + 1]
-
-
-def alone(ready: Ready, stream: int = -1) -> Tensor:
-    """What the rows of a padded batch must give: each by itself, without any padding."""
-    stream %= ready.subject.streams
-    full = batch_of(ready.subject, "full")
-    outputs = []
-    for row, count in enumerate(LENGTHS[stream]):
-        streams = [(ids[row : row + 1], mask[row : row + 1]) for ids, mask in full]
-        streams[stream] = tuple(x[:, :count] for x in streams[stream])
-        outputs.append(ready.real(*streams))
-    return torch.cat(outputs)
-
-
-def reaction(ready: Ready, streams: list[Stream]) -> float:
-    """How far other tokens move the outputs: the yardstick for what must not move them."""
-    changed = [(others(ready.subject, ids), mask) for ids, mask in streams]
-    return size(ready.real(*changed) - ready.real(*streams))
-
-
-def tolerance(ready: Ready, streams: list[Stream]) -> float:
-    """A ten-thousandth of the reaction to other tokens; not below what rounding does."""
-    rounding = 32 * torch.finfo(ready.dtype).eps * size(ready.real(*streams))
-    real = reaction(ready, streams)
-    return max(1e-4 * real, rounding) if real == real else rounding
 
 
 def models(tier: str, measures: str = "", mirrors: Iterable[str] = (), banks: str = "e d ed"):
@@ -1123,3 +734,30 @@ def nan_in_padding_reaches_no_gradient(subject: EncoderSubject) -> float:
                 float(len(bad)),
             )
     return 0.0
+
+
+# ---- robust: from one call to the next -----------------------------------------------------------
+
+
+def _answers(ready: Ready) -> Answers:
+    wheres = {"no padding": "full"} | layouts(ready.subject)
+    return {name: ready.real(*batch_of(ready.subject, where)) for name, where in wheres.items()}
+
+
+def _masks(subject: EncoderSubject) -> tuple[Call, list[Tensor], list[Tensor]]:
+    ready = Ready(subject)
+    streams = [laid_out(subject, i, subject.sides[0]) for i in range(subject.streams)]
+    ids = [ready.table[ids] if subject.takes == "embeddings" else ids for ids, _ in streams]
+
+    def call(given: list[Tensor]) -> Tensor:
+        arguments = [x for pair in zip(ids, given, strict=True) for x in pair]
+        return ready.answer(ready.fn(*arguments), streams[-1][0].shape)
+
+    before = [subject.present(mask, ready.dtype) for _, mask in streams]
+    after = [subject.present(torch.ones_like(mask), ready.dtype) for _, mask in streams]
+    return call, before, after
+
+
+for _bank in ("encoder", "decoder", "encoder-decoder"):
+    asked_inside_inference_mode(_bank, _answers, prepared=Ready)
+    masks_are_written_to(_bank, _masks)

@@ -2,7 +2,7 @@
 
 import torch
 
-from minitransformer.checks.museum import piece
+from minitransformer.checks.engine.bugs import piece
 from minitransformer.masks import causal_mask, padding_mask
 
 OURS = "a mutant of our own"

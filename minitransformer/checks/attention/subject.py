@@ -13,7 +13,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from minitransformer.checks.subject import Subject, as_dtype, expect, needs, one_of
+from minitransformer.checks.engine.check import expect, needs
+from minitransformer.checks.engine.subject import Subject, as_dtype, one_of
 
 ANY_MASK = "b h q k"
 DTYPES = ("float32", "float64", "bfloat16", "float16")

@@ -5,186 +5,25 @@ real token before it. What greedy decoding must write is found with it one promp
 no padding anywhere, and compared token by token.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any, ClassVar
-
 import torch
-from torch import Tensor
 
-from minitransformer.checks.models import draw_large
-from minitransformer.checks.subject import Subject, expect, needs, one_of
-from minitransformer.checks.suite import check
-from minitransformer.config import Config
-from minitransformer.data import pad
-from minitransformer.models import DecoderOnly
+from minitransformer.checks.engine.between_calls import Answers, asked_inside_inference_mode
+from minitransformer.checks.engine.check import check, expect, needs
+from minitransformer.checks.generators.cases import (
+    DISTANCE,
+    END,
+    EOS,
+    EXTRA,
+    NEW,
+    PAD,
+    PROMPTS,
+    compare,
+    the_model,
+    wanted,
+)
+from minitransformer.checks.generators.subject import GeneratorSubject
 
-VOCAB, PAD, NEW = 11, 0, 6  # NEW: how many tokens are asked for
-PROMPTS = ((10, 6), (9, 3, 10, 5, 9, 4, 9), (2, 10, 1, 10), (2,))
-END = 9  # of the four continuations the first and the third write it, and 0 too, at other times
-EXTRA = (1, 3, 6)  # columns of padding beyond the longest prompt
 HF = "https://github.com/huggingface/transformers/"
-
-Rows = Sequence[Sequence[int]]
-
-
-# ---- subject -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class GeneratorSubject(Subject):
-    """A greedy generator: `fn(model, input_ids, attention_mask, max_new_tokens) -> new tokens`.
-
-    It is given a `minitransformer.DecoderOnly` of the suite's, called as model(input_ids,
-    attention_mask) -> logits, and prompts (B,T). It returns a list of B tensors, the new tokens of
-    each row, or one tensor (B,N), padded where rows ended early. What it may declare:
-
-    sides            where the prompts' padding may stand: ("right", "left")
-    eos_flag         the name of the argument for the id that ends a row, as "eos_id"; it may be 0
-    pad_id           what stands behind the end of a row in a tensor (B,N)
-    includes_prompt  the prompts as given, padding too, stand before the new tokens
-    device           where it is checked
-    """
-
-    bank: ClassVar[str] = "generator"
-    arguments: ClassVar[tuple[str, ...]] = (
-        "model",
-        "input_ids",
-        "attention_mask",
-        "max_new_tokens",
-    )
-
-    sides: tuple[str, ...] = ("right", "left")
-    eos_flag: str = ""
-    pad_id: int = PAD
-    includes_prompt: bool = False
-    device: str | torch.device = "cpu"
-
-    def __post_init__(self):
-        super().__post_init__()
-        if isinstance(self.sides, str) or not self.sides:
-            raise ValueError(f"sides must be a tuple such as ('right',), got {self.sides!r}")
-        for side in self.sides:
-            one_of("sides", side, ("right", "left"))
-
-    def stand_in(self, other: Subject) -> "GeneratorSubject":
-        """Called as it wishes, but asked only what this subject is asked."""
-        assert isinstance(other, GeneratorSubject)
-        flag = other.eos_flag if self.eos_flag else ""
-        return replace(other, sides=self.sides, eos_flag=flag, device=self.device)
-
-    def __call__(
-        self,
-        prompts: Rows,
-        side: str | None = None,
-        extra: int = 0,
-        new: int = NEW,
-        eos: int | None = None,
-        model: DecoderOnly | None = None,
-    ) -> list[list[int]]:
-        """The new tokens of each prompt; the end of a row, where there is one, is the last."""
-        ids, mask = self.batch(prompts, side, extra)
-        model = the_model(str(self.device)) if model is None else model
-        flags = {} if eos is None else {self.eos_flag: eos}
-        return self.read(self.call(model, ids.clone(), mask.clone(), new, **flags), ids, eos)
-
-    def batch(self, prompts: Rows, side: str | None = None, extra: int = 0) -> tuple[Tensor, ...]:
-        """input_ids and attention_mask (B,T), padded on a side with PAD."""
-        longest = max(map(len, prompts)) + extra
-        batch = pad(prompts, PAD, side or self.sides[0], longest).to(self.device)
-        return batch.input_ids, batch.attention_mask
-
-    def read(self, returned: Any, ids: Tensor, eos: int | None) -> list[list[int]]:
-        """The rows of a list of tensors, or of one tensor without what is behind their ends."""
-        rows = returned.tolist() if isinstance(returned, Tensor) else returned
-        kind = "None" if returned is None else f"a {type(returned).__name__}"
-        expect(
-            isinstance(rows, list | tuple) and len(rows) == len(ids),
-            f"It returned {kind} where {len(ids)} rows of new tokens were expected.",
-        )
-        rows = [row.tolist() if isinstance(row, Tensor) else row for row in rows]
-        expect(
-            all(isinstance(row, list) and all(type(token) is int for token in row) for row in rows),
-            f"It returned {kind} whose rows are not tokens: each is a tensor of one axis, int64.",
-        )
-        if self.includes_prompt:
-            prompts, rows = (
-                [row[: ids.shape[1]] for row in rows],
-                [row[ids.shape[1] :] for row in rows],
-            )
-            expect(prompts == ids.tolist(), "The rows do not begin with the prompts as given.")
-        if isinstance(returned, Tensor) and eos is not None:
-            rows = [self._without_filler(row, eos) for row in rows]
-        return rows
-
-    def _without_filler(self, row: list[int], eos: int) -> list[int]:
-        """Up to its end, if only padding follows; else all of it."""
-        end = row.index(eos) + 1 if eos in row else len(row)
-        return row[:end] if set(row[end:]) <= {self.pad_id} else row
-
-
-# ---- the model, and what it must write -----------------------------------------------------------
-
-
-@cache
-def the_model(device: str = "cpu", dropout: float = 0.0) -> DecoderOnly:
-    """In float64, in which no two tokens are equally likely by rounding."""
-    config = Config(
-        VOCAB,
-        d_model=16,
-        num_heads=2,
-        max_length=32,
-        style="gpt2",
-        dropout=dropout,
-        attention="reference",
-    )
-    with torch.random.fork_rng(devices=[]):  # made once, it must not shift later draws that once
-        model = DecoderOnly(config)
-    draw_large(model)
-    return model.to(device, torch.float64).eval()
-
-
-@cache
-def greedy(prompt: tuple[int, ...], new: int = NEW) -> tuple[int, ...]:
-    """The likeliest token, time after time, of one prompt without padding: the definition."""
-    row = list(prompt)
-    for _ in range(new):
-        ids = torch.tensor([row])
-        with torch.no_grad():
-            row.append(int(the_model()(ids, torch.ones_like(ids))[0, -1].argmax()))
-    return tuple(row[len(prompt) :])
-
-
-def wanted(prompts: Rows, new: int = NEW, eos: int | None = None) -> list[list[int]]:
-    """What each prompt is continued with, up to its end."""
-    rows = [list(greedy(tuple(prompt), new)) for prompt in prompts]
-    return [row[: row.index(eos) + 1] if eos in row else row for row in rows]
-
-
-def compare(found: list[list[int]], right: list[list[int]], when: str, why: str) -> float:
-    """Fail where a row differs, with what was written and what should have been."""
-    wrong = [i for i, (a, b) in enumerate(zip(found, right, strict=True)) if a != b]
-    if wrong:
-        i = wrong[0]
-        expect(
-            False,
-            f"{when} {len(wrong)} of {len(right)} rows are wrong: row {i} is continued with "
-            f"{found[i]} where {right[i]} was expected. {why}",
-            float(sum(_distance(a, b) for a, b in zip(found, right, strict=True))),
-        )
-    return 0.0
-
-
-def _distance(a: list[int], b: list[int]) -> int:
-    """Tokens that differ or that one has too many, later ones weighing more."""
-    longest = max(len(a), len(b))
-    a, b = (row + [-1] * (longest - len(row)) for row in (a, b))
-    return sum((i + 1) * abs(x - y) for i, (x, y) in enumerate(zip(a, b, strict=True)))
-
-
-DISTANCE = "distance from the right tokens"
-EOS = "it declares no eos_flag"
 
 
 # ---- core: which tokens --------------------------------------------------------------------------
@@ -374,3 +213,17 @@ def no_new_tokens_are_none(subject: GeneratorSubject) -> float:
     lengths = [len(row) for row in subject(PROMPTS, new=0)]
     expect(not any(lengths), f"Asked for 0 new tokens it wrote {lengths}.", float(sum(lengths)))
     return 0.0
+
+
+def _answers(subject: GeneratorSubject) -> Answers:
+    """A longer text than in any other check: a buffer that grows is made here."""
+    rows = subject(PROMPTS, new=12, extra=8)
+    return {f"prompt {i}": torch.tensor(row) for i, row in enumerate(rows)}
+
+
+def _with_its_model(subject: GeneratorSubject) -> GeneratorSubject:
+    the_model(str(subject.device))  # the suite's own is made outside
+    return subject
+
+
+asked_inside_inference_mode("generator", _answers, prepared=_with_its_model)

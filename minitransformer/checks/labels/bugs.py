@@ -2,7 +2,7 @@
 
 import torch
 
-from minitransformer.checks.museum import piece
+from minitransformer.checks.engine.bugs import piece
 from minitransformer.data import next_token_labels, pad
 
 OURS = "a mutant of our own"

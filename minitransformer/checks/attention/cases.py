@@ -1,0 +1,153 @@
+"""What attention functions are asked with: inputs, and the masks that they take."""
+
+import torch
+from torch import Tensor
+
+from minitransformer.checks.attention.subject import (
+    AttentionSubject,
+)
+from minitransformer.checks.engine.check import expect, needs
+from minitransformer.masks import causal_mask, padding_mask
+
+BATCH, HEADS, QUERIES, KEYS, WIDTH = 4, 2, 5, 7, 8
+LENGTHS = (2, 7, 5, 1)
+TORCH, HF = "https://github.com/pytorch/pytorch/", "https://github.com/huggingface/transformers/"
+TOLERANCE = {
+    torch.float64: 1e-10,
+    torch.float32: 1e-5,
+    torch.bfloat16: 4e-2,
+    torch.float16: 5e-3,
+}
+HALF = (torch.bfloat16, torch.float16)
+
+
+# ---- inputs --------------------------------------------------------------------------------------
+
+
+def make_inputs(
+    subject: AttentionSubject,
+    dtype: torch.dtype | None = None,
+    keys: int = KEYS,
+    queries: int | None = None,
+    batch: int = BATCH,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Random query, key and value; the same in every run, in every dtype and on every device."""
+    queries = keys if subject.same_length else queries or min(QUERIES, keys)
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(length: int) -> Tensor:
+        x = torch.randn(batch, HEADS, length, WIDTH, generator=generator, dtype=torch.float64)
+        return x.to(subject.device, dtype or subject.dtype)
+
+    return draw(queries), draw(keys), draw(keys)
+
+
+def keys_allowed(real: Tensor, queries: int) -> Tensor:
+    """(B,K) -> (B,1,Q,K): every query, a padded one too, sees all real keys."""
+    return real[:, None, None, :].expand(-1, 1, queries, -1)
+
+
+def real_keys(side: str, device, keys: int = KEYS) -> Tensor:
+    """(B,K) bool: which keys are real, for padding on a side or holes in the middle."""
+    index = torch.arange(keys, device=device)
+    lengths = torch.tensor(LENGTHS, device=device).clamp(max=keys).unsqueeze(1)
+    if side == "holes":
+        real = torch.ones(len(LENGTHS), keys, dtype=torch.bool, device=device)
+        for row, holes in enumerate([(1,), (0, 3, 4), (2, 5), (1, 2, 3, 4)]):
+            real[row, [hole for hole in holes if hole < keys]] = False
+        return real
+    return index < lengths if side == "right" else index >= keys - lengths
+
+
+def key_masks(subject: AttentionSubject) -> dict[str, Tensor]:
+    """Padding of the keys alone: any attention function takes these, in some form."""
+    queries = make_inputs(subject)[0].shape[2]
+    sides = {"padding on the right": "right", "padding on the left": "left", "holes": "holes"}
+    return {
+        name: keys_allowed(real_keys(side, subject.device), queries) for name, side in sides.items()
+    }
+
+
+def masks(subject: AttentionSubject) -> dict[str, Tensor]:
+    """Every mask that the subject takes."""
+    found = key_masks(subject)
+    if subject.full_masks:
+        query = make_inputs(subject)[0]
+        causal = causal_mask(query.shape[2], KEYS, device=subject.device)
+        causal = causal.expand(BATCH, 1, -1, -1)
+        found["causal"] = causal
+        for side in ("right", "left"):
+            found[f"causal, padding on the {side}"] = causal & found[f"padding on the {side}"]
+        numbers = torch.tensor([[1, 1, 2, 2, 2, 3, 3]] * BATCH, device=subject.device)
+        found["packed documents"] = padding_mask(numbers[:, KEYS - query.shape[2] :], numbers)
+    return found
+
+
+def worst(error: Tensor) -> tuple[int, int]:
+    """The row of the batch and the head with the largest error, NaN first."""
+    flat = error.detach().abs().nan_to_num(nan=float("inf")).flatten(2).amax(dim=2)
+    index = int(flat.argmax())
+    return index // flat.shape[1], index % flat.shape[1]
+
+
+def gradients_of(
+    subject: AttentionSubject,
+    inputs: tuple[Tensor, ...],
+    mask: Tensor,
+    live_only: bool = True,
+    poison: float | None = None,
+) -> tuple[Tensor, ...]:
+    """Gradients of a fixed random projection of the output, at queries that see a key or at all.
+
+    `poison` comes in as the gradient at queries that see none.
+    """
+    inputs = tuple(x.detach().requires_grad_() for x in inputs)
+
+    def compute():
+        output = subject(*inputs, mask)
+        generator = torch.Generator().manual_seed(2)
+        direction = torch.randn(output.shape, generator=generator).to(output)
+        dead = ~mask.any(-1, True)
+        if poison is not None:
+            direction = direction.masked_fill(dead, poison)
+        elif live_only:
+            output, direction = output.masked_fill(dead, 0.0), direction.masked_fill(dead, 0.0)
+        return torch.autograd.grad((output * direction).sum(), inputs, materialize_grads=True)
+
+    return _with_gradient(compute)
+
+
+def dead_masks(subject: AttentionSubject) -> dict[str, Tensor]:
+    """Masks that leave some queries nothing to see: a row of padding, and left padding."""
+    query = make_inputs(subject)[0]
+    real = real_keys("right", subject.device).clone()
+    real[2] = False
+    found = {"a row of padding only": keys_allowed(real, query.shape[2])}
+    if subject.full_masks:
+        found["causal, padding on the left"] = masks(subject)["causal, padding on the left"]
+        found["padding_mask() of queries and keys"] = padding_mask(
+            real[:, KEYS - query.shape[2] :].long(), real.long()
+        )
+        square = torch.zeros_like(found["a row of padding only"])
+        square[:, :, 0] = True
+        found["all queries but the first see nothing"] = square
+    return found
+
+
+def half_dtypes(subject: AttentionSubject) -> list[torch.dtype]:
+    found = [dtype for dtype in HALF if dtype in subject.dtypes]
+    needs(found, "it declares neither bfloat16 nor float16")
+    return found
+
+
+def _with_gradient(compute):
+    """What it computes; a subject through which nothing flows fails in words."""
+    try:
+        return compute()
+    except RuntimeError as error:
+        expect(
+            "does not require grad" not in str(error) and "not have been used" not in str(error),
+            "No gradient flows through it: the output is cut off from its inputs. Look for "
+            "detach(), .data, numpy or torch.no_grad(); or declare differentiable=False.",
+        )
+        raise

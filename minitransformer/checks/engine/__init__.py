@@ -1,0 +1,1 @@
+"""What runs the checks, whatever they are about: checks, subjects, reports, known bugs."""

@@ -1,0 +1,3 @@
+"""Losses: what they may declare, what is asked of them, what breaks it."""
+
+from minitransformer.checks.losses import checks  # noqa: F401 -- it registers them

@@ -1,0 +1,86 @@
+"""A loss as a subject: what it may declare."""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from minitransformer.checks.engine.check import expect
+from minitransformer.checks.engine.subject import Subject, as_dtype, one_of
+
+CLASSES = 5
+
+
+@dataclass(frozen=True)
+class LossSubject(Subject):
+    """A loss `fn(logits, labels) -> scalar`: the mean over the labels that are not to be ignored.
+
+    logits (B,T,classes), labels (B,T) int64. What it may declare:
+
+    ignore_index     the label that says: predict nothing here
+    flat             it takes (N,classes) and (N,), as torch's cross_entropy
+    shifts           it pairs the logits of t with the label of t + 1, as causal losses do
+    num_labels_flag  the name of an argument that gives the number to divide by: "num_labels"
+    nothing          where there is nothing to predict: "zero", or "any" finite number
+    dtypes           of the logits that it promises to work with
+    device           where it is checked
+    """
+
+    bank: ClassVar[str] = "loss"
+    arguments: ClassVar[tuple[str, ...]] = ("logits", "labels")
+
+    ignore_index: int = -100
+    flat: bool = False
+    shifts: bool = False
+    num_labels_flag: str = ""
+    nothing: str = "zero"
+    dtypes: tuple[str | torch.dtype, ...] = ("float32", "float64", "bfloat16", "float16")
+    device: str | torch.device = "cpu"
+
+    def __post_init__(self):
+        super().__post_init__()
+        one_of("nothing", self.nothing, ("zero", "any"))
+        if isinstance(self.dtypes, str) or not self.dtypes:
+            raise ValueError(f"dtypes must be a tuple such as ('float32',), got {self.dtypes!r}")
+        if 0 <= self.ignore_index < CLASSES:
+            raise ValueError(
+                f"ignore_index = {self.ignore_index} is a class too: the loss could not be told "
+                "from one that forgets it"
+            )
+        if self.flat and self.shifts:
+            raise ValueError("a flat loss cannot shift: it does not know where rows end")
+        object.__setattr__(self, "dtypes", tuple(as_dtype(dtype) for dtype in self.dtypes))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What ordinary users compute in: float32 where it is promised."""
+        return torch.float32 if torch.float32 in self.dtypes else as_dtype(self.dtypes[0])
+
+    def stand_in(self, other: Any) -> "LossSubject":
+        """Called as it wishes, but asked only what this subject is asked."""
+        flag = other.num_labels_flag if self.num_labels_flag else ""
+        asked = {"nothing": self.nothing, "dtypes": self.dtypes, "device": self.device}
+        return replace(other, num_labels_flag=flag, **asked)
+
+    def __call__(self, logits: Tensor, labels: Tensor, **flags) -> Tensor:
+        """The loss of copies of logits (B,T,C) and labels (B,T), -100 where ignored."""
+        labels = labels.masked_fill(labels == -100, self.ignore_index)
+        if self.shifts:  # the label of t stands at t + 1; the first, a token, is nobody's
+            logits = torch.cat([logits, torch.zeros_like(logits[:, :1])], dim=1)
+            first = torch.ones_like(labels[:, :1])
+            labels = torch.cat([first, labels], dim=1)
+        if self.flat:
+            logits, labels = logits.flatten(0, 1), labels.flatten()
+        loss = self.call(logits.clone(), labels.clone(), **flags)
+        kind = "None" if loss is None else type(loss).__name__
+        expect(
+            isinstance(loss, Tensor),
+            f"It returned {kind} where a tensor with one number was expected.",
+        )
+        expect(
+            loss.numel() == 1 and loss.ndim == 0,
+            f"It returned a tensor of shape {tuple(loss.shape)} where one number, of shape (), was "
+            "expected: is the mean missing?",
+        )
+        return loss

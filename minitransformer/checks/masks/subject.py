@@ -1,0 +1,115 @@
+"""A function that builds a mask as a subject: what it may declare."""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from minitransformer.checks.engine.check import expect
+from minitransformer.checks.engine.subject import Subject, one_of
+
+LAYOUTS = ("b 1 q k", "b h q k", "b q k", "b 1 1 k", "b 1 k", "b k", "q k", "1 1 q k")
+PAD, TOKEN = 0, 5
+
+
+@dataclass(frozen=True)
+class MaskSubject(Subject):
+    """A function that says who may attend to whom: `fn(attention_mask) -> mask`.
+
+    attention_mask (B,T) int64: 0 = padding, 1 = a real token. What it may declare:
+
+    takes         "attention_mask"; "ids": token ids, 0 at padding; "length": fn(num_queries,
+                  num_keys), of a causal mask alone
+    mask_layout   the axes of what it returns, "b 1 q k"; or "b q k", "q k", and of keys only
+                  "b 1 1 k", "b 1 k", "b k"
+    mask_means    "attend": True or 1 or 0.0 may be attended to; "ignore": True or 1 may not
+    mask_values   "bool", "int" (1 and 0) or "additive" (0 and -inf)
+    causal        it also hides the future
+    documents     attention_mask may number packed documents: 1 1 2 2 2 0
+    dead_queries  what padded queries may see: "nothing", or "any" keys
+    pad_is_unique no real token has the id of padding, so that ids tell what is padding
+    """
+
+    bank: ClassVar[str] = "mask"
+    arguments: ClassVar[tuple[str, ...]] = ("attention_mask",)
+
+    takes: str = "attention_mask"
+    mask_layout: str = "b 1 q k"
+    mask_means: str = "attend"
+    mask_values: str = "bool"
+    causal: bool = False
+    documents: bool = False
+    dead_queries: str = "any"
+    pad_is_unique: bool = False
+    device: str | torch.device = "cpu"
+
+    def __post_init__(self):
+        super().__post_init__()
+        one_of("takes", self.takes, ("attention_mask", "ids", "length"))
+        one_of("mask_layout", self.mask_layout, LAYOUTS)
+        one_of("mask_means", self.mask_means, ("attend", "ignore"))
+        one_of("mask_values", self.mask_values, ("bool", "int", "additive"))
+        one_of("dead_queries", self.dead_queries, ("nothing", "any"))
+        if self.causal and "q" not in self.mask_layout:
+            raise ValueError(
+                f"a causal mask has queries: mask_layout {self.mask_layout!r} has none"
+            )
+        if self.takes == "length" and not self.causal:
+            raise ValueError("takes='length' is for causal masks: declare causal=True")
+
+    def stand_in(self, other: Any) -> "MaskSubject":
+        """Called as it wishes, but asked only what this subject is asked."""
+        promised = ("documents", "dead_queries", "pad_is_unique") * (self.takes == other.takes)
+        return replace(other, **{name: getattr(self, name) for name in (*promised, "device")})
+
+    def __call__(self, attention_mask: Tensor) -> Tensor:
+        """(B,1,Q,K) bool, True = may attend, of a copy of an attention_mask (B,T)."""
+        length = attention_mask.shape[1]
+        if self.takes == "length":
+            return self.normal(self.call(length, length), attention_mask)
+        given = attention_mask.clone()
+        if self.takes == "ids":
+            given = torch.where(given == 0, PAD, TOKEN)
+        return self.normal(self.call(given), attention_mask)
+
+    def normal(self, mask: Any, attention_mask: Tensor) -> Tensor:
+        """What it returned, in our convention."""
+        rank = len(self.mask_layout.split())
+        expect(
+            isinstance(mask, Tensor),
+            f"It returned a {type(mask).__name__} where a tensor was expected.",
+        )
+        expect(
+            mask.ndim == rank,
+            f"It returned a mask of shape {tuple(mask.shape)} where {rank} axes, "
+            f"{self.mask_layout}, were expected.",
+        )
+        if self.mask_values == "additive":
+            expect(
+                mask.is_floating_point(),
+                f"Its mask is {mask.dtype}: one that is added to scores is floating point.",
+            )
+            allowed = mask == 0.0
+        else:
+            wanted = torch.bool if self.mask_values == "bool" else None
+            expect(
+                mask.dtype == wanted if wanted else not mask.is_floating_point(),
+                f"Its mask is {mask.dtype}, but its values are declared as {self.mask_values!r}.",
+            )
+            allowed = mask.bool() if self.mask_means == "attend" else ~mask.bool()
+        axes = {axis: str(n) for axis, n in zip("bhqk", "1111", strict=True)}
+        names = [axis if axis in self.mask_layout.split() else axes[axis] for axis in "bhqk"]
+        allowed = rearrange(allowed, f"{self.mask_layout} -> {' '.join(names)}")
+        batch, length = attention_mask.shape
+        queries = allowed.shape[2] if self.takes == "length" else length
+        try:
+            return allowed.expand(batch, -1, queries, length)[:, :1]
+        except RuntimeError:
+            expect(
+                False,
+                f"It returned a mask of shape {tuple(mask.shape)} for a batch of {batch} rows of "
+                f"{length} tokens (its layout is declared as {self.mask_layout!r}).",
+            )
+            raise

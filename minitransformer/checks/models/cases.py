@@ -1,0 +1,85 @@
+"""What models are asked with: batches laid out in many ways, and how far an output may move."""
+
+import torch
+from torch import Tensor
+
+from minitransformer.checks.models.subject import LENGTHS, EncoderSubject
+
+BATCH = len(LENGTHS[0])
+
+
+# ---- inputs --------------------------------------------------------------------------------------
+
+
+Stream = tuple[Tensor, Tensor]  # token ids (B,T), and their attention_mask (B,T) int64
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def sentences(subject: EncoderSubject, stream: int) -> Tensor:
+    """(B,T) ids, real tokens all of them."""
+    usable = [i for i in range(subject.vocab_size) if i != subject.pad_id]
+    shape = (BATCH, max(LENGTHS[stream]))
+    chosen = torch.randint(len(usable), shape, generator=seeded(3 + stream))
+    return torch.tensor(usable)[chosen].to(subject.device)
+
+
+def others(subject: EncoderSubject, ids: Tensor, step: int = 1) -> Tensor:
+    """Another token for each, and never the padding's id."""
+    usable = [i for i in range(subject.vocab_size) if i != subject.pad_id]
+    rank = torch.zeros(subject.vocab_size, dtype=torch.long, device=ids.device)
+    rank[usable] = torch.arange(len(usable), device=ids.device)
+    return torch.tensor(usable, device=ids.device)[(rank[ids] + step) % len(usable)]
+
+
+def laid_out(subject: EncoderSubject, stream: int, where: str, extra: int = 0) -> Stream:
+    """Ids and attention_mask of the rows, with so many columns more than the longest needs.
+
+    where: "full" (every row as long as the longest), padding on the "right" or the "left",
+    "holes" in between, or "packed": each row two documents and, at the end, padding.
+    """
+    rows = sentences(subject, stream)
+    if where == "full":
+        return rows, torch.ones_like(rows)
+    length = rows.shape[1] + extra
+    ids = torch.full((BATCH, length), subject.pad_id, device=rows.device)
+    mask = torch.zeros_like(ids)
+    for row, count in enumerate(LENGTHS[stream]):
+        columns = {
+            "right": torch.arange(count),
+            "packed": torch.arange(rows.shape[1] - 1),
+            "left": torch.arange(length - count, length),
+            "holes": torch.randperm(length, generator=seeded(row))[:count].sort().values,
+        }[where].to(rows.device)
+        ids[row, columns] = rows[row, : len(columns)]
+        mask[row, columns] = 1
+        if where == "packed":
+            mask[row, columns[2 + row % 2 :]] = 2
+    return ids, mask
+
+
+def batch_of(subject: EncoderSubject, where: str, extra: int = 0, stream: int = -1) -> list[Stream]:
+    """What it is called with: one stream laid out so, and the other without any padding.
+
+    "packed" is both of them, for their documents belong together.
+    """
+    stream %= subject.streams
+    return [
+        laid_out(subject, i, where, extra)
+        if i == stream or where == "packed"
+        else laid_out(subject, i, "full")
+        for i in range(subject.streams)
+    ]
+
+
+def layouts(subject: EncoderSubject) -> dict[str, str]:
+    """Where it promises that padding may stand."""
+    found = {f"padding on the {side}": side for side in subject.sides}
+    return found | ({"padding between tokens": "holes"} if subject.holes else {})
+
+
+def role(subject: EncoderSubject, stream: int) -> str:
+    """ " of the source" or " of the target" where there are two."""
+    return "" if subject.streams == 1 else (" of the target", " of the source")[stream + 1]
