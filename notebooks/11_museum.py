@@ -34,7 +34,7 @@ from minitransformer import (
     scaled_dot_product_attention,
 )
 from minitransformer import attention as module
-from minitransformer.checks import check_attention, pieces, run_checks
+from minitransformer.checks import bugs, check_attention, run_checks
 from minitransformer.visualize import HATCHES, attention_map
 
 set_matplotlib_formats("png")
@@ -43,23 +43,23 @@ torch.set_num_threads(1)
 # %% [markdown]
 # ## The collection
 #
-# A piece is a small broken implementation with its story, its source and its diagnosis. `pieces()`
+# A piece is a small broken implementation with its story, its source and its diagnosis. `bugs()`
 # gives all of them. Each is of a kind: an attention function, a builder of masks, a model, a loss,
 # a maker of labels, a collator (it makes a batch of examples), or a generator.
 
 # %%
 kinds = {}
-for piece in pieces():
-    kinds.setdefault(piece.bank, []).append(piece)
+for piece in bugs():
+    kinds.setdefault(piece.kind, []).append(piece)
 for kind, of_kind in kinds.items():
-    print(f"{kind:<16} {len(of_kind):>3} pieces, such as: {of_kind[1].name}")
-print(f"{'':<16} {len(pieces()):>3}")
+    print(f"{kind:<16} {len(of_kind):>3} bugs, such as: {of_kind[1].name}")
+print(f"{'':<16} {len(bugs()):>3}")
 
 # %% [markdown]
 # Here is one that nearly everybody writes once, with its story.
 
 # %%
-ATTENTION = {piece.name: piece for piece in pieces("attention")}
+ATTENTION = {piece.name: piece for piece in bugs("attention")}
 piece = ATTENTION["mask after the softmax"]
 print(piece.story)
 print("\nseen in:", piece.source)
@@ -410,7 +410,7 @@ axis.set(xlabel="checks that fail", title="Attention functions of the museum")
 axis.legend(frameon=False, loc="lower right")
 plt.show()
 few = sum(sum(one) <= 2 for one in counts.values())
-print(f"{len(counts)} pieces, all caught; {few} of them by one or two checks only")
+print(f"{len(counts)} bugs, all caught; {few} of them by one or two checks only")
 
 # %% [markdown]
 # At the top are bugs that nearly any test finds. But one bar in three is one or two checks long:

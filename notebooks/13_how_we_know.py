@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from minitransformer import attention as module
 from minitransformer import causal_mask, padding_mask, scaled_dot_product_attention
-from minitransformer.checks import check_attention, pieces
+from minitransformer.checks import bugs, check_attention
 
 set_matplotlib_formats("png")
 torch.set_num_threads(1)
@@ -184,7 +184,7 @@ def notices(test, attention):
     return False
 
 
-museum = [one for one in pieces() if (one.bank, one.tier) == ("attention", "core")]
+museum = [one for one in bugs() if (one.kind, one.tier) == ("attention", "core")]
 museum = [one for one in museum if not one.conventions]  # those that take our four arguments
 for test in FOUR:
     count = sum(notices(test, one.implementation) for one in museum)

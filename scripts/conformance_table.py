@@ -4,7 +4,7 @@
     python scripts/conformance_table.py --update # keep what was recorded of other libraries
 
 Writes table.md, table.png and results.json. A check asks for what `minitransformer.checks` calls an
-invariant; where a library does something else the table says that it differs, and by how much.
+invariant; where a library does something else the table says that it exceeds, and by how much.
 Whether that is a fault is not for a table to say: much of it is documented, and noted so.
 """
 
@@ -240,7 +240,7 @@ class Row:
     """A subject and what became of it: a report, or the reason why there is none."""
 
     known: Known
-    bank: str = ""
+    kind: str = ""
     report: Report | None = None
     reason: str = ""
     cells: dict[str, str] = field(default_factory=dict)  # check -> sign
@@ -287,8 +287,8 @@ def run_one(one: Known, tier: str) -> Row:
     report = run_checks(subject, tier, SECONDS)
     if not report.ran:
         said = next((r.diagnosis for r in report if r.outcome == "fail"), "no check applies to it")
-        return Row(one, subject.bank, reason=f"could not be run: {said}")
-    return Row(one, subject.bank, report, cells={result.check: sign(result) for result in report})
+        return Row(one, subject.kind, reason=f"could not be run: {said}")
+    return Row(one, subject.kind, report, cells={result.check: sign(result) for result in report})
 
 
 def as_recorded(one: Known, old: dict) -> Row:
@@ -327,11 +327,11 @@ def versions(rows: list[Row], recorded: dict) -> dict[str, str]:
 
 
 def by_bank(rows: list[Row]) -> dict[str, list[Row]]:
-    banks: dict[str, list[Row]] = {}
+    kinds: dict[str, list[Row]] = {}
     for row in rows:
         if row.report is not None:
-            banks.setdefault(row.bank, []).append(row)
-    return banks
+            kinds.setdefault(row.kind, []).append(row)
+    return kinds
 
 
 # ---- results.json --------------------------------------------------------------------------------
@@ -345,7 +345,7 @@ def as_json(rows: list[Row], tier: str, about: dict) -> str:
         subjects.append(
             {
                 "subject": row.known.name,
-                "as": row.bank,
+                "as": row.kind,
                 "reason": row.reason,
                 "results": [
                     {key: result.as_dict()[key] for key in kept} | {"raised": result.raised}
@@ -354,11 +354,11 @@ def as_json(rows: list[Row], tier: str, about: dict) -> str:
             }
         )
     checks = {
-        bank: [
+        kind: [
             {"check": c.name, "tier": c.tier, "statement": c.statement, "measures": c.measures}
-            for c in checks_of(bank, tier)
+            for c in checks_of(kind, tier)
         ]
-        for bank in by_bank(rows)
+        for kind in by_bank(rows)
     }
     whole = about | {"tier": tier, "checks": checks, "subjects": subjects}
     return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -383,9 +383,9 @@ def as_markdown(rows: list[Row], tier: str, about: dict) -> str:
         "",
         " · ".join(f"{one} {meaning}" for one, meaning in LEGEND.items()),
     ]
-    for bank, members in by_bank(rows).items():
-        checks = checks_of(bank, tier)
-        lines += ["", f"## {bank}", "", *_overview(members, checks)]
+    for kind, members in by_bank(rows).items():
+        checks = checks_of(kind, tier)
+        lines += ["", f"## {kind}", "", *_overview(members, checks)]
         lines += ["", *_matrix(members, checks), "", *_differences(members, checks)]
     used = sorted(
         {
@@ -410,7 +410,7 @@ def as_markdown(rows: list[Row], tier: str, about: dict) -> str:
 
 def _overview(rows: list[Row], checks: list[Check]) -> list[str]:
     tiers = [tier for tier in TIERS if any(c.tier == tier for c in checks)]
-    lines = [f"| as {rows[0].bank} | {' | '.join(tiers)} |", "|---|" + "---|" * len(tiers)]
+    lines = [f"| as {rows[0].kind} | {' | '.join(tiers)} |", "|---|" + "---|" * len(tiers)]
     for row in rows:
         counts = []
         for tier in tiers:
@@ -516,12 +516,12 @@ INK, PALE = "#222222", "#666666"
 
 def as_picture(rows: list[Row], tier: str, about: dict) -> Figure:
     """Blocks of cells of one size, checks down and subjects across, laid out in shelves."""
-    banks = by_bank(rows)
+    kinds = by_bank(rows)
     blocks, placed = [], set()
-    for bank in banks:
-        together = next((group for group in TOGETHER if bank in group), (bank,))
-        if bank not in placed:
-            group = {name: banks[name] for name in together if name in banks}
+    for kind in kinds:
+        together = next((group for group in TOGETHER if kind in group), (kind,))
+        if kind not in placed:
+            group = {name: kinds[name] for name in together if name in kinds}
             blocks.append(Block(group, tier))
             placed |= set(group)
     places, x, top, shelf = [], 0.0, 1.25, 0.0
@@ -551,16 +551,16 @@ def as_picture(rows: list[Row], tier: str, about: dict) -> Figure:
 class Block:
     """Kinds of subject side by side under the checks of all of them."""
 
-    def __init__(self, banks: dict[str, list[Row]], tier: str):
-        self.banks = banks
-        found = {check.name: check for bank in banks for check in checks_of(bank, tier)}
+    def __init__(self, kinds: dict[str, list[Row]], tier: str):
+        self.kinds = kinds
+        found = {check.name: check for kind in kinds for check in checks_of(kind, tier)}
         order = list(TIERS)
         self.checks = sorted(found.values(), key=lambda check: order.index(check.tier))
-        self.names = {bank: short_names(rows) for bank, rows in banks.items()}
+        self.names = {kind: short_names(rows) for kind, rows in kinds.items()}
         self.left = 0.75 + 0.0625 * max(len(check.name) for check in self.checks)
         longest = max(len(name) for names in self.names.values() for name in names)
         self.head = 0.5 + 0.054 * longest
-        columns = sum(map(len, banks.values())) + 0.5 * (len(banks) - 1)
+        columns = sum(map(len, kinds.values())) + 0.5 * (len(kinds) - 1)
         self.width = self.left + CELL * columns + 0.042 * longest + 0.2
         self.height = self.head + CELL * len(self.checks) + 0.75
 
@@ -588,8 +588,8 @@ class Block:
                     color=BANDS["robust"],
                     weight="bold",
                 )
-        for bank, rows in self.banks.items():
-            for row, name in zip(rows, self.names[bank], strict=True):
+        for kind, rows in self.kinds.items():
+            for row, name in zip(rows, self.names[kind], strict=True):
                 ours = row.known.library == "minitransformer"
                 axes.text(
                     x + CELL / 2,
@@ -610,7 +610,7 @@ class Block:
             axes.text(
                 x - len(rows) * CELL / 2,
                 y + len(self.checks) * CELL + 0.22,
-                bank,
+                kind,
                 size=11,
                 weight="bold",
                 ha="center",

@@ -7,8 +7,8 @@ from dataclasses import fields
 
 import pytest
 
-from minitransformer.checks import BANKS, SUBJECTS
-from minitransformer.checks.engine.bugs import pieces
+from minitransformer.checks import CHECKS, SUBJECTS
+from minitransformer.checks.engine.bugs import bugs
 from minitransformer.cli import main
 
 STUDENT = """
@@ -190,11 +190,11 @@ def test_the_help_shows_a_whole_example_that_passes(folder, capsys):
     assert max(map(len, words.splitlines())) <= 100
 
 
-@pytest.mark.parametrize("kind", BANKS)
+@pytest.mark.parametrize("kind", CHECKS)
 def test_the_list_shows_checks_and_declarations(capsys, kind):
     status, printed, _ = check(capsys, "--list", "--as", kind)
     assert status == 0
-    for one in BANKS[kind].values():
+    for one in CHECKS[kind].values():
         assert one.name in printed
     for field in fields(SUBJECTS[kind]):
         assert field.name in ("fn", "name") or field.name in printed
@@ -216,7 +216,7 @@ def test_the_museum_is_json_too(capsys):
     status, printed, _ = check(capsys, "--museum", "--json", "--as", "loss")
     data = json.loads(printed)
     assert status == 0
-    assert [one["name"] for one in data] == [one.name for one in pieces("loss")]
+    assert [one["name"] for one in data] == [one.name for one in bugs("loss")]
     assert all(set(one["caught by"]) <= set(one["failed"]) for one in data)
 
 

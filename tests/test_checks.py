@@ -14,7 +14,7 @@ import torch
 from minitransformer import attention as attention_module
 from minitransformer import checks, scaled_dot_product_attention
 from minitransformer.checks import (
-    BANKS,
+    CHECKS,
     SUBJECTS,
     AttentionSubject,
     Report,
@@ -26,7 +26,7 @@ from minitransformer.checks import (
     run_checks,
 )
 from minitransformer.checks.engine import diagnosis as diagnosis_module
-from minitransformer.checks.engine.bugs import pieces
+from minitransformer.checks.engine.bugs import bugs
 from minitransformer.checks.engine.check import Failed, NotApplicable, check
 from minitransformer.checks.engine.running import run_check
 
@@ -153,9 +153,9 @@ def test_a_subject_that_hangs_is_left_alone_after_a_while(endless, said):
 def test_a_bug_that_ran_out_of_time_is_named_and_is_no_candidate(monkeypatch):
     """What it would have found is not known: the report must not depend on that in silence."""
     whole = check_attention(after_softmax)
-    (first, *_) = pieces("attention")
+    (first, *_) = bugs("attention")
     piece = dataclasses.replace(first, implementation=spins)
-    monkeypatch.setattr(diagnosis_module, "pieces", lambda bank: [piece, *pieces(bank)])
+    monkeypatch.setattr(diagnosis_module, "bugs", lambda kind: [piece, *bugs(kind)])
     monkeypatch.setattr(diagnosis_module, "SECONDS", 0.1)
     report = check_attention(after_softmax)
     assert report.not_compared == (first.name,)
@@ -225,15 +225,15 @@ def test_a_check_is_repeatable():
 # ---- checks --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bank", BANKS)
-def test_every_check_says_what_must_hold(bank):
-    for one in checks_of(bank):
+@pytest.mark.parametrize("kind", CHECKS)
+def test_every_check_says_what_must_hold(kind):
+    for one in checks_of(kind):
         assert one.statement.endswith((".", "?"))
         assert "_" in one.name  # more than a word
         assert all(link.startswith("https://") for link in one.mirrors)
-    assert {one.tier for one in checks_of(bank)} <= {"core", "robust", "strict"}
-    assert checks_of(bank, "core")
-    assert SUBJECTS[bank].arguments
+    assert {one.tier for one in checks_of(kind)} <= {"core", "robust", "strict"}
+    assert checks_of(kind, "core")
+    assert SUBJECTS[kind].arguments
 
 
 def test_tiers_contain_each_other():
@@ -489,7 +489,7 @@ def test_results_have_three_outcomes():
         return 1.0
 
     class Subject:
-        bank, name = "test", "s"
+        kind, name = "test", "s"
 
         def __init__(self, fn):
             self.fn = fn
@@ -497,14 +497,14 @@ def test_results_have_three_outcomes():
     try:
         reports = [run_checks(Subject(fn)) for fn in (None, True, False)]
     finally:
-        del BANKS["test"]
+        del CHECKS["test"]
     assert [r.results[0].outcome for r in reports] == ["not applicable", "fail", "pass"]
     assert [r.passed for r in reports] == [False, False, True]
 
 
-@pytest.mark.parametrize("bank", checks.SUBJECTS)
-def test_every_kind_of_subject_is_public_and_has_its_function(bank):
-    name = "".join(word.capitalize() for word in bank.split("-")) + "Subject"
-    assert getattr(checks, name) is checks.SUBJECTS[bank]
+@pytest.mark.parametrize("kind", checks.SUBJECTS)
+def test_every_kind_of_subject_is_public_and_has_its_function(kind):
+    name = "".join(word.capitalize() for word in kind.split("-")) + "Subject"
+    assert getattr(checks, name) is checks.SUBJECTS[kind]
     assert name in checks.__all__
-    assert f"check_{bank.replace('-', '_')}" in checks.__all__
+    assert f"check_{kind.replace('-', '_')}" in checks.__all__

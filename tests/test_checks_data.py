@@ -23,7 +23,7 @@ from minitransformer.checks import (
     diagnose,
     run_checks,
 )
-from minitransformer.checks.engine.bugs import pieces
+from minitransformer.checks.engine.bugs import bugs
 from minitransformer.checks.generators.cases import wanted
 from minitransformer.checks.generators.subject import GeneratorSubject
 from minitransformer.masks import padding_mask
@@ -390,7 +390,7 @@ def test_text_behind_an_end_is_no_filler():
 )
 def test_no_two_pieces_are_alike(kind):
     """What a piece does tells it from every other of its kind, at its own tier already."""
-    for piece in pieces(kind):
+    for piece in bugs(kind):
         subject = piece.subject()
         assert diagnose(run_checks(subject, piece.tier), subject).likely == (piece.name,)
 

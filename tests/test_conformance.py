@@ -93,13 +93,13 @@ COVERING = {
 }
 SLOW = set()  # what combines them anew
 for _parts in PARTS:
-    for _kind, _bank in {
+    for _kind, _kind in {
         EncoderOnly: "encoder",
         DecoderOnly: "decoder",
         EncoderDecoder: "encoder-decoder",
     }.items():
         OURS[f"{_kind.__name__} {_parts}"] = (
-            _bank,
+            _kind,
             lambda device, kind=_kind, parts=_parts: model(kind, parts, device),
             {"holes": True, "documents": True},
         )
@@ -120,15 +120,15 @@ def test_every_style_is_checked_without_the_slow_tests():
             id=f"{name}-{one.name}",
             marks=[pytest.mark.slow] if name in SLOW else [],
         )
-        for name, (bank, *_) in OURS.items()
-        for one in checks_of(bank)
+        for name, (kind, *_) in OURS.items()
+        for one in checks_of(kind)
     ],
 )
 def test_everything_of_ours_passes_every_check(name, check, device):
-    bank, make, declared = OURS[name]
-    fields = SUBJECTS[bank].__dataclass_fields__
+    kind, make, declared = OURS[name]
+    fields = SUBJECTS[kind].__dataclass_fields__
     place = {"device": str(device)} if "device" in fields else {}
-    result = run_check(check, SUBJECTS[bank](make(device), name=name, **declared, **place))
+    result = run_check(check, SUBJECTS[kind](make(device), name=name, **declared, **place))
     if result.outcome == "not applicable":
         pytest.skip(result.diagnosis)
     assert result.outcome == "pass", str(result)

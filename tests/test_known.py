@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from minitransformer.checks import BANKS, run_checks
+from minitransformer.checks import CHECKS, run_checks
 from minitransformer.checks import known as known_module
 from minitransformer.checks.engine.subject import Subject
 from minitransformer.checks.known import KNOWN, Known, known
@@ -159,7 +159,7 @@ def test_a_pattern_that_matches_nothing_shows_the_names(script, tmp_path):
 
 
 def test_every_note_belongs_to_a_subject_and_a_check(script):
-    checks = [name for bank in BANKS.values() for name in bank]
+    checks = [name for kind in CHECKS.values() for name in kind]
     for note in script.NOTES:
         assert any(fnmatch(name, note.subjects) for name in KNOWN), note
         for pattern in note.checks.split():

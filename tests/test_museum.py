@@ -7,7 +7,7 @@ import pytest
 from correct_attentions import CORRECT
 
 from minitransformer.checks import (
-    BANKS,
+    CHECKS,
     TIERS,
     Report,
     checks_of,
@@ -15,17 +15,17 @@ from minitransformer.checks import (
     run_checks,
 )
 from minitransformer.checks.engine import diagnosis, running
-from minitransformer.checks.engine.bugs import Piece, pieces
+from minitransformer.checks.engine.bugs import Bug, bugs
 from minitransformer.checks.engine.check import Check
 from minitransformer.checks.engine.running import run_check
 
-ALL = pieces()
+ALL = bugs()
 SUBJECTS = {piece.name: piece.subject() for piece in ALL}
 
 
-def is_first_of_its_kind(piece: Piece) -> bool:
+def is_first_of_its_kind(piece: Bug) -> bool:
     """A bug that several kinds of models have is a piece for each of them."""
-    bugs = [one.name.removesuffix(f" ({one.bank})") for one in ALL]
+    bugs = [one.name.removesuffix(f" ({one.kind})") for one in ALL]
     place = ALL.index(piece)
     return bugs.index(bugs[place]) == place
 
@@ -34,11 +34,11 @@ def parameters(marks_of=lambda piece: ()):
     return [pytest.param(p, id=p.name.replace(" ", "-"), marks=marks_of(p)) for p in ALL]
 
 
-def slow_again(piece: Piece):
+def slow_again(piece: Bug):
     return () if is_first_of_its_kind(piece) else pytest.mark.slow
 
 
-def slow_where_all_models_are_compared(piece: Piece):
+def slow_where_all_models_are_compared(piece: Bug):
     return () if SUBJECTS[piece.name].comparable else pytest.mark.slow
 
 
@@ -59,7 +59,7 @@ def remembered():
         return once(one, subject)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Piece, "subject", lambda piece: SUBJECTS[piece.name])
+        patch.setattr(Bug, "subject", lambda piece: SUBJECTS[piece.name])
         patch.setattr(running, "run_check", remember)
         patch.setattr(diagnosis, "run_check", remember)
         yield
@@ -76,33 +76,33 @@ def report_of(name: str) -> Report:
 
 
 @every_report
-def test_a_piece_is_caught_by_the_checks_that_it_names(piece: Piece):
+def test_a_piece_is_caught_by_the_checks_that_it_names(piece: Bug):
     assert piece.caught_by
-    assert set(piece.caught_by) <= set(BANKS[piece.bank])
+    assert set(piece.caught_by) <= set(CHECKS[piece.kind])
     assert set(piece.caught_by) <= set(report_of(piece.name).failed)
 
 
 @every_report
-def test_a_piece_passes_every_tier_below_its_own(piece: Piece):
+def test_a_piece_passes_every_tier_below_its_own(piece: Bug):
     below = [result for result in report_of(piece.name) if result.tier != piece.tier]
     assert [result.check for result in below if result.outcome == "fail"] == []
 
 
 @pytest.mark.parametrize("piece", parameters(slow_where_all_models_are_compared))
-def test_a_piece_is_recognised(piece: Piece):
+def test_a_piece_is_recognised(piece: Bug):
     report = diagnose(report_of(piece.name), SUBJECTS[piece.name])
     assert piece.name in report.likely
     assert piece.diagnosis in report.diagnosis
 
 
 @every_report
-def test_a_piece_answers(piece: Piece):
+def test_a_piece_answers(piece: Bug):
     """What only raises errors needs no suite to be found."""
     assert report_of(piece.name).ran
 
 
 @every_piece
-def test_a_piece_tells_its_story(piece: Piece):
+def test_a_piece_tells_its_story(piece: Bug):
     assert piece.story
     assert piece.source
     assert piece.diagnosis
@@ -117,17 +117,17 @@ def test_pieces_have_names_of_their_own():
 # ---- a check that cannot fail proves nothing -----------------------------------------------------
 
 
-@pytest.mark.parametrize("bank", BANKS)
-def test_every_check_fails_on_some_piece(bank):
+@pytest.mark.parametrize("kind", CHECKS)
+def test_every_check_fails_on_some_piece(kind):
     """And in words: an error that a piece raises fails any check, and proves none."""
 
-    def fails(one: Check, piece: Piece) -> bool:
+    def fails(one: Check, piece: Bug) -> bool:
         result = running.run_check(one, SUBJECTS[piece.name])
         return result.outcome == "fail" and not result.raised
 
     unproved = []
-    for one in BANKS[bank].values():
-        asked = [piece for piece in pieces(bank) if one in checks_of(bank, piece.tier)]
+    for one in CHECKS[kind].values():
+        asked = [piece for piece in bugs(kind) if one in checks_of(kind, piece.tier)]
         asked.sort(key=lambda piece: one.name not in piece.caught_by)  # what names it comes first
         if not any(fails(one, piece) for piece in asked):
             unproved.append(one.name)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from minitransformer.checks import check_attention
-from minitransformer.checks.engine.bugs import pieces
+from minitransformer.checks.engine.bugs import bugs
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -59,7 +59,7 @@ def test_every_file_the_readme_points_to_exists():
 
 def test_the_report_in_the_readme_is_the_report():
     (begins,) = re.findall(r"begins so:\n\n```\n(.*?)```", README, re.DOTALL)
-    every = {one.name: one for one in pieces()}
+    every = {one.name: one for one in bugs()}
     report = str(check_attention(every["mask after the softmax"].subject()))
     assert report.startswith(begins.rstrip())
     assert f"lists {len(every)} broken implementations" in README

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 from minitransformer.checks.attention.subject import AttentionSubject, attention_weights_of
-from minitransformer.checks.engine.bugs import pieces
-from minitransformer.checks.engine.check import BANKS, TIERS, at_most, checks_of, expect, needs
+from minitransformer.checks.engine.bugs import bugs
+from minitransformer.checks.engine.check import CHECKS, TIERS, at_most, checks_of, expect, needs
 from minitransformer.checks.engine.diagnosis import diagnose
 from minitransformer.checks.engine.report import Report, Result
 from minitransformer.checks.engine.running import run_checks
@@ -120,11 +120,11 @@ def check_generator(
     return _check("generator", fn, tier, seconds, declared)
 
 
-def _check(bank: str, fn: Any, tier: str, seconds: float, declared: dict[str, Any]) -> Report:
+def _check(kind: str, fn: Any, tier: str, seconds: float, declared: dict[str, Any]) -> Report:
     if not isinstance(fn, Subject):
-        fn = SUBJECTS[bank](fn, **declared)
-    elif fn.bank != bank:
-        raise TypeError(f"{fn.name} was declared as {fn.bank}, not as {bank}")
+        fn = SUBJECTS[kind](fn, **declared)
+    elif fn.kind != kind:
+        raise TypeError(f"{fn.name} was declared as {fn.kind}, not as {kind}")
     elif declared:
         raise TypeError(f"{fn.name} is a subject already: declare {', '.join(declared)} there")
     return diagnose(run_checks(fn, tier, seconds), fn)
@@ -138,7 +138,7 @@ def parametrize_with_checks(*arguments: Any, **options: Any) -> Any:
 
 
 __all__ = [
-    "BANKS",
+    "CHECKS",
     "SUBJECTS",
     "TIERS",
     "AttentionSubject",
@@ -155,6 +155,7 @@ __all__ = [
     "Subject",
     "at_most",
     "attention_weights_of",
+    "bugs",
     "check_attention",
     "check_collator",
     "check_decoder",
@@ -169,6 +170,5 @@ __all__ = [
     "expect",
     "needs",
     "parametrize_with_checks",
-    "pieces",
     "run_checks",
 ]

@@ -33,8 +33,8 @@ def find_subject(where: str, kind: str | None = None, declared: dict[str, str] |
         return replace(subject, **parse_declarations(type(subject), declared))
     thing = find(where)
     if isinstance(thing, Subject):
-        if kind not in (None, thing.bank):
-            raise ValueError(f"{where} was declared as {thing.bank}, not as {kind}")
+        if kind not in (None, thing.kind):
+            raise ValueError(f"{where} was declared as {thing.kind}, not as {kind}")
         return replace(thing, **parse_declarations(type(thing), declared))
     kind = kind or "attention"
     cls = SUBJECTS[kind]
@@ -215,7 +215,7 @@ def parse_declarations(cls: type[Subject], declared: dict[str, str]) -> dict[str
             hint = (
                 f"did you mean {near[0]}?" if near else f"it may declare {', '.join(known_fields)}"
             )
-            raise ValueError(f"a subject of kind {cls.bank} declares no {name!r}: {hint}")
+            raise ValueError(f"a subject of kind {cls.kind} declares no {name!r}: {hint}")
         default = known_fields[name].default
         values[name] = _value(name, text, None if default is MISSING else default)
     return values

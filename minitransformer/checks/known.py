@@ -321,27 +321,27 @@ class _Model(nn.Module):
         return self.call(self.model, *inputs)
 
 
-def _model_subject(bank: str, model: nn.Module, call: Callable, **declared: Any) -> Subject:
+def _model_subject(kind: str, model: nn.Module, call: Callable, **declared: Any) -> Subject:
     """The checks draw the weights anew, so that every run has the same."""
-    return SUBJECTS[bank](_Model(model, call), **declared)
+    return SUBJECTS[kind](_Model(model, call), **declared)
 
 
 # Ours.
 
 
-def _our_model(bank: str, name: str) -> Subject:
+def _our_model(kind: str, name: str) -> Subject:
     config = Config(_VOCAB, _WIDTH, _LAYERS, _HEADS, max_length=_LENGTH)
     model = getattr(models, name)(config)
-    return _model_subject(bank, model, lambda m, *given: m(*given), holes=True, documents=True)
+    return _model_subject(kind, model, lambda m, *given: m(*given), holes=True, documents=True)
 
 
-for _bank, _name in {
+for _kind, _name in {
     "encoder": "EncoderOnly",
     "decoder": "DecoderOnly",
     "encoder-decoder": "EncoderDecoder",
 }.items():
     _knows(f"minitransformer.models:{_name}", "minitransformer")(
-        lambda bank=_bank, name=_name: _our_model(bank, name)
+        lambda kind=_kind, name=_name: _our_model(kind, name)
     )
 
 
@@ -477,10 +477,10 @@ def _two_sequences(model, source_ids, source_mask, target_ids, target_mask):
     )
 
 
-def _transformers_model(bank: str, family: str, name: str, attention: str, call) -> Subject:
+def _transformers_model(kind: str, family: str, name: str, attention: str, call) -> Subject:
     import transformers
 
-    special = {**_SPECIAL, "decoder_start_token_id": 1} if bank == "encoder-decoder" else _SPECIAL
+    special = {**_SPECIAL, "decoder_start_token_id": 1} if kind == "encoder-decoder" else _SPECIAL
     config = getattr(transformers, f"{family}Config")(
         **_SIZES[family], **special, attn_implementation=attention
     )
@@ -488,10 +488,10 @@ def _transformers_model(bank: str, family: str, name: str, attention: str, call)
         model = getattr(transformers, name)(config)
     except ValueError as error:  # T5 has none but "eager" in transformers 5.0
         raise ImportError(f"{error} It is in newer ones: pip install -U transformers") from None
-    return _model_subject(bank, model, call)
+    return _model_subject(kind, model, call)
 
 
-for _bank, _family, _name, _calls in (
+for _kind, _family, _name, _calls in (
     ("encoder", "Bert", "BertModel", {"": _one_sequence}),
     *(
         (
@@ -508,7 +508,7 @@ for _bank, _family, _name, _calls in (
     for _attention in ("eager", "sdpa"):
         for _word, _call in _calls.items():
             _knows(f"transformers:{_name}@{_attention}{_word}", "transformers")(
-                lambda *, b=_bank, f=_family, n=_name, a=_attention, c=_call: _transformers_model(
+                lambda *, b=_kind, f=_family, n=_name, a=_attention, c=_call: _transformers_model(
                     b, f, n, a, c
                 )
             )
@@ -517,7 +517,7 @@ for _bank, _family, _name, _calls in (
 # x-transformers, with its defaults and with some of its options.
 
 
-def _x_transformer(bank: str, layers: str, options: dict[str, Any]) -> Subject:
+def _x_transformer(kind: str, layers: str, options: dict[str, Any]) -> Subject:
     import x_transformers
 
     rotary = "rotary_pos_emb" in options
@@ -529,17 +529,17 @@ def _x_transformer(bank: str, layers: str, options: dict[str, Any]) -> Subject:
             dim=_WIDTH, depth=_LAYERS, heads=_HEADS, attn_dim_head=64, **options
         ),
     )
-    return _model_subject(bank, model, lambda m, ids, mask: m(ids, mask=mask), mask_values="bool")
+    return _model_subject(kind, model, lambda m, ids, mask: m(ids, mask=mask), mask_values="bool")
 
 
-for _bank, _layers in {"encoder": "Encoder", "decoder": "Decoder"}.items():
+for _kind, _layers in {"encoder": "Encoder", "decoder": "Decoder"}.items():
     for _word, _options in {
         "": {},
         "@rotary_pos_emb": {"rotary_pos_emb": True},
         "@rotary_pos_emb,shift_tokens=1": {"rotary_pos_emb": True, "shift_tokens": 1},
     }.items():
         _knows(f"x_transformers:{_layers}{_word}", "x_transformers")(
-            lambda b=_bank, x=_layers, o=_options: _x_transformer(b, x, o)
+            lambda b=_kind, x=_layers, o=_options: _x_transformer(b, x, o)
         )
 
 

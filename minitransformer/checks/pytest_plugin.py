@@ -44,12 +44,12 @@ def parametrize_with_checks(
     listed = subjects if isinstance(subjects, Iterable) else [subjects]
     prepared = [x if isinstance(x, Subject) else AttentionSubject(x) for x in listed]
     expected = dict(expected_failures or {})
-    names = [one.name for subject in prepared for one in checks_of(subject.bank)]
+    names = [one.name for subject in prepared for one in checks_of(subject.kind)]
     for name in expected:
         if name not in names:
             near = " or ".join(get_close_matches(name, names, n=2)) or ", ".join(names)
             raise ValueError(f"expected_failures: there is no check {name!r}; did you mean {near}?")
-    checks_of(prepared[0].bank, tier)  # a wrong tier is told where it is written
+    checks_of(prepared[0].kind, tier)  # a wrong tier is told where it is written
     return getattr(pytest.mark, MARK)(prepared, tier, expected, seconds)
 
 
@@ -95,7 +95,7 @@ def pytest_generate_tests(metafunc: Any) -> None:
         cases = []
         for subject in subjects:
             short = subject.name.rpartition(".")[2]
-            for one in checks_of(subject.bank, tier):
+            for one in checks_of(subject.kind, tier):
                 marks = ()
                 if one.name in expected:
                     marks = (pytest.mark.xfail(reason=expected[one.name], strict=True),)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from minitransformer.checks.attention.cases import make_inputs, masks
 from minitransformer.checks.attention.subject import attention_weights_of
-from minitransformer.checks.engine.bugs import Piece, pieces
+from minitransformer.checks.engine.bugs import Bug, bugs
 from minitransformer.checks.engine.check import TIERS, checks_of
 from minitransformer.checks.engine.diagnosis import diagnose
 from minitransformer.checks.engine.report import Report
@@ -169,11 +169,11 @@ def _shown(default) -> str:
 
 
 def _museum(options: argparse.Namespace) -> int:
-    chosen = pieces(options.kind)
+    chosen = bugs(options.kind)
     if options.subject:
         chosen = [one for one in chosen if one.name == options.subject]
         if not chosen:
-            near = get_close_matches(options.subject, [one.name for one in pieces(options.kind)])
+            near = get_close_matches(options.subject, [one.name for one in bugs(options.kind)])
             hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
             raise ValueError(
                 f"the museum has no {options.subject!r}; {hint}`minitransformer check --museum` "
@@ -193,17 +193,17 @@ def _museum(options: argparse.Namespace) -> int:
     return 0
 
 
-def report_of(one: Piece) -> Report:
+def report_of(one: Bug) -> Report:
     """What the checks find at the tier where they catch it."""
     return run_checks(one.subject(), one.tier)
 
 
-def table(chosen: list[Piece], reports: dict[str, Report]) -> str:
+def table(chosen: list[Bug], reports: dict[str, Report]) -> str:
     """A paragraph for each piece, by what it is."""
     lines, kind = [], ""
     for one in chosen:
-        if one.bank != kind:
-            kind = one.bank
+        if one.kind != kind:
+            kind = one.kind
             lines.append(f"\n{kind.upper()}")
         failed = reports[one.name].failed
         lines += [
@@ -219,10 +219,10 @@ def table(chosen: list[Piece], reports: dict[str, Report]) -> str:
     return "\n".join(lines).strip()
 
 
-def _as_dict(one: Piece, report: Report) -> dict:
+def _as_dict(one: Bug, report: Report) -> dict:
     return {
         "name": one.name,
-        "as": one.bank,
+        "as": one.kind,
         "tier": one.tier,
         "story": one.story,
         "source": one.source,
@@ -232,14 +232,14 @@ def _as_dict(one: Piece, report: Report) -> dict:
     }
 
 
-def draw(chosen: list[Piece], reports: dict[str, Report], folder: Path) -> list[Path]:
+def draw(chosen: list[Bug], reports: dict[str, Report], folder: Path) -> list[Path]:
     """A picture of each attention piece: the mask wanted beside the weights found."""
     from minitransformer import visualize
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for one in chosen:
-        if one.bank == "attention":
+        if one.kind == "attention":
             title = f"{one.name} (caught by: {one.caught_by[0].replace('_', ' ')})"
             figure = visualize.wanted_beside_found(*mask_and_weights(one, reports[one.name]), title)
             name = "_".join(re.findall(r"[a-z0-9]+", one.name.lower()))
@@ -247,7 +247,7 @@ def draw(chosen: list[Piece], reports: dict[str, Report], folder: Path) -> list[
     return paths
 
 
-def mask_and_weights(one: Piece, report: Report) -> tuple[Tensor, Tensor]:
+def mask_and_weights(one: Bug, report: Report) -> tuple[Tensor, Tensor]:
     """Where it went wrong; or, where that is not seen in the weights, any sequence."""
     for result in report:
         if {"mask wanted", "weights found"} <= result.example.keys():

@@ -32,7 +32,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minitransformer.checks import BANKS, Report, Result, diagnose
+from minitransformer.checks import CHECKS, Report, Result, diagnose
 from minitransformer.checks.engine.check import Check, Failed, expect
 from minitransformer.checks.engine.report import WIDTH, picture
 from minitransformer.checks.engine.running import run_check
@@ -87,7 +87,7 @@ class Aim:
 
     check: Check
     points: int
-    on_subject: bool = False  # it is one of the bank's, and takes a Subject
+    on_subject: bool = False  # it is one of the kind's, and takes a Subject
 
 
 @dataclass(eq=False)
@@ -185,9 +185,9 @@ class Exercise:
                 results.append(run_check(replace(aim.check, function=call), guarded, seconds))
             stumbled = results[-1].raised and not results[-1].hung and answered
             misfits.append(self.misfit(*answered[0]) if stumbled else "")
-        report = Report(subject.bank if subject else "", self.name, "core", results)
+        report = Report(subject.kind if subject else "", self.name, "core", results)
         if subject and diagnosed:
-            known = [result for result in results if result.check in BANKS[subject.bank]]
+            known = [result for result in results if result.check in CHECKS[subject.kind]]
             likely = diagnose(replace(report, results=known), subject)
             report = replace(
                 report,
@@ -263,7 +263,7 @@ def exercise(
 
     `inputs(draw)` gives tuples of arguments; `points` are for answering each as the solution does.
     Where there is nothing to compare with, `inputs` is None, and the first check is another.
-    `promises` are checks of the bank of `subject`, with their points.
+    `promises` are checks of the kind of `subject`, with their points.
     """
 
     def make(solution: Callable) -> Exercise:
@@ -291,8 +291,8 @@ def exercise(
         if inputs is not None:
             one.aims.append(Aim(_as_check(it_gives_what_is_wanted), points))
         for name, worth in (promises or {}).items():
-            bank = BANKS[subject(solution).bank]
-            one.aims.append(Aim(bank[name], worth, on_subject=True))
+            kind = CHECKS[subject(solution).kind]
+            one.aims.append(Aim(kind[name], worth, on_subject=True))
         EXERCISES[one.name] = one
         return one
 

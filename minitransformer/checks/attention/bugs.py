@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minitransformer.checks.engine.bugs import piece
+from minitransformer.checks.engine.bugs import bug
 from minitransformer.masks import causal_mask
 
 OURS = "a mutant of our own"
@@ -61,7 +61,7 @@ def keys_used(mask: Tensor) -> Tensor:
 # ---- masked in the wrong place -------------------------------------------------------------------
 
 
-@piece(
+@bug(
     "attention",
     "no mask at all",
     tier="core",
@@ -75,7 +75,7 @@ def no_mask_at_all(query, key, value, mask):
     return scores(query, key).softmax(dim=-1) @ value
 
 
-@piece(
+@bug(
     "attention",
     "mask after the softmax",
     tier="core",
@@ -90,7 +90,7 @@ def mask_after_the_softmax(query, key, value, mask):
     return scores(query, key).softmax(dim=-1) * mask @ value
 
 
-@piece(
+@bug(
     "attention",
     "masked after the softmax, then normalised again",
     tier="core",
@@ -107,7 +107,7 @@ def masked_and_normalised_again(query, key, value, mask):
     return weights / weights.sum(dim=-1, keepdim=True) @ value
 
 
-@piece(
+@bug(
     "attention",
     "mask multiplied into the scores",
     tier="core",
@@ -121,7 +121,7 @@ def mask_multiplied_into_the_scores(query, key, value, mask):
     return (scores(query, key) * mask).softmax(dim=-1) @ value
 
 
-@piece(
+@bug(
     "attention",
     "bool mask added to the scores",
     tier="core",
@@ -135,7 +135,7 @@ def bool_mask_added_to_the_scores(query, key, value, mask):
     return (scores(query, key) + mask).softmax(dim=-1) @ value
 
 
-@piece(
+@bug(
     "attention",
     "keys zeroed, not masked",
     tier="core",
@@ -150,7 +150,7 @@ def keys_zeroed_not_masked(query, key, value, mask):
     return scores(query, only_used(key, mask)).softmax(dim=-1) @ value
 
 
-@piece(
+@bug(
     "attention",
     "values zeroed, scores not masked",
     tier="core",
@@ -168,7 +168,7 @@ def values_zeroed_scores_not_masked(query, key, value, mask):
 # ---- another mask than the one given -------------------------------------------------------------
 
 
-@piece(
+@bug(
     "attention",
     "polarity inverted",
     tier="core",
@@ -187,7 +187,7 @@ def polarity_inverted(query, key, value, mask):
     return attention(query, key, value, ~mask)
 
 
-@piece(
+@bug(
     "attention",
     "additive mask read as binary",
     tier="core",
@@ -203,7 +203,7 @@ def additive_mask_read_as_binary(query, key, value, mask):
     return scores(query, key).masked_fill(additive == 0, -1e9).softmax(dim=-1) @ value
 
 
-@piece(
+@bug(
     "attention",
     "mask transposed",
     tier="core",
@@ -219,7 +219,7 @@ def mask_transposed(query, key, value, mask):
     return attention(query, key, value, mask.mT)
 
 
-@piece(
+@bug(
     "attention",
     "padding on the query axis",
     tier="core",
@@ -236,7 +236,7 @@ def padding_on_the_query_axis(query, key, value, mask):
     return scores(query, key).masked_fill(~keys_used(mask), -1e9).softmax(dim=-1) @ value
 
 
-@piece(
+@bug(
     "attention",
     "mask of the first sequence for all",
     tier="core",
@@ -250,7 +250,7 @@ def mask_of_the_first_sequence(query, key, value, mask):
     return attention(query, key, value, mask[:1])
 
 
-@piece(
+@bug(
     "attention",
     "mask of the first head for all",
     tier="core",
@@ -264,7 +264,7 @@ def mask_of_the_first_head(query, key, value, mask):
     return attention(query, key, value, mask[:, :1])
 
 
-@piece(
+@bug(
     "attention",
     "causal from the top left",
     tier="core",
@@ -279,7 +279,7 @@ def causal_from_the_top_left(query, key, value, mask):
     return attention(query, key, value, mask.tril())
 
 
-@piece(
+@bug(
     "attention",
     "causal uninvited",
     tier="core",
@@ -293,7 +293,7 @@ def causal_uninvited(query, key, value, mask):
     return attention(query, key, value, mask.tril(mask.shape[-1] - mask.shape[-2]))
 
 
-@piece(
+@bug(
     "attention",
     "no token sees itself",
     tier="core",
@@ -309,7 +309,7 @@ def no_token_sees_itself(query, key, value, mask):
     return attention(query, key, value, mask & ~itself)
 
 
-@piece(
+@bug(
     "attention",
     "one token ahead",
     tier="core",
@@ -323,7 +323,7 @@ def one_token_ahead(query, key, value, mask):
     return attention(query, key, value, mask | F.pad(mask, (1, -1), value=False))
 
 
-@piece(
+@bug(
     "attention",
     "mask one key late",
     tier="core",
@@ -337,7 +337,7 @@ def mask_one_key_late(query, key, value, mask):
     return attention(query, key, value, F.pad(mask, (1, -1), value=True))
 
 
-@piece(
+@bug(
     "attention",
     "mask turned into lengths",
     tier="core",
@@ -357,7 +357,7 @@ def mask_turned_into_lengths(query, key, value, mask):
 # ---- another formula -----------------------------------------------------------------------------
 
 
-@piece(
+@bug(
     "attention",
     "not scaled",
     tier="core",
@@ -371,7 +371,7 @@ def not_scaled(query, key, value, mask):
     return softmax(query @ key.mT, mask) @ value
 
 
-@piece(
+@bug(
     "attention",
     "scaled by d",
     tier="core",
@@ -385,7 +385,7 @@ def scaled_by_d(query, key, value, mask):
     return softmax(query @ key.mT / query.shape[-1], mask) @ value
 
 
-@piece(
+@bug(
     "attention",
     "softmax over the queries",
     tier="core",
@@ -400,7 +400,7 @@ def softmax_over_the_queries(query, key, value, mask):
     return hidden.softmax(dim=-2).nan_to_num() @ value
 
 
-@piece(
+@bug(
     "attention",
     "softmax over the heads",
     tier="core",
@@ -415,7 +415,7 @@ def softmax_over_the_heads(query, key, value, mask):
     return hidden.softmax(dim=1).nan_to_num() @ value
 
 
-@piece(
+@bug(
     "attention",
     "softmax over the whole batch",
     tier="core",
@@ -430,7 +430,7 @@ def softmax_over_the_whole_batch(query, key, value, mask):
     return weights / weights.sum() @ value
 
 
-@piece(
+@bug(
     "attention",
     "heads merged in the wrong order",
     tier="core",
@@ -464,7 +464,7 @@ def in_blocks(query, key, value, mask, size=64, rescaled=True):
     return output / total.masked_fill(total == 0, 1.0)
 
 
-@piece(
+@bug(
     "attention",
     "blocks not rescaled",
     tier="core",
@@ -479,7 +479,7 @@ def blocks_not_rescaled(query, key, value, mask):
     return in_blocks(query, key, value, mask, rescaled=False)
 
 
-@piece(
+@bug(
     "attention",
     "only the first block masked",
     tier="core",
@@ -494,7 +494,7 @@ def only_the_first_block_masked(query, key, value, mask):
     return in_blocks(query, key, value, mask | ~masked)
 
 
-@piece(
+@bug(
     "attention",
     "last block left out",
     tier="core",
@@ -518,7 +518,7 @@ def filled(query, key, value, mask, number):
     return scores(query, key).masked_fill(~mask, number).softmax(dim=-1) @ value
 
 
-@piece(
+@bug(
     "attention",
     "fill of -15",
     tier="core",
@@ -532,7 +532,7 @@ def fill_of_minus_15(query, key, value, mask):
     return filled(query, key, value, mask, -15.0)
 
 
-@piece(
+@bug(
     "attention",
     "logarithm of the mask",
     tier="core",
@@ -548,7 +548,7 @@ def logarithm_of_the_mask(query, key, value, mask):
     return (scores(query, key) + bias).softmax(dim=-1) @ value
 
 
-@piece(
+@bug(
     "attention",
     "fill of -1e4",
     tier="robust",
@@ -563,7 +563,7 @@ def fill_of_minus_1e4(query, key, value, mask):
     return filled(query, key, value, mask, -1e4)
 
 
-@piece(
+@bug(
     "attention",
     "fill of -1e9",
     tier="robust",
@@ -582,7 +582,7 @@ def fill_of_minus_1e9(query, key, value, mask):
     return filled(query, key, value, mask, -1e9)
 
 
-@piece(
+@bug(
     "attention",
     "fill of the smallest number",
     tier="robust",
@@ -598,7 +598,7 @@ def fill_of_the_smallest_number(query, key, value, mask):
     return filled(query, key, value, mask, torch.finfo(found.dtype).min)
 
 
-@piece(
+@bug(
     "attention",
     "smallest number of another dtype",
     tier="robust",
@@ -618,7 +618,7 @@ def smallest_number_of_another_dtype(query, key, value, mask):
 # ---- queries that may see nothing ----------------------------------------------------------------
 
 
-@piece(
+@bug(
     "attention",
     "bare -inf",
     tier="robust",
@@ -636,7 +636,7 @@ def bare_minus_infinity(query, key, value, mask):
     return filled(query, key, value, mask, float("-inf"))
 
 
-@piece(
+@bug(
     "attention",
     "NaN replaced after the softmax",
     tier="robust",
@@ -652,7 +652,7 @@ def nan_replaced_after_the_softmax(query, key, value, mask):
     return hidden.softmax(dim=-1).nan_to_num() @ value
 
 
-@piece(
+@bug(
     "attention",
     "-inf added, NaN replaced",
     tier="robust",
@@ -671,7 +671,7 @@ def minus_infinity_added_nan_replaced(query, key, value, mask):
     return (scores(query, key) + bias).softmax(dim=-1).nan_to_num() @ value
 
 
-@piece(
+@bug(
     "attention",
     "nothing to see, so everything",
     tier="robust",
@@ -685,7 +685,7 @@ def nothing_to_see_so_everything(query, key, value, mask):
     return attention(query, key, value, mask | ~mask.any(dim=-1, keepdim=True))
 
 
-@piece(
+@bug(
     "attention",
     "epsilon in the denominator",
     tier="robust",
@@ -706,7 +706,7 @@ def epsilon_in_the_denominator(query, key, value, mask):
 # ---- numbers -------------------------------------------------------------------------------------
 
 
-@piece(
+@bug(
     "attention",
     "exp without the maximum",
     tier="robust",
@@ -723,7 +723,7 @@ def exp_without_the_maximum(query, key, value, mask):
     return raised / total.masked_fill(~mask.any(-1, True), 1.0) @ value
 
 
-@piece(
+@bug(
     "attention",
     "scaled after the product",
     tier="robust",
@@ -739,7 +739,7 @@ def scaled_after_the_product(query, key, value, mask):
     return only_alive(softmax(found, mask) @ only_used(value, mask), mask)
 
 
-@piece(
+@bug(
     "attention",
     "float64 rounded to float32",
     tier="robust",
@@ -754,7 +754,7 @@ def float64_rounded_to_float32(query, key, value, mask):
     return attention(query.float(), key.float(), value.float(), mask).to(query.dtype)
 
 
-@piece(
+@bug(
     "attention",
     "half precision in bfloat16",
     tier="robust",
@@ -770,7 +770,7 @@ def half_precision_in_bfloat16(query, key, value, mask):
     return attention(*(x.bfloat16() for x in (query, key, value)), mask).half()
 
 
-@piece(
+@bug(
     "attention",
     "answers in float64",
     tier="core",
@@ -787,7 +787,7 @@ def answers_in_float64(query, key, value, mask):
 # ---- the backward pass ---------------------------------------------------------------------------
 
 
-@piece(
+@bug(
     "attention",
     "weights detached",
     tier="core",
@@ -818,7 +818,7 @@ class _ForgetsTheMaskBackward(torch.autograd.Function):
         return *torch.autograd.grad(output, inputs, gradient), None
 
 
-@piece(
+@bug(
     "attention",
     "mask forgotten in the backward pass",
     tier="core",
@@ -832,7 +832,7 @@ def mask_forgotten_in_the_backward_pass(query, key, value, mask):
     return _ForgetsTheMaskBackward.apply(query, key, value, mask)
 
 
-@piece(
+@bug(
     "attention",
     "NaN gradient at some lengths",
     tier="robust",
@@ -852,7 +852,7 @@ def nan_gradient_at_some_lengths(query, key, value, mask):
 # ---- manners -------------------------------------------------------------------------------------
 
 
-@piece(
+@bug(
     "attention",
     "scales the caller's query",
     tier="core",
@@ -867,7 +867,7 @@ def scales_the_callers_query(query, key, value, mask):
     return softmax(query @ key.mT, mask) @ value
 
 
-@piece(
+@bug(
     "attention",
     "zeros the caller's padding",
     tier="core",
@@ -883,7 +883,7 @@ def zeros_the_callers_padding(query, key, value, mask):
     return attention(query, key, value, mask)
 
 
-@piece(
+@bug(
     "attention",
     "dropout never off",
     tier="core",
@@ -899,7 +899,7 @@ def dropout_never_off(query, key, value, mask):
     return weights @ value, weights
 
 
-@piece(
+@bug(
     "attention",
     "weights returned without the mask",
     tier="core",
@@ -913,7 +913,7 @@ def weights_returned_without_the_mask(query, key, value, mask):
     return attention(query, key, value, mask), scores(query, key).softmax(dim=-1)
 
 
-@piece(
+@bug(
     "attention",
     "weights returned after dropout",
     tier="core",
@@ -928,7 +928,7 @@ def weights_returned_after_dropout(query, key, value, mask):
     return attention(query, key, value, mask), F.dropout(weights, 0.1)
 
 
-@piece(
+@bug(
     "attention",
     "fast path forgets the mask",
     tier="core",
@@ -944,7 +944,7 @@ def fast_path_forgets_the_mask(query, key, value, mask):
     return F.scaled_dot_product_attention(query, key, value)
 
 
-@piece(
+@bug(
     "attention",
     "fused kernel under autocast without the mask",
     tier="robust",
@@ -960,7 +960,7 @@ def fused_kernel_under_autocast(query, key, value, mask):
     return attention(query, key, value, mask)
 
 
-@piece(
+@bug(
     "attention",
     "memory taken to be contiguous",
     tier="robust",
@@ -978,7 +978,7 @@ def memory_taken_to_be_contiguous(query, key, value, mask):
 # ---- flags ---------------------------------------------------------------------------------------
 
 
-@piece(
+@bug(
     "attention",
     "causal flag replaces the mask",
     tier="core",
@@ -995,7 +995,7 @@ def causal_flag_replaces_the_mask(query, key, value, mask, is_causal=False):
     return attention(query, key, value, mask)
 
 
-@piece(
+@bug(
     "attention",
     "causal flag ignored",
     tier="core",
@@ -1012,7 +1012,7 @@ def causal_flag_ignored(query, key, value, mask, is_causal=False):
     return attention(query, key, value, mask)
 
 
-@piece(
+@bug(
     "attention",
     "padding combined by or",
     tier="core",
@@ -1029,7 +1029,7 @@ def padding_combined_by_or(query, key, value, mask, is_causal=False):
     return attention(query, key, value, mask)
 
 
-@piece(
+@bug(
     "attention",
     "causal flag aligned at the first key",
     tier="robust",
@@ -1045,7 +1045,7 @@ def causal_flag_aligned_at_the_first_key(query, key, value, mask, is_causal=Fals
     return attention(query, key, value, mask.tril() if is_causal else mask)
 
 
-@piece(
+@bug(
     "attention",
     "mask ignored with dropout",
     tier="core",
@@ -1062,7 +1062,7 @@ def mask_ignored_with_dropout(query, key, value, mask, dropout_p=0.0):
     return attention(query, key, value, mask)
 
 
-@piece(
+@bug(
     "attention",
     "dropout before the softmax",
     tier="core",
@@ -1082,7 +1082,7 @@ def dropout_before_the_softmax(query, key, value, mask, dropout_p=0.0):
 # ---- misuse --------------------------------------------------------------------------------------
 
 
-@piece(
+@bug(
     "attention",
     "mask of keys read as one of queries",
     tier="robust",
@@ -1098,7 +1098,7 @@ def mask_of_keys_read_as_one_of_queries(query, key, value, mask):
     return attention(query, key, value, mask.expand(*query.shape[:3], key.shape[2]))
 
 
-@piece(
+@bug(
     "attention",
     "mask of integers added as a bias",
     tier="robust",
@@ -1118,7 +1118,7 @@ def mask_of_integers_added(query, key, value, mask):
 # ---- kept from one call to the next --------------------------------------------------------------
 
 
-@piece(
+@bug(
     "attention",
     "a plan kept by the mask's version",
     tier="robust",
@@ -1147,7 +1147,7 @@ class PlanByVersion:
         return only_alive(found.softmax(dim=-1) @ only_used(value, mask), mask)
 
 
-@piece(
+@bug(
     "attention",
     "a plan kept by the mask's id",
     tier="robust",
@@ -1168,7 +1168,7 @@ class PlanById(PlanByVersion):
 # ---- NaN and Inf in padding ----------------------------------------------------------------------
 
 
-@piece(
+@bug(
     "attention",
     "zero times NaN",
     tier="strict",
@@ -1187,7 +1187,7 @@ def zero_times_nan(query, key, value, mask):
     return only_alive(softmax(careful_scores(only_alive(query, mask), key), mask) @ value, mask)
 
 
-@piece(
+@bug(
     "attention",
     "zero times NaN on the way back",
     tier="strict",
@@ -1203,7 +1203,7 @@ def zero_times_nan_on_the_way_back(query, key, value, mask):
     )
 
 
-@piece(
+@bug(
     "attention",
     "padded queries multiplied",
     tier="strict",
@@ -1220,7 +1220,7 @@ def padded_queries_multiplied(query, key, value, mask):
     )
 
 
-@piece(
+@bug(
     "attention",
     "-inf added to NaN",
     tier="strict",

@@ -31,7 +31,7 @@ from minitransformer.checks.attention.subject import (
     backward_weights_of,
     expected_weights,
 )
-from minitransformer.checks.engine.check import Failed, check, differs, expect, needs, size
+from minitransformer.checks.engine.check import Failed, check, exceeds, expect, max_abs, needs
 from minitransformer.masks import causal_mask
 
 # ---- core: the weights ---------------------------------------------------------------------------
@@ -51,12 +51,12 @@ def forbidden_keys_get_exactly_zero(subject: AttentionSubject) -> float:
         alive = mask.any(dim=-1, keepdim=True)
         leak = weights.masked_fill(mask | ~alive, 0.0)
         b, h = worst(leak)
-        largest = max(largest, size(leak))
+        largest = max(largest, max_abs(leak))
         expect(
-            not differs(size(leak)),
-            f"With {name}, a forbidden key gets a weight of {size(leak):.3g} instead of 0: "
+            not exceeds(max_abs(leak)),
+            f"With {name}, a forbidden key gets a weight of {max_abs(leak):.3g} instead of 0: "
             "its value is mixed into the output. Give forbidden scores -inf before the softmax.",
-            size(leak),
+            max_abs(leak),
             mask_wanted=mask[b, 0],
             weights_found=weights[b, h],
         )
@@ -94,14 +94,14 @@ def weights_sum_to_one(subject: AttentionSubject) -> float:
         weights = attention_weights_of(subject, *make_inputs(subject), mask)
         error = (weights.sum(dim=-1, keepdim=True) - 1.0).masked_fill(~mask.any(-1, True), 0.0)
         b, h = worst(error)
-        largest = max(largest, size(error))
+        largest = max(largest, max_abs(error))
         row = int(error[b, h].abs().nan_to_num(nan=9e9).argmax())
         expect(
-            not differs(size(error), 10 * TOLERANCE[subject.dtype]),
+            not exceeds(max_abs(error), 10 * TOLERANCE[subject.dtype]),
             f"With {name}, the weights of a query sum to {weights[b, h, row].sum():.3g}, not 1. "
             "Forbidden keys must leave the softmax's denominator too: mask the scores before it, "
             "not the weights after it.",
-            size(error),
+            max_abs(error),
             mask_wanted=mask[b, 0],
             weights_found=weights[b, h],
         )
@@ -116,14 +116,14 @@ def _compare(subject: AttentionSubject, mask: Tensor, name: str, why: str, **fla
     error = (output.double() - wanted).masked_fill(~mask.any(-1, True), 0.0)
     b, h = worst(error)
     expect(
-        not differs(size(error), TOLERANCE[subject.dtype]),
-        f"With {name}, the output differs from softmax(QKᵀ/√d) V by {size(error):.3g}. {why}",
-        size(error),
+        not exceeds(max_abs(error), TOLERANCE[subject.dtype]),
+        f"With {name}, the output differs from softmax(QKᵀ/√d) V by {max_abs(error):.3g}. {why}",
+        max_abs(error),
         mask_wanted=mask[b, 0],
         output_wanted=wanted[b, h, :, :3],
         output_found=output[b, h, :, :3],
     )
-    return size(error)
+    return max_abs(error)
 
 
 @check("attention", "core", measures="largest difference from the formula")
@@ -161,16 +161,16 @@ def long_sequences_are_masked_too(subject: AttentionSubject) -> float:
     mask = keys_allowed(real, query.shape[2])
     weights = attention_weights_of(subject, query, key, value, mask)
     forbidden = weights.masked_fill(mask, 0.0)
-    leak, number = size(forbidden), int(forbidden.abs().amax((0, 1, 2)).argmax())
+    leak, number = max_abs(forbidden), int(forbidden.abs().amax((0, 1, 2)).argmax())
     expect(
-        not differs(leak),
+        not exceeds(leak),
         f"Among 300 keys number {number}, a forbidden one, gets a weight of {leak:.3g}, though "
         "short sequences may be right.",
         leak,
     )
-    error = size(weights.double() - expected_weights(query, key, mask))
+    error = max_abs(weights.double() - expected_weights(query, key, mask))
     expect(
-        not differs(error, TOLERANCE[subject.dtype]),
+        not exceeds(error, TOLERANCE[subject.dtype]),
         f"Among 300 keys the weights differ from the formula by {error:.3g}.",
         error,
     )
@@ -193,7 +193,7 @@ def what_padding_holds_is_irrelevant(subject: AttentionSubject) -> float:
             value.where(~padding, 50.0 - value),
             mask,
         )
-        change = size(after.double() - before.double())
+        change = max_abs(after.double() - before.double())
         expect(
             torch.equal(before, after),
             f"With {name}, other content of the padding moves the output by {change:.3g}: "
@@ -220,10 +220,10 @@ def how_much_padding_is_irrelevant(subject: AttentionSubject) -> float:
             mask = torch.cat(
                 [alone, torch.zeros_like(alone[..., :1]).expand(-1, -1, -1, amount)][order], -1
             )
-            change = size(subject(query, *longer, mask).double() - before.double())
+            change = max_abs(subject(query, *longer, mask).double() - before.double())
             largest = max(largest, change)
             expect(
-                not differs(change, TOLERANCE[subject.dtype]),
+                not exceeds(change, TOLERANCE[subject.dtype]),
                 f"{amount} padded {'key' if amount == 1 else 'keys'} more on the {side}, and the "
                 f"output moves by {change:.3g}: "
                 "the same sentence must mean the same in a longer batch.",
@@ -241,10 +241,10 @@ def a_row_alone_equals_it_in_the_batch(subject: AttentionSubject) -> float:
         for row in range(BATCH):
             alone = subject(*(x[row : row + 1] for x in inputs), mask[row : row + 1])
             alive = mask[row].any(-1, True)
-            change = size((alone[0] - together[row]).double().masked_fill(~alive, 0.0))
+            change = max_abs((alone[0] - together[row]).double().masked_fill(~alive, 0.0))
             largest = max(largest, change)
             expect(
-                not differs(change, TOLERANCE[subject.dtype]),
+                not exceeds(change, TOLERANCE[subject.dtype]),
                 f"With {name}, sequence {row} alone and in the batch differ by {change:.3g}: "
                 "sequences of a batch must not know of each other.",
                 change,
@@ -260,10 +260,10 @@ def the_order_of_keys_is_irrelevant(subject: AttentionSubject) -> float:
     for name, mask in masks(subject).items():
         before = subject(query, key, value, mask)
         after = subject(query, key[:, :, order], value[:, :, order], mask[..., order])
-        change = size((after - before).double().masked_fill(~mask.any(-1, True), 0.0))
+        change = max_abs((after - before).double().masked_fill(~mask.any(-1, True), 0.0))
         largest = max(largest, change)
         expect(
-            not differs(change, TOLERANCE[subject.dtype]),
+            not exceeds(change, TOLERANCE[subject.dtype]),
             f"With {name}, the same keys in another order give an output that differs by "
             f"{change:.3g}: some other rule than the mask decides what is seen.",
             change,
@@ -282,7 +282,7 @@ def the_future_is_invisible(subject: AttentionSubject) -> float:
         future = torch.arange(KEYS, device=key.device).view(-1, 1) >= first
         after = subject(query, key.where(~future, -key), value.where(~future, 9.0), mask)
         past = first - (KEYS - query.shape[2])  # queries before it
-        change = size((after - before)[:, :, :past].double())
+        change = max_abs((after - before)[:, :, :past].double())
         expect(
             torch.equal(before[:, :, :past], after[:, :, :past]),
             f"Other keys from number {first} on move the outputs of earlier queries by "
@@ -307,10 +307,10 @@ def the_last_queries_alone_give_the_same(subject: AttentionSubject) -> float:
         whole = subject(query, key, value, mask)[:, :, -2:]
         last = subject(query[:, :, -2:], key, value, mask[:, :, -2:])
         alive = mask[:, :, -2:].any(-1, True)
-        change = size((whole - last).double().masked_fill(~alive, 0.0))
+        change = max_abs((whole - last).double().masked_fill(~alive, 0.0))
         largest = max(largest, change)
         expect(
-            not differs(change, TOLERANCE[subject.dtype]),
+            not exceeds(change, TOLERANCE[subject.dtype]),
             f"With {name}, the last two queries differ by {change:.3g} when they are asked alone.",
             change,
         )
@@ -334,18 +334,18 @@ def the_backward_pass_uses_the_same_weights(subject: AttentionSubject) -> float:
         backward = _with_gradient(lambda m=mask: backward_weights_of(subject, query, key, value, m))
         leak = backward.masked_fill(mask, 0.0)
         b, h = worst(leak)
-        largest = max(largest, size(leak))
+        largest = max(largest, max_abs(leak))
         expect(
-            not differs(size(leak)),
+            not exceeds(max_abs(leak)),
             f"With {name}, gradients reach the value of a forbidden key with weight "
-            f"{size(leak):.3g} instead of 0: padding is trained on.",
-            size(leak),
+            f"{max_abs(leak):.3g} instead of 0: padding is trained on.",
+            max_abs(leak),
             mask_wanted=mask[b, 0],
             weights_found=backward[b, h],
         )
-        error = size(backward - forward)
+        error = max_abs(backward - forward)
         expect(
-            not differs(error, TOLERANCE[subject.dtype]),
+            not exceeds(error, TOLERANCE[subject.dtype]),
             f"With {name}, the weights of the backward pass differ from those of the forward pass "
             f"by {error:.3g}: what is trained is not what is computed.",
             error,
@@ -361,9 +361,9 @@ def no_gradient_reaches_padding(subject: AttentionSubject) -> float:
     for name, mask in key_masks(subject).items():
         _, key, value = gradients_of(subject, inputs, mask)
         padding = ~mask[:, :, :1].mT
-        leak = max(size(key * padding), size(value * padding))
+        leak = max(max_abs(key * padding), max_abs(value * padding))
         expect(
-            not differs(leak),
+            not exceeds(leak),
             f"With {name}, padded keys or values get a gradient of {leak:.3g} instead of 0: "
             "the model is trained on its padding.",
             leak,
@@ -387,12 +387,12 @@ def gradients_are_right(subject: AttentionSubject) -> float:
         direction = torch.randn(output.shape, generator=generator).to(output.device)
         wanted = torch.autograd.grad((output * direction.to(subject.dtype)).sum(), exact)
         for which, a, b in zip(("query", "key", "value"), found, wanted, strict=True):
-            error = size(a.double() - b)
+            error = max_abs(a.double() - b)
             largest = max(largest, error)
             expect(
-                not differs(error, 10 * TOLERANCE[subject.dtype]),
+                not exceeds(error, 10 * TOLERANCE[subject.dtype]),
                 f"With {name}, the gradient of the {which} is off by {error:.3g}, at a largest "
-                f"true gradient of {size(b):.3g}.",
+                f"true gradient of {max_abs(b):.3g}.",
                 error,
             )
     return largest
@@ -434,7 +434,7 @@ def the_arguments_are_left_alone(subject: AttentionSubject) -> float:
             before = [x.clone() for x in call]
             subject.call(*call)
             for name, a, b in zip(("query", "key", "value", "mask"), before, call, strict=True):
-                change = size(a.double() - b.double()) if not torch.equal(a, b) else 0.0
+                change = max_abs(a.double() - b.double()) if not torch.equal(a, b) else 0.0
                 expect(
                     torch.equal(a, b),
                     f"It changes its {name} in place: the caller's tensor is another one after "
@@ -451,7 +451,7 @@ def the_same_call_gives_the_same_result(subject: AttentionSubject) -> float:
     for name, mask in masks(subject).items():
         alive = mask.any(-1, True)
         first, second = (subject(*inputs, mask).where(alive, 0.0) for _ in range(2))
-        change = size((first - second).double())
+        change = max_abs((first - second).double())
         expect(
             torch.equal(first, second),
             f"With {name}, two equal calls differ by {change:.3g}: is dropout on, or does it "
@@ -469,10 +469,10 @@ def the_result_is_the_same_without_gradients(subject: AttentionSubject) -> float
         training = subject(*(x.clone().requires_grad_() for x in inputs), mask).detach()
         with torch.no_grad():
             inference = subject(*inputs, mask)
-        change = size((training - inference).double().masked_fill(~mask.any(-1, True), 0.0))
+        change = max_abs((training - inference).double().masked_fill(~mask.any(-1, True), 0.0))
         largest = max(largest, change)
         expect(
-            not differs(change, TOLERANCE[subject.dtype]),
+            not exceeds(change, TOLERANCE[subject.dtype]),
             f"With {name}, the result without gradients differs by {change:.3g}: a faster path for "
             "inference treats the mask in another way.",
             change,
@@ -495,12 +495,12 @@ def returned_weights_are_those_used(subject: AttentionSubject) -> float:
         used = attention_weights_of(subject, *inputs, mask)
         error = (returned.double() - used.double()).masked_fill(~mask.any(-1, True), 0.0)
         b, h = worst(error)
-        largest = max(largest, size(error))
+        largest = max(largest, max_abs(error))
         expect(
-            not differs(size(error), TOLERANCE[subject.dtype]),
-            f"With {name}, the weights returned differ from those used by {size(error):.3g}: a "
+            not exceeds(max_abs(error), TOLERANCE[subject.dtype]),
+            f"With {name}, the weights returned differ from those used by {max_abs(error):.3g}: a "
             "picture of them would show something else than what happens.",
-            size(error),
+            max_abs(error),
             mask_wanted=mask[b, 0],
             weights_found=returned[b, h],
             weights_used=used[b, h],
@@ -530,9 +530,9 @@ def mask_and_causal_flag_are_combined(subject: AttentionSubject) -> float | None
         return None
     both = mask & causal_mask(KEYS, device=subject.device)
     wanted = expected_weights(*inputs[:2], both) @ inputs[2].double()
-    error = size((output.double() - wanted).masked_fill(~both.any(-1, True), 0.0))
+    error = max_abs((output.double() - wanted).masked_fill(~both.any(-1, True), 0.0))
     expect(
-        not differs(error, TOLERANCE[subject.dtype]),
+        not exceeds(error, TOLERANCE[subject.dtype]),
         f"With a mask and {subject.causal_flag}=True the output is off by {error:.3g}: one of the "
         "two is ignored.",
         error,
@@ -566,9 +566,9 @@ def the_causal_flag_aligns_the_last_query_with_the_last_key(subject: AttentionSu
         output = subject.gather([output], BATCH)
     mask = causal_mask(QUERIES, KEYS, device=subject.device)
     wanted = expected_weights(*inputs[:2], mask) @ inputs[2].double()
-    error = size(output.double() - wanted)
+    error = max_abs(output.double() - wanted)
     expect(
-        not differs(error, TOLERANCE[subject.dtype]),
+        not exceeds(error, TOLERANCE[subject.dtype]),
         f"With 5 queries and 7 keys the output is off by {error:.3g}: the flag aligns the first "
         "query with the first key.",
         error,
@@ -594,16 +594,16 @@ def dropout_leaves_forbidden_keys_at_zero(subject: AttentionSubject) -> float:
         value[:, :, torch.arange(KEYS), torch.arange(KEYS)] = 1.0
         dropped = subject(query, key, value, mask, **{subject.dropout_flag: 0.5})[..., :KEYS]
         alive = mask.any(-1, True)
-        leak = size(dropped.masked_fill(mask | ~alive, 0.0))
+        leak = max_abs(dropped.masked_fill(mask | ~alive, 0.0))
         expect(
-            not differs(leak),
+            not exceeds(leak),
             f"With {name} and dropout, a forbidden key gets a weight of {leak:.3g} instead of 0.",
             leak,
         )
         kept = (dropped != 0.0) & alive
-        error = size((dropped - 2.0 * plain).double().masked_fill(~kept, 0.0))
+        error = max_abs((dropped - 2.0 * plain).double().masked_fill(~kept, 0.0))
         expect(
-            not differs(error, 10 * TOLERANCE[subject.dtype]),
+            not exceeds(error, 10 * TOLERANCE[subject.dtype]),
             f"With {name} and dropout of 0.5, a weight that is kept is off twice its size by "
             f"{error:.3g}: its expectation is not that of the weight.",
             error,

@@ -30,7 +30,7 @@ from minitransformer.checks.engine.between_calls import (
     asked_inside_inference_mode,
     masks_are_written_to,
 )
-from minitransformer.checks.engine.check import check, differs, expect, needs, size
+from minitransformer.checks.engine.check import check, exceeds, expect, max_abs, needs
 from minitransformer.masks import causal_mask
 
 # ---- robust: half precision and large scores -----------------------------------------------------
@@ -49,9 +49,9 @@ def half_precision_gets_exact_zeros_too(subject: AttentionSubject) -> float:
             inputs = make_inputs(subject, dtype)
             alive = mask.any(-1, True)
             weights = attention_weights_of(subject, *inputs, mask)
-            leak = size(weights.masked_fill(mask | ~alive, 0.0))
+            leak = max_abs(weights.masked_fill(mask | ~alive, 0.0))
             expect(
-                not differs(leak),
+                not exceeds(leak),
                 f"In {dtype} with {name}, a forbidden key gets a weight of {leak:.3g} instead of "
                 "0: constants such as -1e4 are not far enough away, and -1e9 does not exist in "
                 "float16. Use masked_fill with -inf.",
@@ -59,9 +59,9 @@ def half_precision_gets_exact_zeros_too(subject: AttentionSubject) -> float:
             )
             output = subject(*inputs, mask).double()
             wanted = expected_weights(*inputs[:2], mask) @ inputs[2].double()
-            error = size((output - wanted).masked_fill(~alive, 0.0))
+            error = max_abs((output - wanted).masked_fill(~alive, 0.0))
             expect(
-                not differs(error, TOLERANCE[dtype]),
+                not exceeds(error, TOLERANCE[dtype]),
                 f"In {dtype} with {name} the output is off by {error:.3g}.",
                 error,
             )
@@ -88,10 +88,10 @@ def no_score_is_large_enough_to_leak(subject: AttentionSubject) -> float:
         for low, high in ((-1.0, 1.0), (-3.0, 0.0)):
             extreme = torch.where(real, low * limit, high * limit).to(key.dtype)
             weights = attention_weights_of(subject, query, extreme, value, mask)
-            leak = size(weights.masked_fill(mask, 0.0))
+            leak = max_abs(weights.masked_fill(mask, 0.0))
             largest = max(largest, leak)
             expect(
-                not differs(leak),
+                not exceeds(leak),
                 f"With {name}, and scores of about {low * limit:.0e} at the allowed keys and "
                 f"{high * limit:.0e} at the forbidden ones, a forbidden key gets a weight of "
                 f"{leak:.3g}: a finite number stands where -inf should.",
@@ -99,9 +99,9 @@ def no_score_is_large_enough_to_leak(subject: AttentionSubject) -> float:
                 mask_wanted=mask[0, 0],
                 weights_found=weights[0, 0],
             )
-            error = size((weights.double() * mask).sum(-1) - 1.0)
+            error = max_abs((weights.double() * mask).sum(-1) - 1.0)
             expect(
-                not differs(error, 1e-3),
+                not exceeds(error, 1e-3),
                 f"With {name} and very large scores the weights sum to 1 only up to {error:.3g}.",
                 error,
             )
@@ -124,10 +124,10 @@ def scores_beyond_float16_are_right(subject: AttentionSubject) -> float:
         for name, mask in key_masks(subject).items():
             output = subject(query, key, value, mask).double()
             wanted = expected_weights(query, key, mask) @ value.double()
-            error = size(output - wanted)
+            error = max_abs(output - wanted)
             largest = max(largest, error)
             expect(
-                not differs(error, 2 * TOLERANCE[dtype]),
+                not exceeds(error, 2 * TOLERANCE[dtype]),
                 f"In {dtype} with {name} and q·k = 115,200, the output is off by {error:.3g}: "
                 "scores overflow to Inf. Compute them in float32, or scale the query first.",
                 error,
@@ -151,10 +151,10 @@ def every_length_works(subject: AttentionSubject) -> float:
         real[:, max(1, 2 * keys // 3) :] = False
         mask = keys_allowed(real, query.shape[2])
         wanted = expected_weights(query, key, mask) @ value.double()
-        error = size(subject(query, key, value, mask).double() - wanted)
+        error = max_abs(subject(query, key, value, mask).double() - wanted)
         largest = max(largest, error)
         expect(
-            not differs(error, 1e-3 if subject.dtype != torch.bfloat16 else 5e-2),
+            not exceeds(error, 1e-3 if subject.dtype != torch.bfloat16 else 5e-2),
             f"With {keys} keys and scores of about -250, the output is off by {error:.3g}.",
             error,
         )
@@ -174,10 +174,10 @@ def float64_is_computed_in_float64(subject: AttentionSubject) -> float:
     largest = 0.0
     for name, mask in key_masks(subject).items():
         wanted = expected_weights(*inputs[:2], mask) @ inputs[2]
-        error = size(subject(*inputs, mask).double() - wanted)
+        error = max_abs(subject(*inputs, mask).double() - wanted)
         largest = max(largest, error)
         expect(
-            not differs(error, 1e-12),
+            not exceeds(error, 1e-12),
             f"In float64 with {name}, the output is off by {error:.3g}: some step is done in "
             "float32, and torch.autograd.gradcheck cannot work.",
             error,
@@ -201,14 +201,14 @@ def autocast_changes_nothing_but_rounding(subject: AttentionSubject) -> float:
         with torch.autocast(torch.device(subject.device).type, dtype=torch.bfloat16):
             weights = attention_weights_of(subject, *inputs, mask)
             output = subject(*inputs, mask).double()
-        leak = size(weights.masked_fill(mask | ~alive, 0.0))
+        leak = max_abs(weights.masked_fill(mask | ~alive, 0.0))
         expect(
-            not differs(leak), f"Under autocast with {name}, a forbidden key gets {leak:.3g}.", leak
+            not exceeds(leak), f"Under autocast with {name}, a forbidden key gets {leak:.3g}.", leak
         )
         wanted = expected_weights(*inputs[:2], mask) @ inputs[2].double()
-        error = size((output - wanted).masked_fill(~alive, 0.0))
+        error = max_abs((output - wanted).masked_fill(~alive, 0.0))
         expect(
-            not differs(error, TOLERANCE[torch.bfloat16]),
+            not exceeds(error, TOLERANCE[torch.bfloat16]),
             f"Under autocast with {name} the output is off by {error:.3g}.",
             error,
         )
@@ -226,23 +226,23 @@ def how_tensors_lie_in_memory_is_irrelevant(subject: AttentionSubject) -> float:
         strided = [torch.stack([x, x], dim=-1)[..., 0] for x in call[:3]]
         transposed = [x.mT.contiguous().mT for x in call[:3]]
         for how, moved in {"strided": strided, "transposed": transposed}.items():
-            change = size(
+            change = max_abs(
                 subject.answer(subject.call(*moved, call[3]))[0].double() - wanted.double()
             )
             expect(
-                not differs(change, TOLERANCE[subject.dtype]),
+                not exceeds(change, TOLERANCE[subject.dtype]),
                 f"For {how} inputs with equal content the output differs by {change:.3g}.",
                 change,
             )
         if call[3].shape[0] > 1:
             first = call[3][:1].clone()
-            change = size(
+            change = max_abs(
                 subject.answer(subject.call(*call[:3], first.expand_as(call[3])))[0].double()
                 - subject.answer(subject.call(*call[:3], first.expand_as(call[3]).clone()))[
                     0
                 ].double()
             )
-            expect(not differs(change), f"For an expanded mask the output differs by {change:.3g}.")
+            expect(not exceeds(change), f"For an expanded mask the output differs by {change:.3g}.")
     return 0.0
 
 
@@ -282,11 +282,11 @@ def a_query_that_sees_nothing_gets_zeros(subject: AttentionSubject) -> float:
         output = subject(*inputs, mask).masked_fill(mask.any(-1, True), 0.0)
         b, h = worst(output)
         expect(
-            not differs(size(output)),
-            f"With {name}, a query that may see nothing gets an output of {size(output):.3g}, not "
+            not exceeds(max_abs(output)),
+            f"With {name}, a query that may see nothing gets an output of {max_abs(output):.3g}, not "
             "0: it attends to padding or to the future after all. A finite number instead of -inf "
             "does this; set such rows to zero after the softmax.",
-            size(output),
+            max_abs(output),
             mask_wanted=mask[b, 0],
             output_found=output[b, h, :, :3],
         )
@@ -382,7 +382,7 @@ def one_visible_key_gives_its_value(subject: AttentionSubject) -> float:
         real[:, only] = True
         output = subject(query, key, value, keys_allowed(real, query.shape[2]))
         wanted = value[:, :, only : only + 1].expand_as(output)
-        change = size((output - wanted).double())
+        change = max_abs((output - wanted).double())
         expect(
             torch.equal(output, wanted),
             f"Key {only} alone is allowed, but the output is not its value: off by {change:.3g}.",
@@ -412,9 +412,9 @@ def ones_and_zeros_are_understood_or_refused(subject: AttentionSubject) -> float
             except Exception:
                 return None
             found, _ = subject.answer(returned)
-            change = size((found - wanted).double())
+            change = max_abs((found - wanted).double())
             expect(
-                not differs(change, TOLERANCE[subject.dtype]),
+                not exceeds(change, TOLERANCE[subject.dtype]),
                 f"With {name} as 1 and 0 instead of True and False the output differs by "
                 f"{change:.3g}, without an error: ~mask of 1 is -2, and mask + scores adds 1.",
                 change,
@@ -449,7 +449,7 @@ def a_mask_of_keys_is_not_taken_for_one_of_queries(subject: AttentionSubject) ->
     found, _ = subject.answer(returned)
     wanted, _ = subject.answer(subject.call(*call))
     expect(
-        found.shape == wanted.shape and not differs(size((found - wanted).double()), 1e-3),
+        found.shape == wanted.shape and not exceeds(max_abs((found - wanted).double()), 1e-3),
         "A (batch, length) mask with as many rows as tokens was taken for (queries, keys), without "
         "an error. Refuse masks of another rank than yours.",
         None,

@@ -42,7 +42,7 @@ class AttentionSubject(Subject):
     refuses_misuse  it raises an error for a mask of a shape that it does not take
     """
 
-    bank: ClassVar[str] = "attention"
+    kind: ClassVar[str] = "attention"
     arguments: ClassVar[tuple[str, ...]] = ("query", "key", "value", "mask")
 
     layout: str = "b h t d"

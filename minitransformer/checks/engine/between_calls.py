@@ -41,7 +41,7 @@ CAUSES = {  # what torch says -> what it means
 
 
 def asked_inside_inference_mode(
-    bank: str, asked: Callable[[Any], Answers], prepared: Callable[[Any], Any] = lambda x: x
+    kind: str, asked: Callable[[Any], Answers], prepared: Callable[[Any], Any] = lambda x: x
 ) -> None:
     """Register the check for a kind of subject: all that it is asked, by name, of `prepared` it."""
 
@@ -78,7 +78,7 @@ def asked_inside_inference_mode(
             )
 
     check(
-        bank,
+        kind,
         "robust",
         measures="numbers changed",
         mirrors=(
@@ -104,7 +104,7 @@ WRITES: dict[str, Callable[[Tensor, Tensor], Any]] = {
 
 
 def masks_are_written_to(
-    bank: str, masks_of: Callable[[Any], tuple[Call, list[Tensor], list[Tensor]]]
+    kind: str, masks_of: Callable[[Any], tuple[Call, list[Tensor], list[Tensor]]]
 ) -> None:
     """Register the check for a kind of subject: how it is called, its masks before and after."""
 
@@ -127,7 +127,7 @@ def masks_are_written_to(
             )
 
     check(
-        bank,
+        kind,
         "robust",
         measures="numbers that are those of the old mask",
         mirrors="https://github.com/unslothai/unsloth/pull/10879",

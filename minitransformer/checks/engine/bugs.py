@@ -4,7 +4,7 @@ Each piece is a broken implementation with its story, its source, the checks tha
 diagnosis that must be given. The same pieces give the checks their words: a subject that fails as
 a piece does, by the same numbers, gets that piece's diagnosis.
 
-    @piece(
+    @bug(
         "attention",
         "mask after the softmax",
         tier="core",
@@ -26,11 +26,11 @@ from minitransformer.checks.engine.subject import SUBJECTS
 
 
 @dataclass(frozen=True)
-class Piece:
+class Bug:
     """One broken implementation."""
 
     name: str
-    bank: str  # the kind of subject it is
+    kind: str  # the kind of subject it is
     tier: str  # the lowest tier at which a check catches it
     implementation: Any  # a function, or the class of a model that is built without arguments
     story: str
@@ -43,15 +43,15 @@ class Piece:
         """The piece, ready to be checked."""
         built = isinstance(self.implementation, type)
         fn = self.implementation() if built else self.implementation
-        return SUBJECTS[self.bank](fn, name=f"museum: {self.name}", **self.conventions)
+        return SUBJECTS[self.kind](fn, name=f"museum: {self.name}", **self.conventions)
 
 
-_PIECES: list[Piece] = []
+_BUGS: list[Bug] = []
 _KINDS = ("attention", "masks", "models", "losses", "labels", "generators")
 
 
-def piece(
-    bank: str,
+def bug(
+    kind: str,
     name: str,
     *,
     tier: str,
@@ -66,10 +66,10 @@ def piece(
 
     def hang(implementation: Any) -> Any:
         story = " ".join((implementation.__doc__ or "").split())
-        _PIECES.append(
-            Piece(
+        _BUGS.append(
+            Bug(
                 name,
-                bank,
+                kind,
                 tier,
                 implementation,
                 story,
@@ -84,8 +84,8 @@ def piece(
     return hang
 
 
-def pieces(bank: str | None = None) -> list[Piece]:
+def bugs(kind: str | None = None) -> list[Bug]:
     """Every piece, or those of one kind of subject, kind by kind."""
     files = [import_module(f"minitransformer.checks.{kind}.bugs").__name__ for kind in _KINDS]
-    ordered = sorted(_PIECES, key=lambda one: files.index(one.implementation.__module__))
-    return [one for one in ordered if bank in (None, one.bank)]
+    ordered = sorted(_BUGS, key=lambda one: files.index(one.implementation.__module__))
+    return [one for one in ordered if kind in (None, one.kind)]

@@ -25,7 +25,7 @@ TIERS = {
     "strict": "NaN and Inf in padding, forward and backward",
 }
 
-BANKS: dict[str, dict[str, "Check"]] = {}  # kind of subject -> its checks by name
+CHECKS: dict[str, dict[str, "Check"]] = {}  # kind of subject -> its checks by name
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Check:
     """One invariant: its name explains itself, and its statement says what must hold."""
 
     name: str
-    bank: str
+    kind: str
     tier: str
     statement: str
     measures: str  # what the numbers are that it yields
@@ -66,7 +66,7 @@ class NotApplicable(Exception):
 
 
 def check(
-    bank: str, tier: str, measures: str = "", mirrors: str | Iterable[str] = ()
+    kind: str, tier: str, measures: str = "", mirrors: str | Iterable[str] = ()
 ) -> Callable[[Callable], Callable]:
     """Register a function as a check of this kind of subject; its docstring is the statement."""
     if tier not in TIERS:
@@ -76,10 +76,10 @@ def check(
         statement = (function.__doc__ or "").split("\n\n")[0]
         if not statement:
             raise ValueError(f"{function.__name__} needs a docstring: the invariant, in a sentence")
-        checks = BANKS.setdefault(bank, {})
+        checks = CHECKS.setdefault(kind, {})
         checks[function.__name__] = Check(
             function.__name__,
-            bank,
+            kind,
             tier,
             " ".join(statement.split()),
             measures,
@@ -91,13 +91,13 @@ def check(
     return register
 
 
-def checks_of(bank: str, tier: str = "strict") -> list[Check]:
+def checks_of(kind: str, tier: str = "strict") -> list[Check]:
     """The checks of a kind of subject up to a tier, core first."""
     names = list(TIERS)
     if tier not in names:
         raise ValueError(f"tier must be one of {', '.join(names)}, got {tier!r}")
     wanted = names[: names.index(tier) + 1]
-    return [one for level in wanted for one in BANKS[bank].values() if one.tier == level]
+    return [one for level in wanted for one in CHECKS[kind].values() if one.tier == level]
 
 
 # ---- what a check is written with ----------------------------------------------------------------
@@ -109,8 +109,8 @@ def at_most(limit: float, x: Tensor | float, says: str, **example: Tensor) -> fl
     `says` is what was seen, with the number where it has {measured}. `example`: small tensors to
     show, _ in their names for spaces.
     """
-    measured = size(x) if isinstance(x, Tensor) else float(x)
-    if differs(measured, limit):
+    measured = max_abs(x) if isinstance(x, Tensor) else float(x)
+    if exceeds(measured, limit):
         raise Failed(says.replace("{measured}", f"{measured:.3g}"), measured, _shown(example))
     return measured
 
@@ -127,12 +127,12 @@ def needs(condition: Any, reason: str) -> None:
         raise NotApplicable(reason)
 
 
-def size(x: Tensor) -> float:
+def max_abs(x: Tensor) -> float:
     """The largest magnitude; NaN where there is one."""
     return float(x.detach().double().abs().max()) if x.numel() else 0.0
 
 
-def differs(x: float, allowed: float = 0.0) -> bool:
+def exceeds(x: float, allowed: float = 0.0) -> bool:
     """More than is allowed, or NaN."""
     return not x <= allowed
 

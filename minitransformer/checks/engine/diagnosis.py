@@ -4,8 +4,8 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from minitransformer.checks.engine.bugs import Piece, pieces
-from minitransformer.checks.engine.check import BANKS
+from minitransformer.checks.engine.bugs import Bug, bugs
+from minitransformer.checks.engine.check import CHECKS
 from minitransformer.checks.engine.report import Report, Result
 from minitransformer.checks.engine.running import run_check
 
@@ -21,7 +21,7 @@ def diagnose(report: Report, subject: Any) -> Report:
     if not report.failed or not report.ran:
         return report
     same, cut_off = [], []
-    for one in pieces(report.bank):
+    for one in bugs(report.kind):
         try:
             if _behaves_like(one, report, subject):
                 same.append(one)
@@ -38,7 +38,7 @@ def diagnose(report: Report, subject: Any) -> Report:
     )
 
 
-def _behaves_like(one: Piece, report: Report, subject: Any) -> bool:
+def _behaves_like(one: Bug, report: Report, subject: Any) -> bool:
     """The failures first: nearly every piece differs in the first of them.
 
     Each check gets a new one: what a bug keeps in one must not reach the next, in this order.
@@ -46,7 +46,7 @@ def _behaves_like(one: Piece, report: Report, subject: Any) -> bool:
     ran = [result for result in report if result.outcome != "not applicable"]
     for result in sorted(ran, key=lambda result: result.outcome):  # "fail" before "pass"
         stand_in = subject.stand_in(one.subject())
-        other = run_check(BANKS[report.bank][result.check], stand_in, SECONDS)
+        other = run_check(CHECKS[report.kind][result.check], stand_in, SECONDS)
         if other.hung and not result.hung:
             raise _CutOff
         if not _agree(result, other, numbers=subject.comparable):

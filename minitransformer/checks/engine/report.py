@@ -79,7 +79,7 @@ class Result:
 class Report:
     """The findings of all checks up to a tier on one subject."""
 
-    bank: str  # what it was checked as
+    kind: str  # what it was checked as
     subject: str
     tier: str
     results: list[Result]
@@ -131,7 +131,7 @@ class Report:
         what = f"{counts['pass']} of {counts['pass'] + counts['fail']} checks pass"
         other = f", {counts['not applicable']} not applicable" if counts["not applicable"] else ""
         tier = {"core": "core", "robust": "core and robust", "strict": "all tiers"}[self.tier]
-        return f"{self.subject} as {self.bank}, {tier}: {what}{other}"
+        return f"{self.subject} as {self.kind}, {tier}: {what}{other}"
 
     @property
     def advice(self) -> str:
@@ -170,7 +170,7 @@ class Report:
         return json.dumps(
             {
                 "subject": self.subject,
-                "as": self.bank,
+                "as": self.kind,
                 "tier": self.tier,
                 "passed": self.passed,
                 "failed": self.failed,

@@ -25,11 +25,11 @@ def run_checks(
     others get less, for a subject that hangs once hangs again.
     """
     results, wall = [], None
-    for one in watch(checks_of(subject.bank, tier)):
+    for one in watch(checks_of(subject.kind, tier)):
         results.append(run_check(one, subject, seconds, wall))
         if results[-1].hung:
             seconds, wall = min(seconds, 1.0), 30.0
-    return Report(subject.bank, subject.name, tier, results)
+    return Report(subject.kind, subject.name, tier, results)
 
 
 def run_check(one: Check, subject: Any, seconds: float = 20.0, wall: float | None = None) -> Result:

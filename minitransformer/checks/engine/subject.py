@@ -18,7 +18,7 @@ class Subject:
     models with weights of their own do not), so a bug can be told by its numbers.
     """
 
-    bank: ClassVar[str]
+    kind: ClassVar[str]
     arguments: ClassVar[tuple[str, ...]]  # what it is called with, by position
     comparable: ClassVar[bool] = True
 
@@ -26,11 +26,11 @@ class Subject:
     name: str = ""
 
     def __init_subclass__(cls):
-        SUBJECTS[cls.bank] = cls
+        SUBJECTS[cls.kind] = cls
 
     def __post_init__(self):
         if not callable(self.fn):
-            raise TypeError(f"expected a callable as {self.bank}, got {type(self.fn).__name__}")
+            raise TypeError(f"expected a callable as {self.kind}, got {type(self.fn).__name__}")
         if not self.name:
             object.__setattr__(self, "name", name_of(self.fn))
 

@@ -7,7 +7,7 @@ each piece overrides one. All of them write fluent text.
 import torch
 from torch import Tensor
 
-from minitransformer.checks.engine.bugs import piece
+from minitransformer.checks.engine.bugs import bug
 from minitransformer.models import DecoderOnly
 
 OURS = "a mutant of our own"
@@ -98,7 +98,7 @@ class Greedy:
 # ---- what the model reads ------------------------------------------------------------------------
 
 
-@piece(
+@bug(
     "generator",
     "newest token only",
     tier="core",
@@ -123,7 +123,7 @@ class NewestTokenOnly(Greedy):
         return model(newest, torch.ones_like(newest))[:, -1]
 
 
-@piece(
+@bug(
     "generator",
     "the last column is read",
     tier="core",
@@ -141,7 +141,7 @@ class LastColumn(Greedy):
         return torch.full_like(mask[:, 0], mask.shape[1] - 1)
 
 
-@piece(
+@bug(
     "generator",
     "the first row's end is everyone's",
     tier="core",
@@ -158,7 +158,7 @@ class FirstRowsEnd(Greedy):
         return super().last(mask)[:1].expand(len(mask))
 
 
-@piece(
+@bug(
     "generator",
     "prompts without a mask",
     tier="core",
@@ -175,7 +175,7 @@ class NoMask(Greedy):
         return ids, torch.ones_like(mask)
 
 
-@piece(
+@bug(
     "generator",
     "the mask does not grow",
     tier="core",
@@ -195,7 +195,7 @@ class MaskDoesNotGrow(Greedy):
         return list(new)
 
 
-@piece(
+@bug(
     "generator",
     "prompts whose mask is made from ids",
     tier="core",
@@ -212,7 +212,7 @@ class MaskFromIds(Greedy):
         return ids, (ids != 0).long()
 
 
-@piece(
+@bug(
     "generator",
     "it starts from padding",
     tier="core",
@@ -231,7 +231,7 @@ class StartsFromPadding(Greedy):
         return torch.cat((ids, start), dim=1), torch.cat((mask, start + 1), dim=1)
 
 
-@piece(
+@bug(
     "generator",
     "padding overwritten in the prompt",
     tier="core",
@@ -252,7 +252,7 @@ class PaddingOverwritten(Greedy):
 # ---- what is written -----------------------------------------------------------------------------
 
 
-@piece(
+@bug(
     "generator",
     "drawn, not chosen",
     tier="core",
@@ -269,7 +269,7 @@ class Drawn(Greedy):
         return torch.multinomial(logits.softmax(dim=-1), 1).squeeze(1)
 
 
-@piece(
+@bug(
     "generator",
     "the least likely token",
     tier="core",
@@ -286,7 +286,7 @@ class LeastLikely(Greedy):
         return logits.argmin(dim=-1)
 
 
-@piece(
+@bug(
     "generator",
     "the prompt counts as written",
     tier="core",
@@ -304,7 +304,7 @@ class PromptCounts(Greedy):
         return max(new - prompt, 0)
 
 
-@piece(
+@bug(
     "generator",
     "always one token",
     tier="robust",
@@ -324,7 +324,7 @@ class AlwaysOne(Greedy):
 # ---- where it ends -------------------------------------------------------------------------------
 
 
-@piece(
+@bug(
     "generator",
     "one end for all",
     tier="core",
@@ -341,7 +341,7 @@ class OneEndForAll(Greedy):
         return not going.all()
 
 
-@piece(
+@bug(
     "generator",
     "on after the end",
     tier="core",
@@ -358,7 +358,7 @@ class OnAfterTheEnd(Greedy):
         return torch.ones_like(going)
 
 
-@piece(
+@bug(
     "generator",
     "the end is cut off",
     tier="core",
@@ -376,7 +376,7 @@ class EndCutOff(Greedy):
         return [row[row != eos_id] if eos_id is not None else row for row in rows]
 
 
-@piece(
+@bug(
     "generator",
     "an end of 0 is none",
     tier="core",
@@ -396,7 +396,7 @@ class EndOfZero(Greedy):
 # ---- the model around it -------------------------------------------------------------------------
 
 
-@piece(
+@bug(
     "generator",
     "dropout while writing",
     tier="robust",
@@ -414,7 +414,7 @@ class DropoutWhileWriting(Greedy):
         pass
 
 
-@piece(
+@bug(
     "generator",
     "eval mode for good",
     tier="robust",
@@ -431,7 +431,7 @@ class EvalForGood(Greedy):
         pass
 
 
-@piece(
+@bug(
     "generator",
     "a cache made by the first text",
     tier="robust",

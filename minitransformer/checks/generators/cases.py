@@ -57,7 +57,7 @@ def wanted(prompts: Rows, new: int = NEW, eos: int | None = None) -> list[list[i
 
 
 def compare(found: list[list[int]], right: list[list[int]], when: str, why: str) -> float:
-    """Fail where a row differs, with what was written and what should have been."""
+    """Fail where a row exceeds, with what was written and what should have been."""
     wrong = [i for i, (a, b) in enumerate(zip(found, right, strict=True)) if a != b]
     if wrong:
         i = wrong[0]

@@ -30,7 +30,7 @@ class GeneratorSubject(Subject):
     device           where it is checked
     """
 
-    bank: ClassVar[str] = "generator"
+    kind: ClassVar[str] = "generator"
     arguments: ClassVar[tuple[str, ...]] = (
         "model",
         "input_ids",

@@ -2,7 +2,7 @@
 
 import torch
 
-from minitransformer.checks.engine.bugs import piece
+from minitransformer.checks.engine.bugs import bug
 from minitransformer.data import next_token_labels, pad
 
 OURS = "a mutant of our own"
@@ -17,7 +17,7 @@ def shifted(input_ids):
 # ---- labels --------------------------------------------------------------------------------------
 
 
-@piece(
+@bug(
     "labels",
     "labels where ids are not the padding's",
     tier="core",
@@ -35,7 +35,7 @@ def labels_by_id(input_ids, attention_mask):
     )
 
 
-@piece(
+@bug(
     "labels",
     "padding is a label",
     tier="core",
@@ -49,7 +49,7 @@ def padding_is_a_label(input_ids, attention_mask):
     return shifted(input_ids).masked_fill(attention_mask == 0, -100)
 
 
-@piece(
+@bug(
     "labels",
     "first token predicted from padding",
     tier="core",
@@ -67,7 +67,7 @@ def first_token_from_padding(input_ids, attention_mask):
     return torch.where(first, shifted(input_ids), labels)
 
 
-@piece(
+@bug(
     "labels",
     "labels not shifted",
     tier="core",
@@ -81,7 +81,7 @@ def labels_not_shifted(input_ids, attention_mask):
     return input_ids.masked_fill(attention_mask == 0, -100)
 
 
-@piece(
+@bug(
     "labels",
     "shifted the other way",
     tier="core",
@@ -95,7 +95,7 @@ def shifted_the_other_way(input_ids, attention_mask):
     return input_ids.roll(1, dims=1).masked_fill(attention_mask.roll(1, dims=1) == 0, -100)
 
 
-@piece(
+@bug(
     "labels",
     "labels run on through documents",
     tier="core",
@@ -110,7 +110,7 @@ def labels_through_documents(input_ids, attention_mask):
     return next_token_labels(input_ids, (attention_mask != 0).long())
 
 
-@piece(
+@bug(
     "labels",
     "labels written into the ids",
     tier="core",
@@ -125,7 +125,7 @@ def labels_written_into_the_ids(input_ids, attention_mask):
     return input_ids
 
 
-@piece(
+@bug(
     "labels",
     "labels as floats",
     tier="core",
@@ -139,7 +139,7 @@ def labels_as_floats(input_ids, attention_mask):
     return next_token_labels(input_ids, attention_mask).float()
 
 
-@piece(
+@bug(
     "labels",
     "cut by the first row",
     tier="core",
@@ -154,7 +154,7 @@ def cut_by_the_first_row(input_ids, attention_mask):
     return labels.masked_fill(attention_mask[:1] == 0, -100)
 
 
-@piece(
+@bug(
     "labels",
     "a row of padding is a row of tokens",
     tier="core",
@@ -169,7 +169,7 @@ def row_of_padding_as_tokens(input_ids, attention_mask):
     return next_token_labels(input_ids, attention_mask | empty.long())
 
 
-@piece(
+@bug(
     "labels",
     "a lone token is its own label",
     tier="core",
@@ -185,7 +185,7 @@ def lone_token(input_ids, attention_mask):
     return next_token_labels(input_ids, attention_mask)
 
 
-@piece(
+@bug(
     "labels",
     "beyond the end is True",
     tier="robust",
@@ -204,7 +204,7 @@ def beyond_the_end_is_true(input_ids, attention_mask):
     return input_ids.roll(-1, 1).masked_fill(~(attention_mask & mask), -100)
 
 
-@piece(
+@bug(
     "labels",
     "a guard that asks for the version",
     tier="robust",
@@ -225,7 +225,7 @@ def guarded_by_version(input_ids, attention_mask):
 # ---- collators -----------------------------------------------------------------------------------
 
 
-@piece(
+@bug(
     "collator",
     "mask from ids",
     tier="core",
@@ -240,7 +240,7 @@ def mask_from_ids(rows):
     return batch | {"attention_mask": (batch["input_ids"] != 0).long()}
 
 
-@piece(
+@bug(
     "collator",
     "mask of ones",
     tier="core",
@@ -255,7 +255,7 @@ def mask_of_ones(rows):
     return batch | {"attention_mask": torch.ones_like(batch["input_ids"])}
 
 
-@piece(
+@bug(
     "collator",
     "the end is no label",
     tier="core",
@@ -271,7 +271,7 @@ def the_end_is_no_label(rows):
     return dict(batch) | {"labels": batch.labels.masked_fill(batch.input_ids == 0, -100)}
 
 
-@piece(
+@bug(
     "collator",
     "labels made anew",
     tier="core",
@@ -286,7 +286,7 @@ def labels_made_anew(rows, labels=None):
     return pad(rows, labels=rows)
 
 
-@piece(
+@bug(
     "collator",
     "labels padded with 0",
     tier="core",
@@ -302,7 +302,7 @@ def labels_padded_with_zero(rows, labels=None):
     return dict(batch) | {"labels": batch.labels.masked_fill(batch.attention_mask == 0, 0)}
 
 
-@piece(
+@bug(
     "collator",
     "longest first",
     tier="core",
@@ -316,7 +316,7 @@ def longest_first(rows):
     return pad(sorted(rows, key=len, reverse=True))
 
 
-@piece(
+@bug(
     "collator",
     "cut to the first row",
     tier="core",
@@ -330,7 +330,7 @@ def cut_to_the_first_row(rows):
     return pad([row[: len(rows[0])] for row in rows])
 
 
-@piece(
+@bug(
     "collator",
     "rows padded in place",
     tier="core",
@@ -347,7 +347,7 @@ def rows_padded_in_place(rows):
     return batch
 
 
-@piece(
+@bug(
     "collator",
     "mask as floats",
     tier="core",
@@ -362,7 +362,7 @@ def mask_as_floats(rows):
     return batch | {"attention_mask": batch["attention_mask"].float()}
 
 
-@piece(
+@bug(
     "collator",
     "no mask where nothing is padded",
     tier="core",
@@ -379,7 +379,7 @@ def no_mask_where_nothing_is_padded(rows):
     return batch
 
 
-@piece(
+@bug(
     "collator",
     "long rows lose their end",
     tier="core",
@@ -393,7 +393,7 @@ def long_rows_lose_their_end(rows):
     return pad([row[:16] for row in rows])
 
 
-@piece(
+@bug(
     "collator",
     "an empty row gets a token",
     tier="robust",
@@ -407,7 +407,7 @@ def empty_row_gets_a_token(rows):
     return pad([row or [0] for row in rows])
 
 
-@piece(
+@bug(
     "collator",
     "a buffer made by the first batch",
     tier="robust",

@@ -31,7 +31,7 @@ class LabelsSubject(Subject):
     device      where it is checked
     """
 
-    bank: ClassVar[str] = "labels"
+    kind: ClassVar[str] = "labels"
     arguments: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
 
     aligned: bool = False
@@ -80,7 +80,7 @@ class CollatorSubject(Subject):
     device    where it puts the batch
     """
 
-    bank: ClassVar[str] = "collator"
+    kind: ClassVar[str] = "collator"
     arguments: ClassVar[tuple[str, ...]] = ("rows",)
 
     rows: str = "lists"

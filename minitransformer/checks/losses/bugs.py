@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minitransformer.checks.engine.bugs import piece
+from minitransformer.checks.engine.bugs import bug
 from minitransformer.loss import cross_entropy
 
 OURS = "a mutant of our own"
@@ -20,7 +20,7 @@ def count(labels: Tensor) -> Tensor:
     return (labels != -100).sum()
 
 
-@piece(
+@bug(
     "loss",
     "mean over positions",
     tier="core",
@@ -35,7 +35,7 @@ def mean_over_positions(logits, labels):
     return each(logits, labels).mean()
 
 
-@piece(
+@bug(
     "loss",
     "sum instead of mean",
     tier="core",
@@ -49,7 +49,7 @@ def sum_instead_of_mean(logits, labels):
     return each(logits, labels).sum()
 
 
-@piece(
+@bug(
     "loss",
     "mean of the rows' means",
     tier="core",
@@ -64,7 +64,7 @@ def mean_of_the_rows_means(logits, labels):
     return (rows / (labels != -100).sum(dim=1).clamp(min=1)).mean()
 
 
-@piece(
+@bug(
     "loss",
     "micro-batches averaged by themselves",
     tier="core",
@@ -80,7 +80,7 @@ def micro_batches_averaged(logits, labels, num_labels=None):
     return cross_entropy(logits, labels)
 
 
-@piece(
+@bug(
     "loss",
     "padding id ignored instead of -100",
     tier="core",
@@ -95,7 +95,7 @@ def padding_id_ignored(logits, labels):
     return losses.sum() / ((labels != -100) & (labels != 0)).sum().clamp(min=1)
 
 
-@piece(
+@bug(
     "loss",
     "-100 clamped to class 0",
     tier="core",
@@ -109,7 +109,7 @@ def clamped_to_class_zero(logits, labels):
     return each(logits, labels.clamp(min=0)).mean()
 
 
-@piece(
+@bug(
     "loss",
     "shifted once more",
     tier="core",
@@ -124,7 +124,7 @@ def shifted_once_more(logits, labels):
     return losses.sum() / count(labels[:, 1:]).clamp(min=1)
 
 
-@piece(
+@bug(
     "loss",
     "not shifted at all",
     tier="core",
@@ -139,7 +139,7 @@ def not_shifted_at_all(logits, labels):
     return each(logits, labels).sum() / count(labels).clamp(min=1)
 
 
-@piece(
+@bug(
     "loss",
     "shifted across rows",
     tier="core",
@@ -154,7 +154,7 @@ def shifted_across_rows(logits, labels):
     return F.cross_entropy(logits.flatten(0, 1)[:-1].float(), labels.flatten()[1:])
 
 
-@piece(
+@bug(
     "loss",
     "labels counted before the shift",
     tier="core",
@@ -169,7 +169,7 @@ def counted_before_the_shift(logits, labels):
     return each(logits[:, :-1], labels[:, 1:]).sum() / count(labels).clamp(min=1)
 
 
-@piece(
+@bug(
     "loss",
     "a batch with an empty row is skipped",
     tier="core",
@@ -184,7 +184,7 @@ def skipped_batch(logits, labels):
     return cross_entropy(logits, labels) * (~empty | (labels == -100).all())
 
 
-@piece(
+@bug(
     "loss",
     "labels filled in place",
     tier="core",
@@ -201,7 +201,7 @@ def labels_filled_in_place(logits, labels):
     return losses.sum() / wanted.sum().clamp(min=1)
 
 
-@piece(
+@bug(
     "loss",
     "a loss with noise",
     tier="core",
@@ -216,7 +216,7 @@ def a_loss_with_noise(logits, labels):
     return losses * (1.0 + 1e-6 * torch.rand(()))
 
 
-@piece(
+@bug(
     "loss",
     "NaN for nothing to predict",
     tier="robust",
@@ -230,7 +230,7 @@ def nan_for_nothing_to_predict(logits, labels):
     return each(logits, labels).sum() / count(labels)
 
 
-@piece(
+@bug(
     "loss",
     "exp before log",
     tier="robust",
@@ -249,7 +249,7 @@ def exp_before_log(logits, labels):
     return (normalizer - chosen).sum() / wanted.sum().clamp(min=1)
 
 
-@piece(
+@bug(
     "loss",
     "summed in half precision",
     tier="robust",
@@ -265,7 +265,7 @@ def summed_in_half_precision(logits, labels):
     return losses.sum() / wanted.sum().clamp(min=1)
 
 
-@piece(
+@bug(
     "loss",
     "a running mean begun in an evaluation",
     tier="robust",
@@ -290,7 +290,7 @@ class RunningMean:
         return loss
 
 
-@piece(
+@bug(
     "loss",
     "multiplied by the mask",
     tier="strict",
@@ -306,7 +306,7 @@ def multiplied_by_the_mask(logits, labels):
     return losses.sum() / wanted.sum().clamp(min=1)
 
 
-@piece(
+@bug(
     "loss",
     "NaN in the backward pass only",
     tier="strict",

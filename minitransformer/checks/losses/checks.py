@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from minitransformer.checks.engine.between_calls import Answers, asked_inside_inference_mode
-from minitransformer.checks.engine.check import check, differs, expect, needs, size
+from minitransformer.checks.engine.check import check, exceeds, expect, max_abs, needs
 from minitransformer.checks.losses.subject import CLASSES, LossSubject
 
 TORCH = "https://github.com/pytorch/pytorch/"
@@ -71,7 +71,7 @@ def it_is_the_mean_over_the_labels_that_count(subject: LossSubject) -> float:
     found, wanted = float(subject(logits, labels).detach()), float(definition(logits, labels))
     error = abs(found - wanted)
     expect(
-        not differs(error, 10 * TOLERANCE[subject.dtype]),
+        not exceeds(error, 10 * TOLERANCE[subject.dtype]),
         f"The loss is {found:.4g} where {wanted:.4g} was expected: {found / wanted:.3g} times as "
         f"much. Of {labels.numel()} positions {int((labels != -100).sum())} have a label: is it "
         "divided by that number, and is each label paired with its own logits?",
@@ -93,7 +93,7 @@ def class_zero_counts_as_any_other(subject: LossSubject) -> float:
     labels = torch.where(labels == -100, -100, 0)
     error = abs(float(subject(logits, labels).detach()) - float(definition(logits, labels)))
     expect(
-        not differs(error, 10 * TOLERANCE[subject.dtype]),
+        not exceeds(error, 10 * TOLERANCE[subject.dtype]),
         f"Where all labels are 0 the loss is off by {error:.3g}: is 0 taken for padding? What is "
         "to be ignored is said by the label -100.",
         error,
@@ -128,7 +128,7 @@ def how_much_is_ignored_is_irrelevant(subject: LossSubject) -> float:
         after = float(subject(logits, labels).detach())
         largest = max(largest, abs(after - before))
         expect(
-            not differs(abs(after - before), 10 * TOLERANCE[subject.dtype]),
+            not exceeds(abs(after - before), 10 * TOLERANCE[subject.dtype]),
             f"{extra} more columns of padding turn a loss of {before:.4g} into {after:.4g}: "
             "padding is counted in the number that the sum is divided by.",
             abs(after - before),
@@ -144,7 +144,7 @@ def a_row_without_labels_changes_nothing(subject: LossSubject) -> float:
     found, wanted = float(subject(logits, labels).detach()), float(definition(logits, labels))
     error = abs(found - wanted)
     expect(
-        not differs(error, 10 * TOLERANCE[subject.dtype]),
+        not exceeds(error, 10 * TOLERANCE[subject.dtype]),
         f"With one row that has no label the loss is {found:.4g} where {wanted:.4g} was expected: "
         "such a row, as a prompt that was cut before its answer, counts for nothing.",
         error,
@@ -157,9 +157,9 @@ def a_row_without_labels_changes_nothing(subject: LossSubject) -> float:
 def no_gradient_reaches_ignored_positions(subject: LossSubject) -> float:
     """The gradient of logits at ignored labels is exactly 0."""
     logits, labels = make_batch(subject)
-    leak = size(gradient_of(subject, logits, labels) * ignored(labels))
+    leak = max_abs(gradient_of(subject, logits, labels) * ignored(labels))
     expect(
-        not differs(leak),
+        not exceeds(leak),
         f"Logits at ignored labels get a gradient of {leak:.3g} instead of 0: the model is "
         "trained on its padding.",
         leak,
@@ -175,10 +175,10 @@ def gradients_of_the_loss_are_right(subject: LossSubject) -> float:
     found = gradient_of(subject, logits, labels).double()
     exact = logits.double().requires_grad_()
     (wanted,) = torch.autograd.grad(definition(exact, labels), exact)
-    error = size(found - wanted)
+    error = max_abs(found - wanted)
     expect(
-        not differs(error, 10 * TOLERANCE[subject.dtype]),
-        f"The gradient is off by {error:.3g}, at a largest true gradient of {size(wanted):.3g}.",
+        not exceeds(error, 10 * TOLERANCE[subject.dtype]),
+        f"The gradient is off by {error:.3g}, at a largest true gradient of {max_abs(wanted):.3g}.",
         error,
     )
     return error
@@ -203,7 +203,7 @@ def micro_batches_add_up(subject: LossSubject) -> float:
     ]
     error = abs(sum(parts) - whole)
     expect(
-        not differs(error, 10 * TOLERANCE[subject.dtype]),
+        not exceeds(error, 10 * TOLERANCE[subject.dtype]),
         f"The losses of three micro-batches with {flag}={number} sum to {sum(parts):.4g}, the "
         f"loss of the batch is {whole:.4g}. A mean of means counts a token of a short row more "
         "than one of a long row.",
@@ -264,9 +264,9 @@ def nothing_to_predict_is_no_nan(subject: LossSubject) -> float:
         "divided by. One such micro-batch spoils the whole step.",
         loss,
     )
-    gradient = size(gradient_of(subject, logits, labels))
+    gradient = max_abs(gradient_of(subject, logits, labels))
     expect(
-        not differs(gradient),
+        not exceeds(gradient),
         f"Where every label is ignored the gradient is {gradient:.3g} instead of 0.",
         gradient,
     )
@@ -281,15 +281,15 @@ def large_logits_are_no_overflow(subject: LossSubject) -> float:
     found, wanted = float(subject(logits, labels).detach()), float(definition(logits, labels))
     error = abs(found - wanted) / wanted
     expect(
-        not differs(error, 1e-2),
-        f"With logits of up to {size(logits):.3g} the loss is {found:.3g} where {wanted:.3g} was "
+        not exceeds(error, 1e-2),
+        f"With logits of up to {max_abs(logits):.3g} the loss is {found:.3g} where {wanted:.3g} was "
         "expected: exp overflows. Take logsumexp or log_softmax, which subtract the largest first.",
         error,
     )
     gradient = gradient_of(subject, logits, labels)
     expect(
         gradient.isfinite().all(),
-        f"With logits of up to {size(logits):.3g} {int((~gradient.isfinite()).sum())} gradients "
+        f"With logits of up to {max_abs(logits):.3g} {int((~gradient.isfinite()).sum())} gradients "
         "are not finite.",
     )
     return error
@@ -307,7 +307,7 @@ def half_precision_logits_are_summed_in_more(subject: LossSubject) -> float:
         error = abs(float(subject(logits, labels).detach()) - float(definition(logits, labels)))
         largest = max(largest, error)
         expect(
-            not differs(error, 1e-4),
+            not exceeds(error, 1e-4),
             f"With logits in {str(dtype).removeprefix('torch.')} and 600 labels the loss is off by "
             f"{error:.3g}: it is summed in that dtype, too. Begin with logits.float().",
             error,

@@ -27,7 +27,7 @@ class LossSubject(Subject):
     device           where it is checked
     """
 
-    bank: ClassVar[str] = "loss"
+    kind: ClassVar[str] = "loss"
     arguments: ClassVar[tuple[str, ...]] = ("logits", "labels")
 
     ignore_index: int = -100

@@ -2,7 +2,7 @@
 
 import torch
 
-from minitransformer.checks.engine.bugs import piece
+from minitransformer.checks.engine.bugs import bug
 from minitransformer.masks import causal_mask, padding_mask
 
 OURS = "a mutant of our own"
@@ -20,7 +20,7 @@ def keys(attention_mask):
     return padding_mask(attention_mask) | (padded_query & real_keys(attention_mask))
 
 
-@piece(
+@bug(
     "mask",
     "mask of the queries, not of the keys",
     tier="core",
@@ -34,7 +34,7 @@ def mask_of_the_queries(attention_mask):
     return keys(attention_mask).mT
 
 
-@piece(
+@bug(
     "mask",
     "what to hide for what to show",
     tier="core",
@@ -48,7 +48,7 @@ def what_to_hide(attention_mask):
     return ~keys(attention_mask)
 
 
-@piece(
+@bug(
     "mask",
     "an excluded self",
     tier="core",
@@ -63,7 +63,7 @@ def excluded_self(attention_mask):
     return keys(attention_mask) & causal_mask(attention_mask.shape[1]).tril(-1)
 
 
-@piece(
+@bug(
     "mask",
     "one token of the future",
     tier="core",
@@ -78,7 +78,7 @@ def one_token_of_the_future(attention_mask):
     return keys(attention_mask) & ones.tril(1)
 
 
-@piece(
+@bug(
     "mask",
     "causality forgotten",
     tier="core",
@@ -92,7 +92,7 @@ def causality_forgotten(attention_mask):
     return keys(attention_mask)
 
 
-@piece(
+@bug(
     "mask",
     "padding or future, not both",
     tier="core",
@@ -107,7 +107,7 @@ def padding_or_future(attention_mask):
     return keys(attention_mask) | causal_mask(attention_mask.shape[1])
 
 
-@piece(
+@bug(
     "mask",
     "a (batch, length) mask as (length, length)",
     tier="core",
@@ -124,7 +124,7 @@ def rows_for_queries(attention_mask):
     return keys(attention_mask)
 
 
-@piece(
+@bug(
     "mask",
     "the first row's mask for all",
     tier="core",
@@ -137,7 +137,7 @@ def first_rows_mask(attention_mask):
     return keys(attention_mask)[:1].expand(len(attention_mask), -1, -1, -1)
 
 
-@piece(
+@bug(
     "mask",
     "documents see each other",
     tier="core",
@@ -152,7 +152,7 @@ def documents_see_each_other(attention_mask):
     return real_keys(attention_mask)
 
 
-@piece(
+@bug(
     "mask",
     "documents by their borders",
     tier="core",
@@ -170,7 +170,7 @@ def documents_by_borders(attention_mask):
     return padding_mask(torch.where(single == 1, attention_mask, runs))
 
 
-@piece(
+@bug(
     "mask",
     "a row of padding unmasks the batch",
     tier="core",
@@ -185,7 +185,7 @@ def row_of_padding_unmasks(attention_mask):
     return mask if mask.any(dim=-1).all() else torch.ones_like(mask)
 
 
-@piece(
+@bug(
     "mask",
     "aligned at the first token",
     tier="core",
@@ -202,7 +202,7 @@ def aligned_at_the_first(num_queries, num_keys):
     return torch.ones(num_queries, num_keys, dtype=torch.bool).tril()
 
 
-@piece(
+@bug(
     "mask",
     "a mask of a fixed size",
     tier="core",
@@ -218,7 +218,7 @@ def fixed_size(attention_mask):
     return mask
 
 
-@piece(
+@bug(
     "mask",
     "positions in half precision",
     tier="core",
@@ -234,7 +234,7 @@ def positions_in_half_precision(attention_mask):
     return keys(attention_mask) & (position <= position.unsqueeze(1))
 
 
-@piece(
+@bug(
     "mask",
     "mask from ids, the end being padding",
     tier="core",
@@ -250,7 +250,7 @@ def mask_from_ids(ids):
     return (ids != 0)[:, None, None, :]
 
 
-@piece(
+@bug(
     "mask",
     "attention_mask overwritten",
     tier="core",
@@ -266,7 +266,7 @@ def attention_mask_overwritten(attention_mask):
     return mask
 
 
-@piece(
+@bug(
     "mask",
     "-1e9 for minus infinity",
     tier="robust",
@@ -281,7 +281,7 @@ def large_negative_number(attention_mask):
     return torch.zeros(keys(attention_mask).shape).masked_fill(~keys(attention_mask), -1e9)
 
 
-@piece(
+@bug(
     "mask",
     "one, not True",
     tier="robust",
@@ -296,7 +296,7 @@ def one_not_true(attention_mask):
     return keys((hidden == 0).long())
 
 
-@piece(
+@bug(
     "mask",
     "padded queries see",
     tier="robust",
@@ -312,7 +312,7 @@ def padded_queries_see(attention_mask):
     return padding_mask(attention_mask) | itself
 
 
-@piece(
+@bug(
     "mask",
     "a row of padding sees everything",
     tier="robust",
@@ -328,7 +328,7 @@ def row_of_padding_sees(attention_mask):
     return mask | ~mask.any(dim=(2, 3), keepdim=True)
 
 
-@piece(
+@bug(
     "mask",
     "a mask kept by the version of what it came from",
     tier="robust",

@@ -32,7 +32,7 @@ class MaskSubject(Subject):
     pad_is_unique no real token has the id of padding, so that ids tell what is padding
     """
 
-    bank: ClassVar[str] = "mask"
+    kind: ClassVar[str] = "mask"
     arguments: ClassVar[tuple[str, ...]] = ("attention_mask",)
 
     takes: str = "attention_mask"

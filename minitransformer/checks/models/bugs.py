@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minitransformer.checks.engine.bugs import piece
+from minitransformer.checks.engine.bugs import bug
 from minitransformer.masks import causal_mask, padding_mask, zero_padding
 from minitransformer.positions import token_positions
 
@@ -157,12 +157,12 @@ def fault(
     """
 
     def hang(mixin: type) -> type:
-        for bank, checks in caught_by.items():
+        for kind, checks in caught_by.items():
             story = {"__doc__": mixin.__doc__, "__module__": mixin.__module__}
-            broken = type(f"{mixin.__name__}{TINY[bank].__name__}", (mixin, TINY[bank]), story)
-            piece(
-                bank,
-                name if len(caught_by) == 1 else f"{name} ({bank})",
+            broken = type(f"{mixin.__name__}{TINY[kind].__name__}", (mixin, TINY[kind]), story)
+            bug(
+                kind,
+                name if len(caught_by) == 1 else f"{name} ({kind})",
                 tier=tier,
                 caught_by=checks,
                 diagnosis=diagnosis,
@@ -415,8 +415,8 @@ class OverTheBatch:
 @fault(
     "the batch's mean subtracted",
     caught_by={
-        bank: ["a_row_alone_equals_it_in_the_batch", "a_row_of_padding_leaves_the_others_alone"]
-        for bank in TINY
+        kind: ["a_row_alone_equals_it_in_the_batch", "a_row_of_padding_leaves_the_others_alone"]
+        for kind in TINY
     },
     diagnosis="""A statistic is taken over the rows of the batch: what a sentence gives depends on
     which others are beside it.""",
@@ -471,7 +471,7 @@ class TokenShift:
 
 @fault(
     "a fast path without the mask",
-    caught_by={bank: ["without_gradients_it_is_the_same"] for bank in TINY},
+    caught_by={kind: ["without_gradients_it_is_the_same"] for kind in TINY},
     diagnosis="""Where no gradient is asked for, a faster path is taken, and it leaves the mask out:
     training is right, and what is evaluated is another model.""",
     source="torch.nn.TransformerEncoder's fast path: issues 107084 and 118628, PR 190486",
@@ -486,7 +486,7 @@ class FastPath:
 
 @fault(
     "dropout in evaluation",
-    caught_by={bank: ["the_same_call_gives_the_same_twice"] for bank in TINY},
+    caught_by={kind: ["the_same_call_gives_the_same_twice"] for kind in TINY},
     diagnosis="""F.dropout drops by default, in evaluation too: two calls with the same inputs
     differ. Give it training=self.training.""",
     source="torch issues 99293 and 124464, pytorch-image-models PR 1978",
@@ -502,8 +502,8 @@ class DropoutInEvaluation:
 @fault(
     "a mask in evaluation only",
     caught_by={
-        bank: ["training_without_dropout_equals_evaluation"]
-        for bank in ("encoder", "encoder-decoder")
+        kind: ["training_without_dropout_equals_evaluation"]
+        for kind in ("encoder", "encoder-decoder")
     },
     diagnosis="""The mask is left out in training mode: what is trained is not what is tested.""",
 )
@@ -516,7 +516,7 @@ class EvaluationOnly:
 
 @fault(
     "an output cut to the longest sentence",
-    caught_by={bank: ["the_output_is_as_long_as_the_input"] for bank in TINY},
+    caught_by={kind: ["the_output_is_as_long_as_the_input"] for kind in TINY},
     diagnosis="""Columns of padding alone are cut off, and not put back: the output has fewer
     columns than the input, and no longer fits the labels.""",
     source="torch.nn.TransformerEncoder's fast path: issue 97111",
@@ -530,7 +530,7 @@ class CutShort:
 
 @fault(
     "inputs overwritten",
-    caught_by={bank: ["inputs_are_left_alone"] for bank in TINY},
+    caught_by={kind: ["inputs_are_left_alone"] for kind in TINY},
     diagnosis="""The ids at padding are overwritten in the caller's own tensor.""",
     source="d2l's masked_softmax changes the scores that it is given; here it is the tokens",
 )
@@ -549,7 +549,7 @@ CAUSAL = ("decoder", "encoder-decoder")
 
 @fault(
     "no causal mask",
-    caught_by={bank: [FUTURE, PREFIX, LEAKS] for bank in CAUSAL},
+    caught_by={kind: [FUTURE, PREFIX, LEAKS] for kind in CAUSAL},
     diagnosis="""No causal mask: each token is predicted by a model that sees it. The loss falls
     towards 0, and what is generated is noise.""",
     source="A flag is_causal that was never passed on: transformers PR 41966, keras issue 23038",
@@ -578,7 +578,7 @@ class CausalInTraining:
 
 @fault(
     "one token of the future",
-    caught_by={bank: [FUTURE, LEAKS] for bank in CAUSAL},
+    caught_by={kind: [FUTURE, LEAKS] for kind in CAUSAL},
     diagnosis="""The diagonal is off by one: each token sees the next, which is its label.""",
     source="tril(diagonal=1) for tril()",
 )
@@ -592,7 +592,7 @@ class OffByOne:
 
 @fault(
     "a token that does not see itself",
-    caught_by={bank: [HIDDEN] for bank in CAUSAL},
+    caught_by={kind: [HIDDEN] for kind in CAUSAL},
     diagnosis="""The diagonal itself is hidden too: no token attends to itself, and the model learns
     around it. No test for leaks can see it.""",
     source="TinyTorch PR 1785 (over-masking), and every tril(diagonal=-1)",
@@ -612,7 +612,7 @@ class NotItself:
 
 @fault(
     "the causal mask the wrong way round",
-    caught_by={bank: [FUTURE, HIDDEN] for bank in CAUSAL},
+    caught_by={kind: [FUTURE, HIDDEN] for kind in CAUSAL},
     diagnosis="""The upper triangle was given where True means "attend": each token sees only what
     comes after it.""",
     source="rasbt/LLMs-from-scratch, chapter 3 bonus notebook: issue 1061, fixed in PR 1062",
@@ -759,11 +759,11 @@ class AnotherSource:
 @fault(
     "packed documents see each other",
     caught_by={
-        bank: [
+        kind: [
             "packed_documents_do_not_see_each_other",
             "packed_documents_give_what_they_give_alone",
         ]
-        for bank in TINY
+        for kind in TINY
     },
     diagnosis="""The mask asks whether tokens are real, not whether they are of one document: what
     is packed into one row is read as one text.""",
@@ -780,7 +780,7 @@ class DocumentsMixed:
 
 @fault(
     "positions go on across documents",
-    caught_by={bank: ["packed_documents_give_what_they_give_alone"] for bank in TINY},
+    caught_by={kind: ["packed_documents_give_what_they_give_alone"] for kind in TINY},
     diagnosis="""Documents do not see each other, but the second one's positions go on counting
     from the first's: they must begin again at 0.""",
     source="transformers PR 46634, trl PR 3526",
@@ -813,8 +813,8 @@ class BareInfinity:
     "NaN for a row of padding",
     tier="robust",
     caught_by={
-        bank: ["a_row_of_padding_gets_no_nan", "a_row_of_padding_gives_no_nan_gradients"]
-        for bank in TINY
+        kind: ["a_row_of_padding_gets_no_nan", "a_row_of_padding_gives_no_nan_gradients"]
+        for kind in TINY
     },
     diagnosis="""Forbidden scores are -inf, and a softmax over nothing but -inf is 0/0: a sentence
     without tokens becomes NaN, and so does every gradient.""",
@@ -827,7 +827,7 @@ class EmptyRow(BareInfinity):
 
 @fault(
     "NaN from padding on the left",
-    caught_by={bank: [LEFT, PREFIX] for bank in CAUSAL},
+    caught_by={kind: [LEFT, PREFIX] for kind in CAUSAL},
     diagnosis="""A padded token on the left sees nothing, neither padding nor the future: its
     softmax is 0/0. In the next layer 0 · NaN is NaN, and real tokens are NaN too.""",
     source="torch.nn.TransformerEncoder, causal with padding on the left: PR 190486",
@@ -841,7 +841,7 @@ class EmptyQueries(BareInfinity):
     "a mask that half precision cannot hold",
     tier="robust",
     caught_by={
-        bank: ["half_precision_gets_no_nan", "half_precision_ignores_padding_too"] for bank in TINY
+        kind: ["half_precision_gets_no_nan", "half_precision_ignores_padding_too"] for kind in TINY
     },
     diagnosis="""Forbidden scores get -100 000, which float16 holds as -inf: a padded query, all of
     whose scores are forbidden, is then NaN, and so is what it meets.""",
@@ -857,7 +857,7 @@ class TooLargeForHalf:
 @fault(
     "a penalty instead of a mask",
     tier="robust",
-    caught_by={bank: ["large_numbers_in_padding_are_irrelevant"] for bank in TINY},
+    caught_by={kind: ["large_numbers_in_padding_are_irrelevant"] for kind in TINY},
     diagnosis="""Forbidden scores are lowered by 10 000, not forbidden: a padded key with a larger
     score than that is attended to after all.""",
     source="Old BERT code and picoGPT add -1e4 or -1e10; flashinfer issue 4267 (-5e4)",
@@ -891,11 +891,11 @@ class AddedAsItIs(PaddingEmbedded):
     "a mask kept by its version",
     tier="robust",
     caught_by={
-        bank: [
+        kind: [
             "inside_inference_mode_it_is_the_same",
             "a_mask_that_is_written_to_is_read_anew",
         ]
-        for bank in TINY
+        for kind in TINY
     },
     diagnosis="""The model keeps the mask that it built, under the id and the `_version` of the
     attention_mask. Inside torch.inference_mode a tensor has no version, and a write through .data
@@ -917,7 +917,7 @@ class MaskByVersion:
 @fault(
     "positions made by the first evaluation",
     tier="robust",
-    caught_by={bank: ["inside_inference_mode_it_is_the_same"] for bank in TINY},
+    caught_by={kind: ["inside_inference_mode_it_is_the_same"] for kind in TINY},
     diagnosis="""A table that embeddings are multiplied with is made at the first call and kept.
     Where that call is an evaluation inside torch.inference_mode, no later one can be trained:
     autograd does not save such tensors. Make the table in __init__, as a buffer.""",
@@ -938,8 +938,8 @@ class TableOfTheFirstCall:
     "NaN times nought",
     tier="strict",
     caught_by={
-        bank: ["nan_in_padding_reaches_no_output", "nan_in_padding_reaches_no_gradient"]
-        for bank in TINY
+        kind: ["nan_in_padding_reaches_no_output", "nan_in_padding_reaches_no_gradient"]
+        for kind in TINY
     },
     diagnosis="""Padding gets a weight of exactly 0, but is multiplied with it: where it holds NaN,
     0 · NaN is NaN. Set padding to zero where it comes in.""",
@@ -952,7 +952,7 @@ class NanTimesNought(PaddingEmbedded):
 @fault(
     "values cleaned, keys not",
     tier="strict",
-    caught_by={bank: ["nan_in_padding_reaches_no_gradient"] for bank in TINY},
+    caught_by={kind: ["nan_in_padding_reaches_no_gradient"] for kind in TINY},
     diagnosis="""Outputs are right, whatever padding holds, but on the way back the gradient of the
     scores, 0, meets the keys of padding, NaN.""",
     source="Values filled with zeros after torch issue 101967, keys forgotten",

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minitransformer.checks.engine.check import expect, needs, size
+from minitransformer.checks.engine.check import expect, max_abs, needs
 from minitransformer.checks.models.cases import Stream, batch_of, others, seeded
 from minitransformer.checks.models.subject import LENGTHS, EncoderSubject
 
@@ -181,11 +181,11 @@ def alone(ready: Ready, stream: int = -1) -> Tensor:
 def reaction(ready: Ready, streams: list[Stream]) -> float:
     """How far other tokens move the outputs: the yardstick for what must not move them."""
     changed = [(others(ready.subject, ids), mask) for ids, mask in streams]
-    return size(ready.real(*changed) - ready.real(*streams))
+    return max_abs(ready.real(*changed) - ready.real(*streams))
 
 
 def tolerance(ready: Ready, streams: list[Stream]) -> float:
     """A ten-thousandth of the reaction to other tokens; not below what rounding does."""
-    rounding = 32 * torch.finfo(ready.dtype).eps * size(ready.real(*streams))
+    rounding = 32 * torch.finfo(ready.dtype).eps * max_abs(ready.real(*streams))
     real = reaction(ready, streams)
     return max(1e-4 * real, rounding) if real == real else rounding

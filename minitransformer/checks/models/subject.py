@@ -42,7 +42,7 @@ class EncoderSubject(Subject):
                   with, a wrong mask moves its outputs by less than one would notice
     """
 
-    bank: ClassVar[str] = "encoder"
+    kind: ClassVar[str] = "encoder"
     arguments: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")
     comparable: ClassVar[bool] = False
     causal: ClassVar[bool] = False
@@ -82,7 +82,7 @@ class EncoderSubject(Subject):
             raise ValueError(f"pad_id must be in [0, {self.vocab_size}), got {self.pad_id}")
         if self.documents and (self.mask_means, self.mask_values) != ("attend", "int"):
             raise ValueError("documents are numbers: they need mask_values='int', 'attend'")
-        if self.returns == "sequence" and self.bank != "encoder":
+        if self.returns == "sequence" and self.kind != "encoder":
             raise ValueError("returns='sequence' is for encoders: others give logits of each token")
         object.__setattr__(self, "dtypes", tuple(as_dtype(dtype) for dtype in self.dtypes))
 
@@ -117,7 +117,7 @@ class DecoderSubject(EncoderSubject):
     It may declare what an EncoderSubject may.
     """
 
-    bank: ClassVar[str] = "decoder"
+    kind: ClassVar[str] = "decoder"
     causal: ClassVar[bool] = True
 
 
@@ -129,7 +129,7 @@ class EncoderDecoderSubject(EncoderSubject):
     target is the one that belongs to document n of the source.
     """
 
-    bank: ClassVar[str] = "encoder-decoder"
+    kind: ClassVar[str] = "encoder-decoder"
     arguments: ClassVar[tuple[str, ...]] = (
         "source_ids",
         "source_mask",

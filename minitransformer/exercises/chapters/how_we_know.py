@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from minitransformer.checks.engine.bugs import pieces
+from minitransformer.checks.engine.bugs import bugs
 from minitransformer.checks.engine.check import expect
 from minitransformer.exercises.exercise import Draw, exercise
 
@@ -101,7 +101,7 @@ def catch_the_bug(attention) -> None:
     ### END SOLUTION
 
 
-BROKEN = {one.name: one.implementation for one in pieces("attention")}
+BROKEN = {one.name: one.implementation for one in bugs("attention")}
 CAUGHT = {  # pieces that the test must fail on, and what to look at
     "no mask at all": "Forbidden keys get weight like any other: look at theirs.",
     "mask after the softmax": "Forbidden weights are 0, but the others do not sum to 1.",
