@@ -1,5 +1,7 @@
 """What models are asked with: batches laid out in many ways, and how far an output may move."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -78,6 +80,25 @@ def layouts(subject: EncoderSubject) -> dict[str, str]:
     """Where it promises that padding may stand."""
     found = {f"padding on the {side}": side for side in subject.sides}
     return found | ({"padding between tokens": "holes"} if subject.holes else {})
+
+
+def padded(subject: EncoderSubject) -> Iterator[tuple[str, list[Stream], int]]:
+    """Each layout of each stream, a column longer than needed: its name, the batch, the stream."""
+    for name, where in layouts(subject).items():
+        for stream in range(-subject.streams, 0):
+            yield name + role(subject, stream), batch_of(subject, where, 1, stream), stream
+
+
+def with_an_empty_row(streams: list[Stream], pad_id: int, stream: int = -1) -> list[Stream]:
+    """One more row, of padding alone (in one stream, or in the last)."""
+    longer = []
+    for i, (ids, mask) in enumerate(streams):
+        empty = i == stream % len(streams)
+        row = torch.full_like(ids[:1], pad_id) if empty else ids[:1]
+        longer.append(
+            (torch.cat([ids, row]), torch.cat([mask, torch.zeros_like(row) if empty else mask[:1]]))
+        )
+    return longer
 
 
 def role(subject: EncoderSubject, stream: int) -> str:

@@ -178,6 +178,11 @@ def alone(ready: Ready, stream: int = -1) -> Tensor:
     return torch.cat(outputs)
 
 
+def difference(found: Tensor, wanted: Tensor) -> Tensor:
+    """found - wanted, in double; 0 where they are equal, an Inf too."""
+    return (found.double() - wanted.double()).masked_fill(found == wanted, 0.0)
+
+
 def reaction(ready: Ready, streams: list[Stream]) -> float:
     """How far other tokens move the outputs: the yardstick for what must not move them."""
     changed = [(others(ready.subject, ids), mask) for ids, mask in streams]
