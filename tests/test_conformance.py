@@ -23,6 +23,7 @@ from minitransformer import (
     padding_mask,
     scaled_dot_product_attention,
 )
+from minitransformer.cache import Cache
 from minitransformer.checks import SUBJECTS, checks_of
 from minitransformer.checks.engine.running import run_check
 from minitransformer.kernels import attention_kernel
@@ -54,6 +55,18 @@ def model(kind, parts, device):
     return kind(config).to(device)
 
 
+class Cached(nn.Module):
+    """A decoder with its KV cache, as fn(input_ids, attention_mask, past) -> (logits, past)."""
+
+    def __init__(self, decoder):
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, ids, attention_mask, past):
+        past = Cache() if past is None else past
+        return self.decoder.head(self.decoder.encode(ids, attention_mask, cache=past)), past
+
+
 # what it is -> (kind of subject, how it is made for a device, what it declares)
 OURS = {
     "scaled_dot_product_attention": (
@@ -80,6 +93,14 @@ OURS = {
         lambda device: lambda x: padding_mask(x) & causal_mask(x.shape[1], device=x.device),
         {"documents": True, "causal": True},
     ),
+    **{
+        f"DecoderOnly with its cache, {parts}": (
+            "cached-decoder",
+            lambda device, parts=parts: Cached(model(DecoderOnly, parts, device)),
+            {},
+        )
+        for parts in PARTS
+    },
     "cross_entropy": ("loss", lambda device: cross_entropy, {"num_labels_flag": "num_labels"}),
     "next_token_labels": ("labels", lambda device: next_token_labels, {"documents": True}),
     "pad": ("collator", lambda device: pad, {}),
@@ -93,18 +114,18 @@ COVERING = {
 }
 SLOW = set()  # what combines them anew
 for _parts in PARTS:
-    for _kind, _kind in {
+    for _model, _kind in {
         EncoderOnly: "encoder",
         DecoderOnly: "decoder",
         EncoderDecoder: "encoder-decoder",
     }.items():
-        OURS[f"{_kind.__name__} {_parts}"] = (
+        OURS[f"{_model.__name__} {_parts}"] = (
             _kind,
-            lambda device, kind=_kind, parts=_parts: model(kind, parts, device),
+            lambda device, kind=_model, parts=_parts: model(kind, parts, device),
             {"holes": True, "documents": True},
         )
-        if _parts not in COVERING[_kind]:
-            SLOW.add(f"{_kind.__name__} {_parts}")
+        if _parts not in COVERING[_model]:
+            SLOW.add(f"{_model.__name__} {_parts}")
 
 
 def test_every_style_is_checked_without_the_slow_tests():

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from minitransformer.checks.attention.subject import AttentionSubject, attention_weights_of
+from minitransformer.checks.caches.subject import CachedDecoderSubject
 from minitransformer.checks.engine.bugs import bugs
 from minitransformer.checks.engine.check import CHECKS, TIERS, at_most, checks_of, expect, needs
 from minitransformer.checks.engine.diagnosis import diagnose
@@ -68,6 +69,16 @@ def check_decoder(
     Declarations: DecoderSubject.
     """
     return _check("decoder", fn, tier, seconds, declared)
+
+
+def check_cached_decoder(
+    fn: Callable, *, tier: str = "core", seconds: float = 20.0, **declared: Any
+) -> Report:
+    """Check a decoder with a KV cache `fn(input_ids, attention_mask, past) -> (logits, past)`.
+
+    Declarations: CachedDecoderSubject.
+    """
+    return _check("cached-decoder", fn, tier, seconds, declared)
 
 
 def check_encoder_decoder(
@@ -142,6 +153,7 @@ __all__ = [
     "SUBJECTS",
     "TIERS",
     "AttentionSubject",
+    "CachedDecoderSubject",
     "CollatorSubject",
     "DecoderSubject",
     "EncoderDecoderSubject",
@@ -157,6 +169,7 @@ __all__ = [
     "attention_weights_of",
     "bugs",
     "check_attention",
+    "check_cached_decoder",
     "check_collator",
     "check_decoder",
     "check_encoder",

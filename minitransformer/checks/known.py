@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from minitransformer import models
 from minitransformer.attention import scaled_dot_product_attention
+from minitransformer.cache import Cache
 from minitransformer.checks.attention.subject import AttentionSubject
 from minitransformer.checks.engine.subject import SUBJECTS, Subject
 from minitransformer.checks.labels.subject import CollatorSubject
@@ -345,6 +346,23 @@ for _kind, _name in {
     )
 
 
+class _OurCached(nn.Module):
+    """DecoderOnly with its Cache, as fn(input_ids, attention_mask, past)."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = models.DecoderOnly(Config(_VOCAB, _WIDTH, _LAYERS, _HEADS, max_length=_LENGTH))
+
+    def forward(self, ids: Tensor, attention_mask: Tensor, past: Cache | None):
+        past = Cache() if past is None else past
+        return self.model.head(self.model.encode(ids, attention_mask, cache=past)), past
+
+
+@_knows("minitransformer.models:DecoderOnly@cache", "minitransformer")
+def _our_cached_decoder() -> Subject:
+    return SUBJECTS["cached-decoder"](_OurCached())
+
+
 # torch: the layers of torch between embeddings and a projection to the vocabulary.
 
 
@@ -488,7 +506,7 @@ def _transformers_model(kind: str, family: str, name: str, attention: str, call)
         model = getattr(transformers, name)(config)
     except ValueError as error:  # T5 has none but "eager" in transformers 5.0
         raise ImportError(f"{error} It is in newer ones: pip install -U transformers") from None
-    return _model_subject(kind, model, call)
+    return SUBJECTS[kind](model) if call is None else _model_subject(kind, model, call)
 
 
 for _kind, _family, _name, _calls in (
@@ -502,6 +520,8 @@ for _kind, _family, _name, _calls in (
         )
         for family in ("GPT2", "Llama")
     ),
+    ("cached-decoder", "GPT2", "GPT2LMHeadModel", {",cache": None}),
+    ("cached-decoder", "Llama", "LlamaForCausalLM", {",cache": None}),
     ("encoder-decoder", "Bart", "BartForConditionalGeneration", {"": _two_sequences}),
     ("encoder-decoder", "T5", "T5ForConditionalGeneration", {"": _two_sequences}),
 ):

@@ -47,7 +47,7 @@ class Bug:
 
 
 _BUGS: list[Bug] = []
-_KINDS = ("attention", "masks", "models", "losses", "labels", "generators")
+_KINDS = ("attention", "masks", "models", "caches", "losses", "labels", "generators")
 
 
 def bug(
