@@ -285,7 +285,7 @@ def softmax(scores):
 }
 
 
-QUICK = ("never ends", "exits with success", "reads the solution", "leaves a process behind")
+QUICK = ("never ends", "reads the solution")
 
 
 @sandboxed

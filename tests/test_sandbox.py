@@ -403,8 +403,13 @@ def test_a_limit_that_raises_an_error_is_named():
         assert box.errors == [f"work.py, line 1: MemoryError: {TOO_MUCH}"]
 
 
+QUICK = ("os._exit(3)", "os.kill(os.getpid(), signal.SIGSEGV)")
+
+
 @sandboxed
-@pytest.mark.parametrize("source", ENDS)
+@pytest.mark.parametrize(
+    "source", [pytest.param(one, marks=[pytest.mark.slow] * (one not in QUICK)) for one in ENDS]
+)
 def test_what_ends_a_process_is_named(source):
     with pytest.raises(Died, match=rf"the process that runs it ended \({ENDS[source]}\)"):
         called(DOES, source)
