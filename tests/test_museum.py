@@ -20,7 +20,8 @@ from minitransformer.checks.engine.check import Check
 from minitransformer.checks.engine.running import run_check
 
 ALL = bugs()
-SUBJECTS = {piece.name: piece.subject() for piece in ALL}
+BODIES = {(piece.name, i): piece.subject(i) for piece in ALL for i in range(1 + len(piece.also))}
+SUBJECTS = {name: subject for (name, body), subject in BODIES.items() if body == 0}
 
 
 def is_first_of_its_kind(piece: Bug) -> bool:
@@ -59,7 +60,7 @@ def remembered():
         return once(one, subject)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Bug, "subject", lambda piece: SUBJECTS[piece.name])
+        patch.setattr(Bug, "subject", lambda piece, body=0: BODIES[piece.name, body])
         patch.setattr(running, "run_check", remember)
         patch.setattr(diagnosis, "run_check", remember)
         yield
@@ -93,6 +94,15 @@ def test_a_piece_is_recognised(piece: Bug):
     report = diagnose(report_of(piece.name), SUBJECTS[piece.name])
     assert piece.name in report.likely
     assert piece.diagnosis in report.diagnosis
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("piece", [p for p in parameters() if p.values[0].also])
+def test_a_piece_is_caught_and_recognised_in_its_other_bodies(piece: Bug):
+    for body in range(1, 1 + len(piece.also)):
+        report = run_checks(BODIES[piece.name, body], piece.tier)
+        assert set(piece.caught_by) <= set(report.failed)
+        assert piece.name in diagnose(report, BODIES[piece.name, body]).likely
 
 
 @every_report

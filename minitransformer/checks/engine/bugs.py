@@ -38,11 +38,12 @@ class Bug:
     diagnosis: str
     caught_by: tuple[str, ...]  # checks that must fail
     conventions: dict[str, Any] = field(default_factory=dict)  # what its subject declares
+    also: tuple[Any, ...] = ()  # the same bug in other bodies, which fail other checks
 
-    def subject(self) -> Any:
+    def subject(self, body: int = 0) -> Any:
         """The piece, ready to be checked."""
-        built = isinstance(self.implementation, type)
-        fn = self.implementation() if built else self.implementation
+        fn = (self.implementation, *self.also)[body]
+        fn = fn() if isinstance(fn, type) else fn
         return SUBJECTS[self.kind](fn, name=f"museum: {self.name}", **self.conventions)
 
 
@@ -58,6 +59,7 @@ def bug(
     caught_by: Iterable[str],
     diagnosis: str,
     source: str,
+    also: Iterable[Any] = (),
     **conventions: Any,
 ) -> Callable[[Any], Any]:
     """Hang an implementation in the museum; its docstring is the story."""
@@ -77,6 +79,7 @@ def bug(
                 " ".join(diagnosis.split()),
                 tuple(caught_by),
                 conventions,
+                tuple(also),
             )
         )
         return implementation

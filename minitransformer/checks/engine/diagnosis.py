@@ -8,9 +8,10 @@ from typing import Any
 from minitransformer.checks.engine.bugs import Bug, bugs
 from minitransformer.checks.engine.check import CHECKS, checks_of
 from minitransformer.checks.engine.report import Report, Result
-from minitransformer.checks.engine.running import run_check, run_checks
+from minitransformer.checks.engine.running import quarantine, run_check, run_checks
 from minitransformer.checks.engine.subject import Subject
 
+MOST = 2  # names; where more bugs behave the same, none of them says much
 SECONDS = 10.0  # of CPU time, for each check of a bug: most need a hundredth
 
 
@@ -50,13 +51,19 @@ def diagnose(report: Report, subject: Subject) -> Report:
         return report
     same, cut_off = [], []
     for one in bugs(report.kind):
+        if set(one.caught_by).isdisjoint(report.failed):
+            continue
         try:
-            if _behaves_like(one, report, subject):
-                same.append(one)
+            bodies = range(1 + len(one.also))
+            body = next((i for i in bodies if _behaves_like(one, i, report, subject)), None)
         except _CutOff:
             cut_off.append(one.name)
+        else:
+            if body is not None:
+                same.append((one, body))
     report = replace(report, not_compared=tuple(cut_off))
-    if not same:
+    same = [one for one, _ in _of_the_same_traits(same, subject)]
+    if not 1 <= len(same) <= MOST:
         return report
     return replace(
         report,
@@ -66,14 +73,31 @@ def diagnose(report: Report, subject: Subject) -> Report:
     )
 
 
-def _behaves_like(one: Bug, report: Report, subject: Subject) -> bool:
+def _of_the_same_traits(same: list[tuple[Bug, int]], subject: Subject) -> list[tuple[Bug, int]]:
+    """Those that share the subject's traits; all, where none does or it has none."""
+    wanted = _traits(subject) if len(same) > 1 else None
+    if wanted is None:
+        return same
+    sharing = [(o, i) for o, i in same if _traits(subject.stand_in(o.subject(i))) == wanted]
+    return sharing or same
+
+
+def _traits(subject: Subject) -> Any:
+    with quarantine():
+        try:
+            return subject.traits()
+        except Exception:
+            return None
+
+
+def _behaves_like(one: Bug, body: int, report: Report, subject: Subject) -> bool:
     """The failures first: nearly every bug differs in the first of them.
 
     Each check gets a new one: what a bug keeps in one must not reach the next, in this order.
     """
     ran = [result for result in report if result.outcome != "not applicable"]
     for result in sorted(ran, key=lambda result: result.outcome):  # "fail" before "pass"
-        stand_in = subject.stand_in(one.subject())
+        stand_in = subject.stand_in(one.subject(body))
         other = run_check(CHECKS[report.kind][result.check], stand_in, SECONDS)
         if other.hung and not result.hung:
             raise _CutOff

@@ -44,6 +44,10 @@ class Subject:
             error.add_note(f"It was called with {shown}.")
             raise
 
+    def traits(self) -> Any:
+        """What subjects with the same bug share besides the checks that they fail; or None."""
+        return None
+
     def otherwise(self) -> Iterator[dict[str, Any]]:
         """What might have been declared instead, the likeliest first: see `examine`."""
         return iter(())

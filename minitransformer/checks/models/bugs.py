@@ -97,9 +97,8 @@ class Tiny(nn.Module):
         return rearrange(x, "b h t d -> b t (h d)")
 
     def weights(self, scores: Tensor, mask: Tensor) -> Tensor:
-        alive = mask.any(-1, keepdim=True)
-        scores = scores.masked_fill(~mask & alive, float("-inf"))
-        return scores.softmax(-1).masked_fill(~alive, 0.0)
+        lowest = torch.finfo(scores.dtype).min
+        return scores.masked_fill(~mask, lowest).softmax(-1).masked_fill(~mask, 0.0)
 
     def think(self, layer: Layer, x: Tensor, attention_mask: Tensor) -> Tensor:
         return layer.norm(x + layer.narrow(F.gelu(layer.wide(x))))
@@ -142,6 +141,13 @@ class TinyEncoderDecoder(Tiny):
 TINY = {"encoder": TinyEncoder, "decoder": TinyDecoder, "encoder-decoder": TinyEncoderDecoder}
 
 
+class PaddingEmbedded:
+    """Padding comes in as it is, as in most models: it is left to the attention to keep it out."""
+
+    def embed(self, ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.tokens(ids) + self.places(self.positions(attention_mask))
+
+
 def fault(
     name: str,
     *,
@@ -153,13 +159,18 @@ def fault(
 ) -> Callable[[type], type]:
     """Hang a fault in the museum, mixed into each model that `caught_by` names.
 
-    caught_by: kind of model -> the checks that must fail on it.
+    caught_by: kind of model -> the checks that must fail on it. What core checks catch is mixed
+    into a model that embeds padding like any other token, and into one that sets it to zero.
     """
 
     def hang(mixin: type) -> type:
         for kind, checks in caught_by.items():
+            bodies = [(mixin, TINY[kind])]
+            if tier == "core" and not issubclass(mixin, PaddingEmbedded):
+                bodies.insert(0, (mixin, PaddingEmbedded, TINY[kind]))
             story = {"__doc__": mixin.__doc__, "__module__": mixin.__module__}
-            broken = type(f"{mixin.__name__}{TINY[kind].__name__}", (mixin, TINY[kind]), story)
+            name_of = f"{mixin.__name__}{TINY[kind].__name__}"
+            broken, *others = (type(name_of, bases, story) for bases in bodies)
             bug(
                 kind,
                 name if len(caught_by) == 1 else f"{name} ({kind})",
@@ -167,6 +178,7 @@ def fault(
                 caught_by=checks,
                 diagnosis=diagnosis,
                 source=source,
+                also=others,
                 **conventions,
             )(broken)
         return mixin
@@ -181,14 +193,8 @@ SOURCE, SOURCE_CONTENT = (
     "what_the_padding_of_the_source_holds_is_irrelevant",
 )
 HIDDEN, LEAKS = "every_token_sees_what_it_may", "no_token_sees_what_it_may_not"
+ITSELF = "every_token_attends_to_itself"
 FUTURE, PREFIX = "the_future_is_invisible", "a_prefix_gives_what_it_gives_in_the_whole"
-
-
-class PaddingEmbedded:
-    """Padding comes in as it is, and it is left to the attention to keep it out."""
-
-    def embed(self, ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return self.tokens(ids) + self.places(self.positions(attention_mask))
 
 
 # ---- the padding mask ----------------------------------------------------------------------------
@@ -212,6 +218,9 @@ class NoPaddingMask:
     def padding(self, attention_mask: Tensor) -> Tensor:
         return torch.ones_like(padding_mask(attention_mask))
 
+    def cross_mask(self, target_mask: Tensor, source_mask: Tensor) -> Tensor:
+        return torch.ones_like(padding_mask(target_mask, source_mask))
+
 
 @fault(
     "padding mask in the first layer only",
@@ -219,9 +228,9 @@ class NoPaddingMask:
         "encoder": [RIGHT, LEFT],
         "decoder": [LEFT],
     },
-    diagnosis="""Layers after the first attend to padding: their mask was dropped on the way. What
-    padding holds does not show it, for padding was set to zero on entry and leaks as a constant;
-    how much of it there is does.""",
+    diagnosis="""Layers after the first attend to padding: their mask was dropped on the way. Where
+    padding is set to zero on entry it leaks as a constant: what it holds does not show it, how
+    much of it there is does.""",
     source="UvA DL notebooks, tutorial 6: the collection of attention maps, `x = layer(x)`",
 )
 class FirstLayerOnly:
@@ -272,8 +281,8 @@ class PaddingInverted:
     source="hyunwoongko/transformer, PR 40; bentrevett/pytorch-seq2seq, issue 96",
 )
 class QueryAxis:
-    """`unsqueeze(1).unsqueeze(3)` where `unsqueeze(1).unsqueeze(2)` was meant. A finite fill hides
-    that rows of padding then see nothing."""
+    """`unsqueeze(1).unsqueeze(3)` where `unsqueeze(1).unsqueeze(2)` was meant. No error
+    tells that rows of padding then see nothing."""
 
     def padding(self, attention_mask: Tensor) -> Tensor:
         return rearrange(attention_mask != 0, "b q -> b 1 q 1")
@@ -592,22 +601,16 @@ class OffByOne:
 
 @fault(
     "a token that does not see itself",
-    caught_by={kind: [HIDDEN] for kind in CAUSAL},
-    diagnosis="""The diagonal itself is hidden too: no token attends to itself, and the model learns
-    around it. No test for leaks can see it.""",
-    source="TinyTorch PR 1785 (over-masking), and every tril(diagonal=-1)",
+    caught_by={kind: [ITSELF] for kind in TINY},
+    diagnosis="""The diagonal itself is hidden too: no token attends to itself. The residual around
+    the attention hides it, for every output depends on its own token all the same.""",
+    source="TinyTorch PR 1785 (over-masking), rasbt/LLMs-from-scratch issue 1061",
 )
 class NotItself:
-    """`tril(diagonal=-1)`: "tokens must not look at themselves". Without a residual the last token
-    is lost altogether."""
-
-    def attention(self, part: Attention, x: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        own = super().attention(part, x, memory, mask)
-        return own - x if memory is x else own  # takes the residual away
+    """`tril(diagonal=-1)`: "tokens must not look at themselves". The model learns around it."""
 
     def past(self, length: int, causal: bool) -> Tensor:
-        mask = super().past(length, causal)
-        return mask.tril(-1) if causal else mask
+        return super().past(length, causal) & ~torch.eye(length, dtype=torch.bool)
 
 
 @fault(
@@ -721,6 +724,23 @@ class SourceUnmasked:
             x = x + self.attention(layer.own, x, x, everyone)
             x = self.think(layer, x, attention_mask)
         return x
+
+
+@fault(
+    "target read without its padding mask",
+    caught_by={PAIR: [LEFT, "parameter_gradients_do_not_depend_on_padding"]},
+    diagnosis="""The target has its causal mask and no padding mask (tgt_key_padding_mask): with
+    padding on the left its tokens attend to it. Padding on the right is in the future.""",
+    source="torch.nn.Transformer without tgt_key_padding_mask",
+)
+class TargetUnmasked:
+    """A target is padded on the right while it is trained on; then a prompt is padded on the
+    left."""
+
+    def own_mask(self, attention_mask: Tensor, causal: bool) -> Tensor:
+        return super().own_mask(
+            torch.ones_like(attention_mask) if causal else attention_mask, causal
+        )
 
 
 @fault(

@@ -31,6 +31,7 @@ from minitransformer.checks.models.cases import (
 )
 from minitransformer.checks.models.ready import Ready, alone, difference, tolerance
 from minitransformer.checks.models.subject import EncoderSubject
+from minitransformer.checks.models.watching import watched
 from minitransformer.masks import causal_mask, padding_mask
 
 TORCH, HF = "https://github.com/pytorch/pytorch/", "https://github.com/huggingface/transformers/"
@@ -269,6 +270,32 @@ def _all_is_seen(subject: EncoderSubject, stream: int, seen: str) -> Iterator[fl
 def every_token_sees_what_it_may(subject: EncoderSubject) -> Iterator[float]:
     """Each output depends on every token that the mask allows, itself included."""
     yield from _all_is_seen(subject, -1, "another token there changes no bit of the output")
+
+
+@model_check(
+    "core",
+    "tokens that do not attend to themselves",
+    "https://github.com/rasbt/LLMs-from-scratch/issues/1061",
+)
+def every_token_attends_to_itself(subject: EncoderSubject) -> Iterator[float]:
+    """Inside a module, each token gives itself some weight in at least one layer and head.
+
+    The outputs cannot show it: the residual around an attention hides what the attention hides.
+    """
+    ready, streams = Ready(subject), batch_of(subject, "full")
+    needs(isinstance(ready.fn, nn.Module), "it is not an nn.Module, to be watched")
+    weights = watched(lambda: ready(*streams))
+    square = [[w for w in weights if w.shape[-2:] == 2 * ids.shape[1:]] for ids, _ in streams]
+    needs(any(square), "no attention weights of all its tokens are seen")
+    for layers in filter(None, square):
+        own = torch.stack([w.diagonal(dim1=-2, dim2=-1).flatten(0, -2).amax(0) for w in layers])
+        yield at_most(
+            0.0,
+            (own.amax(0) == 0).sum(),
+            f"{{measured}} of {own.shape[1]} tokens give themselves a weight of 0 in all of the "
+            f"{len(layers)} layers that were watched. Is the diagonal of the mask allowed?",
+            weights_found=layers[0].flatten(0, -3)[0],
+        )
 
 
 @model_check("core", "pairs that leak")

@@ -1,7 +1,7 @@
 """A model as a subject: what it may declare."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -101,6 +101,12 @@ class EncoderSubject(Subject):
         promised = ("sides", "holes", "documents", "returns", "dtypes", "device")
         shared = {name: getattr(self, name) for name in promised}
         return replace(other, **shared)
+
+    def traits(self) -> Any:
+        """How its attention treats padding, layer by layer."""
+        from minitransformer.checks.models.watching import attention_traits  # which imports this
+
+        return attention_traits(self)
 
     def present(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
         """An attention_mask with its polarity and values, a tensor of its own."""
