@@ -19,6 +19,7 @@ from minitransformer.checks.models.bugs import (
     TinyDecoder,
     TinyEncoder,
     TinyEncoderDecoder,
+    Windowed,
 )
 from minitransformer.checks.models.cases import batch_of
 from minitransformer.checks.models.ready import Ready
@@ -358,6 +359,29 @@ def test_weights_are_watched_in_modules_alone():
     assert report["every_token_attends_to_itself"].outcome == "not applicable"
 
 
+# ---- windows -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("window", [1, 2, 3])
+def test_a_window_of_ours_passes(window):
+    model = DecoderOnly(Config(VOCAB, WIDTH, num_layers=2, window=window))
+    report = check_decoder(model, window=window, layers=2, holes=True)
+    assert report.passed, report
+    assert report["no_token_sees_beyond_its_window"].outcome == "pass"
+    other = check_decoder(model, window=window + 1, layers=2)
+    assert other.failed == ["every_token_sees_its_whole_window"]
+    assert other.likely == ("a window of one token too few (decoder)",)
+
+
+def test_a_right_window_passes_in_every_kind_of_model(kind):
+    _, tiny, check = KINDS[kind]
+    right = type("Right", (Windowed, tiny), {})
+    report = check(right(), window=2, layers=2, holes=True)
+    assert report.passed, report
+    undeclared = check(right())
+    assert undeclared.failed == ["every_token_sees_what_it_may"]
+
+
 # ---- declarations --------------------------------------------------------------------------------
 
 
@@ -376,6 +400,7 @@ def test_weights_are_watched_in_modules_alone():
         ({"pad_id": 11}, "pad_id must be in"),
         ({"documents": True, "mask_values": "bool"}, "documents are numbers"),
         ({"returns": "all"}, "returns must be one of"),
+        ({"window": 2}, "window and layers belong together"),
     ],
 )
 def test_declarations_are_validated(declared, message):

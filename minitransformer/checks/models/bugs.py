@@ -644,6 +644,85 @@ class CausalEncoder:
         return super().past(length, causal=True)
 
 
+# ---- sliding windows -----------------------------------------------------------------------------
+
+BEYOND, WINDOW = "no_token_sees_beyond_its_window", "every_token_sees_its_whole_window"
+
+
+class Windowed:
+    """Two layers with a window of two tokens, as they should be; its faults declare the same."""
+
+    def own_mask(self, attention_mask: Tensor, causal: bool) -> Tensor:
+        place = self.places_of(attention_mask)
+        apart = (place.unsqueeze(2) - place.unsqueeze(1)).abs().unsqueeze(1)
+        return super().own_mask(attention_mask, causal) & self.near(apart)
+
+    def places_of(self, attention_mask: Tensor) -> Tensor:
+        """(B,T), or (1,T) where all rows have the same."""
+        return token_positions(attention_mask)
+
+    def near(self, apart: Tensor) -> Tensor:
+        return apart < 2
+
+
+@fault(
+    "a window that is not there",
+    caught_by={kind: [BEYOND] for kind in TINY},
+    diagnosis="""The attention has no window: each token sees all that the other masks allow. As
+    long as texts are shorter than the window nothing shows it.""",
+    source="backends that do not take `sliding_window`, and leave it out",
+    window=2,
+    layers=2,
+)
+class NoWindow:
+    """The config has a window, and the attention that was chosen does not read it."""
+
+
+@fault(
+    "a window of one token too many",
+    caught_by={kind: [BEYOND] for kind in TINY},
+    diagnosis="""The window is counted without the token itself: so many tokens before it, and one
+    more.""",
+    source="FlashAttention's window_size=(n, 0) sees n + 1 keys, transformers' sliding_window n",
+    window=2,
+    layers=2,
+)
+class WindowTooLong(Windowed):
+    """Two libraries count differently, and the number is handed on as it is."""
+
+    def near(self, apart: Tensor) -> Tensor:
+        return apart <= 2
+
+
+@fault(
+    "a window of one token too few",
+    caught_by={kind: [WINDOW] for kind in TINY},
+    diagnosis="""The window ends a token too early: the last one that it should hold is hidden.""",
+    source="The same two ways to count, the other way round",
+    window=3,
+    layers=2,
+)
+class WindowTooShort(Windowed):
+    """`triu(-window + 2)`. The texts are a little worse, and no test for leaks can see it."""
+
+
+@fault(
+    "a window over columns",
+    caught_by={kind: [WINDOW, "padding_between_tokens_is_irrelevant"] for kind in TINY},
+    diagnosis="""The window counts columns: padding between tokens takes its place in it, and so
+    hides tokens that are near in the text.""",
+    source="Prompts padded on the right and then gone on with have such holes",
+    window=2,
+    layers=2,
+    holes=True,
+)
+class WindowOverColumns(Windowed):
+    """`arange(T)` for every row: with padding on one side of all tokens it is right."""
+
+    def places_of(self, attention_mask: Tensor) -> Tensor:
+        return torch.arange(attention_mask.shape[1]).unsqueeze(0)
+
+
 # ---- source and target ---------------------------------------------------------------------------
 
 

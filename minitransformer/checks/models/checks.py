@@ -33,6 +33,7 @@ from minitransformer.checks.models.ready import Ready, alone, difference, tolera
 from minitransformer.checks.models.subject import EncoderSubject
 from minitransformer.checks.models.watching import watched
 from minitransformer.masks import causal_mask, padding_mask
+from minitransformer.positions import token_positions
 
 TORCH, HF = "https://github.com/pytorch/pytorch/", "https://github.com/huggingface/transformers/"
 NAN = float("nan")
@@ -269,6 +270,7 @@ def _all_is_seen(subject: EncoderSubject, stream: int, seen: str) -> Iterator[fl
 )
 def every_token_sees_what_it_may(subject: EncoderSubject) -> Iterator[float]:
     """Each output depends on every token that the mask allows, itself included."""
+    needs(subject.window is None, "it declares a window, which is asked for by itself")
     yield from _all_is_seen(subject, -1, "another token there changes no bit of the output")
 
 
@@ -314,6 +316,56 @@ def no_token_sees_what_it_may_not(subject: EncoderSubject) -> Iterator[float]:
                 f"With {name}, {{measured}} outputs depend on a token{role(subject, stream)} that "
                 "they may not see: padding, or the future.",
             )
+
+
+def _windows(subject: EncoderSubject) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+    """With each layout: what the mask allows, what is in reach of all layers' windows, and what is
+    seen, (B,Q,K) bool each; padded queries see nothing."""
+    needs(subject.window is not None, "it declares no window")
+    needs(subject.returns == "tokens", "it gives one output for each row")
+    ready = Ready(subject)
+    for name, where in ({"no padding": "full"} | layouts(subject)).items():
+        streams = batch_of(subject, where)
+        mask = allowed_by_the_mask(subject, streams, -1)
+        place = token_positions(streams[-1][1])
+        apart = (place.unsqueeze(2) - place.unsqueeze(1)).abs()
+        reach = mask & (apart <= subject.layers * (subject.window - 1))
+        real = ready.counts(streams).unsqueeze(-1)
+        yield name, mask, reach & real, dependence(ready, streams, -1) & real
+
+
+@model_check("core", "pairs beyond the window")
+def no_token_sees_beyond_its_window(subject: EncoderSubject) -> Iterator[float]:
+    """No output depends on a token that is out of reach of the windows of all layers.
+
+    Each layer reaches window - 1 real tokens further.
+    """
+    for name, mask, reach, found in _windows(subject):
+        yield _no_pair(
+            found & mask & ~reach,
+            reach,
+            found,
+            f"With {name}, {{measured}} outputs depend on a token beyond a window of "
+            f"{subject.window} in {subject.layers} layers. Is the token itself counted in, and "
+            "does every layer have the window?",
+        )
+
+
+@model_check("core", "pairs of a window wrongly hidden")
+def every_token_sees_its_whole_window(subject: EncoderSubject) -> Iterator[float]:
+    """Each output depends on every token in reach of the windows of all layers, the last ones too.
+
+    A window counts real tokens: padding between them takes nothing from it.
+    """
+    for name, _, reach, found in _windows(subject):
+        yield _no_pair(
+            reach & ~found,
+            reach,
+            found,
+            f"With {name}, {{measured}} of {int(reach.sum())} pairs in reach of a window of "
+            f"{subject.window} in {subject.layers} layers are not there: another token there "
+            "changes no bit of the output. Does the window count columns, or one token too few?",
+        )
 
 
 @model_check("core", "largest change of an output in the past", kinds="d ed")

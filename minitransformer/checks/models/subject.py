@@ -34,6 +34,10 @@ class EncoderSubject(Subject):
     sides         where padding may stand: ("right", "left")
     holes         padding may stand between tokens too
     documents     attention_mask may number packed documents: 1 1 2 2 2 0
+    window        a sliding window: each token attends to itself and to the window - 1 real tokens
+                  before it (of an encoder also behind it), in each of its `layers`; build it so
+                  small that layers · (window - 1) is below 6, or the sentences end before it does
+    layers        how many layers that is
     max_length    the longest sequence that it takes, padding included; at least 8
     returns       "tokens": (B,T,X); "sequence", of an encoder that pools: (B,X)
     dtypes        those it promises to work in; the first but for float32 is the ordinary one
@@ -56,6 +60,8 @@ class EncoderSubject(Subject):
     sides: tuple[str, ...] = ("right", "left")
     holes: bool = False
     documents: bool = False
+    window: int | None = None
+    layers: int | None = None
     max_length: int = 16
     returns: str = "tokens"
     dtypes: tuple[str | torch.dtype, ...] = ("float32", "bfloat16", "float16")
@@ -80,6 +86,8 @@ class EncoderSubject(Subject):
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.takes == "ids" and not 0 <= self.pad_id < self.vocab_size:
             raise ValueError(f"pad_id must be in [0, {self.vocab_size}), got {self.pad_id}")
+        if (self.window is None) != (self.layers is None):
+            raise ValueError("window and layers belong together: how far is seen takes both")
         if self.documents and (self.mask_means, self.mask_values) != ("attend", "int"):
             raise ValueError("documents are numbers: they need mask_values='int', 'attend'")
         if self.returns == "sequence" and self.kind != "encoder":
