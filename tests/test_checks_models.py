@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from minitransformer import Config, DecoderOnly, EncoderDecoder, EncoderOnly
 from minitransformer.checks import check_decoder, check_encoder, check_encoder_decoder
+from minitransformer.checks.finding import parse_declarations
 from minitransformer.checks.models.bugs import (
     VOCAB,
     WIDTH,
@@ -401,11 +402,17 @@ def test_a_right_window_passes_in_every_kind_of_model(kind):
         ({"documents": True, "mask_values": "bool"}, "documents are numbers"),
         ({"returns": "all"}, "returns must be one of"),
         ({"window": 2}, "window and layers belong together"),
+        ({"window": 0, "layers": 1}, "window and layers must be at least 1"),
     ],
 )
 def test_declarations_are_validated(declared, message):
     with pytest.raises(ValueError, match=message):
         EncoderSubject(TinyEncoder(), **declared)
+
+
+def test_a_window_can_be_declared_on_the_command_line():
+    declared = parse_declarations(EncoderSubject, {"window": "2", "layers": "3"})
+    assert declared == {"window": 2, "layers": 3}
 
 
 def test_only_an_encoder_pools():

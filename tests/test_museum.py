@@ -93,6 +93,7 @@ def test_a_piece_passes_every_tier_below_its_own(piece: Bug):
 def test_a_piece_is_recognised(piece: Bug):
     report = diagnose(report_of(piece.name), SUBJECTS[piece.name])
     assert piece.name in report.likely
+    assert len(report.likely) <= diagnosis.MOST
     assert piece.diagnosis in report.diagnosis
 
 

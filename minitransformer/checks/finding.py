@@ -246,4 +246,6 @@ def _value(name: str, text: str, default: Any) -> Any:
             raise ValueError(f"{name} must be a number, got {text!r}") from None
     if default is None and text.lower() in words:
         return words[text.lower()]
+    if default is None and text.isdecimal():
+        return int(text)
     return None if text.lower() == "none" else text

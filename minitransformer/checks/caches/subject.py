@@ -43,6 +43,9 @@ class CachedDecoderSubject(DecoderSubject):
         if isinstance(self.fn, nn.Module) and _takes(self.fn, "use_cache"):
             object.__setattr__(self, "fn", FromTransformers(self.fn))
 
+    def traits(self) -> None:
+        """Its bugs are told by the checks that they fail."""
+
     def stand_in(self, other: Subject) -> Subject:
         """Called as it wishes, but asked only what this subject is asked."""
         return replace(super().stand_in(other), several=self.several)

@@ -708,7 +708,7 @@ class WindowTooShort(Windowed):
 
 @fault(
     "a window over columns",
-    caught_by={kind: [WINDOW, "padding_between_tokens_is_irrelevant"] for kind in TINY},
+    caught_by={kind: [WINDOW] for kind in TINY},
     diagnosis="""The window counts columns: padding between tokens takes its place in it, and so
     hides tokens that are near in the text.""",
     source="Prompts padded on the right and then gone on with have such holes",

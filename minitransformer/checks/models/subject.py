@@ -88,6 +88,10 @@ class EncoderSubject(Subject):
             raise ValueError(f"pad_id must be in [0, {self.vocab_size}), got {self.pad_id}")
         if (self.window is None) != (self.layers is None):
             raise ValueError("window and layers belong together: how far is seen takes both")
+        if self.window is not None and min(self.window, self.layers) < 1:
+            raise ValueError(
+                f"window and layers must be at least 1, got {self.window}, {self.layers}"
+            )
         if self.documents and (self.mask_means, self.mask_values) != ("attend", "int"):
             raise ValueError("documents are numbers: they need mask_values='int', 'attend'")
         if self.returns == "sequence" and self.kind != "encoder":
