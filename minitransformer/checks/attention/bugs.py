@@ -589,7 +589,8 @@ def fill_of_minus_1e9(query, key, value, mask):
     caught_by=["a_query_that_sees_nothing_gets_zeros"],
     diagnosis="""Forbidden scores are set to the smallest finite number, finfo.min. Whatever the
         dtype, it hides well; but in a row where every key has it, the softmax is uniform: a query
-        that may see nothing gets the average of padding and future.""",
+        that may see nothing gets the average of padding and future. Set such rows to zero after
+        the softmax.""",
     source="Hugging Face transformers (PR 17306)",
 )
 def fill_of_the_smallest_number(query, key, value, mask):
@@ -662,7 +663,7 @@ def nan_replaced_after_the_softmax(query, key, value, mask):
     ],
     diagnosis="""-inf is added to the scores, and the NaN of queries that may see nothing is
         replaced by 0 after the softmax. Forward this is right; backward, 0 · NaN is NaN, and it
-        reaches every query and key. Mend the scores before the softmax.""",
+        reaches every query and key. Fix the scores before the softmax.""",
     source="Brevitas (PR 1591): masking the NaN afterwards still feeds 0 · NaN",
 )
 def minus_infinity_added_nan_replaced(query, key, value, mask):

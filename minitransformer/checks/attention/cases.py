@@ -1,10 +1,17 @@
-"""What attention functions are asked with: inputs, and the masks that they take."""
+"""What attention functions are asked with: inputs, the masks that they take, and cases of both."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from minitransformer.checks.attention.subject import (
     AttentionSubject,
+    attention_weights_of,
+    expected_weights,
 )
 from minitransformer.checks.engine.check import expect, needs
 from minitransformer.masks import causal_mask, padding_mask
@@ -83,11 +90,98 @@ def masks(subject: AttentionSubject) -> dict[str, Tensor]:
     return found
 
 
-def worst(error: Tensor) -> tuple[int, int]:
-    """The row of the batch and the head with the largest error, NaN first."""
-    flat = error.detach().abs().nan_to_num(nan=float("inf")).flatten(2).amax(dim=2)
-    index = int(flat.argmax())
-    return index // flat.shape[1], index % flat.shape[1]
+def dead_masks(subject: AttentionSubject) -> dict[str, Tensor]:
+    """Masks that leave some queries nothing to see: a row of padding, and left padding."""
+    query = make_inputs(subject)[0]
+    real = real_keys("right", subject.device).clone()
+    real[2] = False
+    found = {"a row of padding only": keys_allowed(real, query.shape[2])}
+    if subject.full_masks:
+        found["causal, padding on the left"] = masks(subject)["causal, padding on the left"]
+        found["padding_mask() of queries and keys"] = padding_mask(
+            real[:, KEYS - query.shape[2] :].long(), real.long()
+        )
+        square = torch.zeros_like(found["a row of padding only"])
+        square[:, :, 0] = True
+        found["all queries but the first see nothing"] = square
+    return found
+
+
+def half_dtypes(subject: AttentionSubject) -> list[torch.dtype]:
+    found = [dtype for dtype in HALF if dtype in subject.dtypes]
+    needs(found, "it declares neither bfloat16 nor float16")
+    return found
+
+
+# ---- cases ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """A mask with its name, the inputs it is asked with, and what the subject makes of them."""
+
+    subject: AttentionSubject
+    name: str
+    mask: Tensor  # (B,1,Q,K), or (B,H,Q,K)
+    inputs: tuple[Tensor, Tensor, Tensor]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def alive(self) -> Tensor:
+        """(B,1,Q,1): the queries that see a key."""
+        return self.mask.any(dim=-1, keepdim=True)
+
+    @property
+    def padding(self) -> Tensor:
+        """(B,1,K,1): the keys that the first query does not see; of `key_masks`, no query does."""
+        return ~self.mask[:, :, :1].mT
+
+    @cached_property
+    def output(self) -> Tensor:
+        """(B,H,Q,D)"""
+        return self.subject(*self.inputs, self.mask)
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """(B,H,Q,K)"""
+        return attention_weights_of(self.subject, *self.inputs, self.mask)
+
+    @cached_property
+    def leak(self) -> Tensor:
+        """(B,H,Q,K): the weights of masked keys, at queries that see a key."""
+        return self.weights.masked_fill(self.mask | ~self.alive, 0.0)
+
+    @cached_property
+    def wanted(self) -> Tensor:
+        """(B,H,Q,D): the output of the formula, in float64."""
+        query, key, value = self.inputs
+        return expected_weights(query, key, self.mask) @ value.double()
+
+    def live(self, difference: Tensor) -> Tensor:
+        """In float64, with zeros at fully masked queries, whose output is another question."""
+        return difference.double().masked_fill(~self.alive, 0.0)
+
+    def shown(self, error: Tensor, **found: Tensor) -> dict[str, Tensor]:
+        """The mask and what was found, at the sequence and the head with the largest error."""
+        error = error.detach().double().abs().nan_to_num(nan=float("inf")).flatten(2).amax(dim=2)
+        b, h = divmod(int(error.argmax()), error.shape[1])
+        mask = self.mask.expand(-1, error.shape[1], -1, -1)
+        return {"mask_wanted": mask[b, h], **{name: x[b, h] for name, x in found.items()}}
+
+
+def cases(
+    subject: AttentionSubject,
+    masks_of: Callable[[AttentionSubject], dict[str, Tensor]] = masks,
+    dtype: torch.dtype | None = None,
+) -> Iterator[Case]:
+    """One case for each of `masks`, `key_masks` or `dead_masks`."""
+    for name, mask in masks_of(subject).items():
+        yield Case(subject, name, mask, make_inputs(subject, dtype))
+
+
+# ---- gradients -----------------------------------------------------------------------------------
 
 
 def gradients_of(
@@ -114,40 +208,17 @@ def gradients_of(
             output, direction = output.masked_fill(dead, 0.0), direction.masked_fill(dead, 0.0)
         return torch.autograd.grad((output * direction).sum(), inputs, materialize_grads=True)
 
-    return _with_gradient(compute)
+    return with_gradient(compute)
 
 
-def dead_masks(subject: AttentionSubject) -> dict[str, Tensor]:
-    """Masks that leave some queries nothing to see: a row of padding, and left padding."""
-    query = make_inputs(subject)[0]
-    real = real_keys("right", subject.device).clone()
-    real[2] = False
-    found = {"a row of padding only": keys_allowed(real, query.shape[2])}
-    if subject.full_masks:
-        found["causal, padding on the left"] = masks(subject)["causal, padding on the left"]
-        found["padding_mask() of queries and keys"] = padding_mask(
-            real[:, KEYS - query.shape[2] :].long(), real.long()
-        )
-        square = torch.zeros_like(found["a row of padding only"])
-        square[:, :, 0] = True
-        found["all queries but the first see nothing"] = square
-    return found
-
-
-def half_dtypes(subject: AttentionSubject) -> list[torch.dtype]:
-    found = [dtype for dtype in HALF if dtype in subject.dtypes]
-    needs(found, "it declares neither bfloat16 nor float16")
-    return found
-
-
-def _with_gradient(compute):
+def with_gradient(compute: Callable[[], Any]) -> Any:
     """What it computes; a subject through which nothing flows fails in words."""
     try:
         return compute()
     except RuntimeError as error:
         expect(
             "does not require grad" not in str(error) and "not have been used" not in str(error),
-            "No gradient flows through it: the output is cut off from its inputs. Look for "
-            "detach(), .data, numpy or torch.no_grad(); or declare differentiable=False.",
+            "No gradient flows through it: the output is cut off from its inputs. Is there a "
+            "detach(), .data, numpy or torch.no_grad()? Or declare differentiable=False.",
         )
         raise
