@@ -11,12 +11,12 @@ from torch import Tensor
 from minitransformer.checks.attention.subject import (
     AttentionSubject,
     attention_weights_of,
-    expected_weights,
+    per_query_head,
 )
 from minitransformer.checks.engine.check import expect, needs
 from minitransformer.masks import causal_mask, padding_mask
 
-BATCH, HEADS, QUERIES, KEYS, WIDTH = 4, 2, 5, 7, 8
+BATCH, QUERIES, KEYS, WIDTH = 4, 5, 7, 8
 LENGTHS = (2, 7, 5, 1)
 TORCH, HF = "https://github.com/pytorch/pytorch/", "https://github.com/huggingface/transformers/"
 TOLERANCE = {
@@ -42,11 +42,12 @@ def make_inputs(
     queries = keys if subject.same_length else queries or min(QUERIES, keys)
     generator = torch.Generator().manual_seed(1)
 
-    def draw(length: int) -> Tensor:
-        x = torch.randn(batch, HEADS, length, WIDTH, generator=generator, dtype=torch.float64)
+    def draw(heads: int, length: int) -> Tensor:
+        x = torch.randn(batch, heads, length, WIDTH, generator=generator, dtype=torch.float64)
         return x.to(subject.device, dtype or subject.dtype)
 
-    return draw(queries), draw(keys), draw(keys)
+    heads, key_heads = subject.heads
+    return draw(heads, queries), draw(key_heads, keys), draw(key_heads, keys)
 
 
 def keys_allowed(real: Tensor, queries: int) -> Tensor:
@@ -66,33 +67,33 @@ def real_keys(side: str, device, keys: int = KEYS) -> Tensor:
     return index < lengths if side == "right" else index >= keys - lengths
 
 
-def key_masks(subject: AttentionSubject) -> dict[str, Tensor]:
+def key_masks(subject: AttentionSubject, queries: int | None = None) -> dict[str, Tensor]:
     """Padding of the keys alone: any attention function takes these, in some form."""
-    queries = make_inputs(subject)[0].shape[2]
+    queries = make_inputs(subject, queries=queries)[0].shape[2]
     sides = {"padding on the right": "right", "padding on the left": "left", "holes": "holes"}
     return {
         name: keys_allowed(real_keys(side, subject.device), queries) for name, side in sides.items()
     }
 
 
-def masks(subject: AttentionSubject) -> dict[str, Tensor]:
+def masks(subject: AttentionSubject, queries: int | None = None) -> dict[str, Tensor]:
     """Every mask that the subject takes."""
-    found = key_masks(subject)
+    found = key_masks(subject, queries)
     if subject.full_masks:
-        query = make_inputs(subject)[0]
-        causal = causal_mask(query.shape[2], KEYS, device=subject.device)
+        queries = next(iter(found.values())).shape[2]
+        causal = causal_mask(queries, KEYS, device=subject.device)
         causal = causal.expand(BATCH, 1, -1, -1)
         found["causal"] = causal
         for side in ("right", "left"):
             found[f"causal, padding on the {side}"] = causal & found[f"padding on the {side}"]
         numbers = torch.tensor([[1, 1, 2, 2, 2, 3, 3]] * BATCH, device=subject.device)
-        found["packed documents"] = padding_mask(numbers[:, KEYS - query.shape[2] :], numbers)
+        found["packed documents"] = padding_mask(numbers[:, KEYS - queries :], numbers)
     return found
 
 
-def dead_masks(subject: AttentionSubject) -> dict[str, Tensor]:
+def dead_masks(subject: AttentionSubject, queries: int | None = None) -> dict[str, Tensor]:
     """Masks that leave some queries nothing to see: a row of padding, and left padding."""
-    query = make_inputs(subject)[0]
+    query = make_inputs(subject, queries=queries)[0]
     real = real_keys("right", subject.device).clone()
     real[2] = False
     found = {"a row of padding only": keys_allowed(real, query.shape[2])}
@@ -154,10 +155,18 @@ class Case:
         return self.weights.masked_fill(self.mask | ~self.alive, 0.0)
 
     @cached_property
+    def expected_weights(self) -> Tensor:
+        """(B,H,Q,K): the weights of the subject's formula, in float64."""
+        weights = self.subject.expected_weights(*self.inputs[:2], self.mask)
+        if self.subject.up_to_a_factor:
+            weights = weights * self.weights.double().sum(dim=-1, keepdim=True)
+        return weights
+
+    @cached_property
     def wanted(self) -> Tensor:
         """(B,H,Q,D): the output of the formula, in float64."""
-        query, key, value = self.inputs
-        return expected_weights(query, key, self.mask) @ value.double()
+        query, _, value = self.inputs
+        return self.expected_weights @ per_query_head(value.double(), query)
 
     def live(self, difference: Tensor) -> Tensor:
         """In float64, with zeros at fully masked queries, whose output is another question."""
@@ -173,12 +182,16 @@ class Case:
 
 def cases(
     subject: AttentionSubject,
-    masks_of: Callable[[AttentionSubject], dict[str, Tensor]] = masks,
+    masks_of: Callable[..., dict[str, Tensor]] = masks,
     dtype: torch.dtype | None = None,
+    queries: int | None = None,
+    batch: int = BATCH,
 ) -> Iterator[Case]:
     """One case for each of `masks`, `key_masks` or `dead_masks`."""
-    for name, mask in masks_of(subject).items():
-        yield Case(subject, name, mask, make_inputs(subject, dtype))
+    rows = torch.arange(batch, device=subject.device) % BATCH
+    for name, mask in masks_of(subject, queries).items():
+        inputs = make_inputs(subject, dtype, queries=queries, batch=batch)
+        yield Case(subject, name, mask[rows], inputs)
 
 
 # ---- gradients -----------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from minitransformer.checks.attention.cases import (
     QUERIES,
     TOLERANCE,
     TORCH,
-    WIDTH,
     Case,
     cases,
     gradients_of,
@@ -31,7 +30,7 @@ from minitransformer.checks.attention.cases import (
 from minitransformer.checks.attention.subject import (
     AttentionSubject,
     backward_weights_of,
-    expected_weights,
+    per_query_head,
 )
 from minitransformer.checks.engine.check import Failed, at_most, check, expect, max_abs, needs
 from minitransformer.masks import causal_mask
@@ -66,27 +65,36 @@ def forbidden_keys_get_exactly_zero(subject: AttentionSubject) -> Iterator[float
 def allowed_keys_get_weight(subject: AttentionSubject) -> Iterator[float]:
     """A key that the mask allows gets a weight above 0: nothing is hidden that may be seen."""
     for case in cases(subject):
-        hidden = case.mask & ~(case.weights > 0.0)
-        allowed = int(case.mask.expand_as(hidden).sum())
+        allowed = subject.expected_weights(*case.inputs[:2], case.mask) > 0.0
+        hidden = allowed & ~(case.weights > 0.0)
         yield at_most(
             0.0,
             hidden.sum(),
-            f"With {case}, {{measured}} of {allowed} allowed weights are 0 (or NaN): queries "
-            "cannot see keys that the mask shows them.",
+            f"With {case}, {{measured}} of {int(allowed.sum())} allowed weights are 0 (or NaN): "
+            "queries cannot see keys that the mask shows them.",
             **case.shown(hidden, weights_found=case.weights),
         )
 
 
 @check("attention", "core", measures="largest distance of a row's sum from 1")
 def weights_sum_to_one(subject: AttentionSubject) -> Iterator[float]:
-    """The weights of a query over the keys that it may see sum to 1."""
+    """The weights of a query over the keys that it may see sum to 1.
+
+    Or to what its reference's sum to; or to 1 at most, where that is all that it promises.
+    """
+    promised = "1 at most" if subject.up_to_a_factor else "1"
+    promised = promised if subject.reference is None else "the sum of the reference's"
     for case in cases(subject):
-        error = case.live(case.weights.sum(dim=-1, keepdim=True) - 1.0)
+        query, key, _ = case.inputs
+        expected = subject.expected_weights(query, key, case.mask)
+        error = case.live((case.weights.double() - expected).sum(dim=-1, keepdim=True))
+        error = error.clamp(min=0.0) if subject.up_to_a_factor else error
         yield at_most(
             10 * TOLERANCE[subject.dtype],
             error,
-            f"With {case}, the weights of a query sum to 1 only up to {{measured}}. Does the "
-            "softmax run over the keys, and is its denominator a sum over the allowed keys alone?",
+            f"With {case}, the weights of a query sum to {promised} only up to {{measured}}. Does "
+            "the softmax run over the keys, and is its denominator a sum over the allowed keys "
+            "alone? Where weights may sum to less by design, declare sums_to_one=False.",
             **case.shown(error, weights_found=case.weights),
         )
 
@@ -98,7 +106,7 @@ def _off_the_formula(case: Case, question: str) -> float:
     return at_most(
         TOLERANCE[case.subject.dtype],
         error,
-        f"With {case}, the output differs from softmax(QKᵀ/√d) V by {{measured}}. {question}",
+        f"With {case}, the output differs from {case.subject.formula} by {{measured}}. {question}",
         **case.shown(error, output_wanted=wanted, output_found=output),
     )
 
@@ -109,7 +117,9 @@ def without_padding_it_is_the_formula(subject: AttentionSubject) -> Iterator[flo
     query, key, value = make_inputs(subject)
     every = torch.ones(BATCH, 1, query.shape[2], KEYS, dtype=torch.bool, device=subject.device)
     case = Case(subject, "nothing masked", every, (query, key, value))
-    yield _off_the_formula(case, "Are the scale 1/√d, the softmax's axis and both products right?")
+    question = "Are the scale 1/√d, the softmax's axis and both products right? Another formula, "
+    question += "such as a soft cap, can be declared: softcap, sums_to_one, reference."
+    yield _off_the_formula(case, question)
 
 
 @check("attention", "core", measures="largest difference from the formula")
@@ -118,6 +128,8 @@ def with_a_mask_it_is_the_formula(subject: AttentionSubject) -> Iterator[float]:
     question = "Is each query given its own row of the mask, and each sequence its own mask?"
     for case in cases(subject):
         yield _off_the_formula(case, question)
+    for case in cases(subject, queries=KEYS):
+        yield _off_the_formula(replace(case, name=f"{case}, as many queries as keys"), question)
 
 
 @check("attention", "core", measures="largest difference from the formula")
@@ -125,8 +137,8 @@ def each_head_has_its_own_mask(subject: AttentionSubject) -> Iterator[float]:
     """Where the mask has a head axis, each head obeys its own."""
     needs("h" in subject.mask_layout, "its mask is one for all heads")
     needs(subject.full_masks, "its mask is one for all queries")
-    known = masks(subject)
-    mask = torch.cat([known["causal"], known["padding on the right"]], dim=1)
+    kinds = [masks(subject)[name] for name in ("causal", "padding on the right")]
+    mask = torch.cat([kinds[head % 2] for head in range(subject.heads[0])], dim=1)
     case = Case(subject, "a causal and a padded head", mask, make_inputs(subject))
     yield _off_the_formula(case, "Does it use the first head's?")
 
@@ -147,7 +159,7 @@ def long_sequences_are_masked_too(subject: AttentionSubject) -> Iterator[float]:
     )
     at_most(
         TOLERANCE[subject.dtype],
-        case.weights.double() - expected_weights(query, key, mask),
+        case.weights.double() - case.expected_weights,
         "Among 300 keys the weights differ from the formula by {measured}.",
     )
 
@@ -187,29 +199,52 @@ def how_much_padding_is_irrelevant(subject: AttentionSubject) -> Iterator[float]
         for side, order in {"right": slice(None), "left": slice(None, None, -1)}.items():
             longer = [torch.cat([x, noise][order], dim=2) for x in (key, value)]
             mask = torch.cat([alone, hidden][order], dim=-1)
+            case = Case(subject, "more padding", mask, (query, *longer))
+            wanted = before if subject.reference is None else case.wanted
             yield at_most(
                 TOLERANCE[subject.dtype],
-                subject(query, *longer, mask).double() - before.double(),
+                case.output.double() - wanted.double(),
                 f"{amount} padded {'key' if amount == 1 else 'keys'} more on the {side}, and the "
                 "output moves by {measured}: the same sentence must mean the same in a longer "
                 "batch.",
             )
 
 
-@check("attention", "core", measures="largest change of an output", mirrors=HF + "issues/26869")
+@check(
+    "attention",
+    "core",
+    measures="largest change of an output",
+    mirrors=(
+        HF + "issues/26869",
+        HF + "pull/46773",
+        "https://github.com/lucidrains/vit-pytorch/issues/71",
+    ),
+)
 def a_row_alone_equals_it_in_the_batch(subject: AttentionSubject) -> Iterator[float]:
-    """Each sequence of a batch gives what it gives alone."""
-    for case in cases(subject):
-        for row in range(BATCH):
-            only = slice(row, row + 1)
-            together = case.output[only]
-            alone = subject(*(x[only] for x in case.inputs), case.mask[only])
-            yield at_most(
-                TOLERANCE[subject.dtype],
-                (alone - together).double().masked_fill(~case.alive[only], 0.0),
-                f"With {case}, sequence {row} alone and in the batch differ by {{measured}}: "
-                "sequences of a batch must not know of each other.",
-            )
+    """Each sequence of a batch gives what it gives alone.
+
+    In a batch of as many sequences as heads, too: there the one axis is easily taken for the other.
+    """
+    heads = subject.heads[0]
+    for batch in (BATCH, heads) if "h" in subject.layout else (BATCH,):
+        size = f"{batch}, as many as heads" if batch == heads else f"{batch}"
+        for case in cases(subject, batch=batch):
+            for row in range(batch):
+                only = slice(row, row + 1)
+                together = case.output[only]
+                alone = subject(*(x[only] for x in case.inputs), case.mask[only])
+                dead = ~case.alive[only]
+                off = [
+                    max_abs((x - case.wanted[only]).masked_fill(dead, 0.0))
+                    for x in (alone, together)
+                ]
+                yield at_most(
+                    TOLERANCE[subject.dtype],
+                    (alone - together).double().masked_fill(dead, 0.0),
+                    f"With {case}, sequence {row} alone and in a batch of {size} differ by "
+                    f"{{measured}}: alone it is off {subject.formula} by {off[0]:.3g}, in the "
+                    f"batch by {off[1]:.3g}. Does it know of the others, or of their number?",
+                )
 
 
 @check("attention", "core", measures="largest change of an output")
@@ -218,11 +253,12 @@ def the_order_of_keys_is_irrelevant(subject: AttentionSubject) -> Iterator[float
     order = torch.tensor([3, 6, 0, 5, 1, 4, 2], device=subject.device)
     for case in cases(subject):
         query, key, value = case.inputs
-        before = case.output
-        after = subject(query, key[:, :, order], value[:, :, order], case.mask[..., order])
+        inputs = query, key[:, :, order], value[:, :, order]
+        shuffled = Case(subject, case.name, case.mask[..., order], inputs)
+        wanted = case.output if subject.reference is None else shuffled.wanted
         yield at_most(
             TOLERANCE[subject.dtype],
-            case.live(after - before),
+            case.live(shuffled.output - wanted),
             f"With {case}, the same keys in another order give an output that differs by "
             "{measured}: some other rule than the mask decides what is seen.",
         )
@@ -315,13 +351,15 @@ def no_gradient_reaches_padding(subject: AttentionSubject) -> Iterator[float]:
 def gradients_are_right(subject: AttentionSubject) -> Iterator[float]:
     """The gradients of query, key and value are those of the formula."""
     needs(subject.differentiable, "it does not promise gradients")
+    needs(not subject.up_to_a_factor, "no reference says what its weights sum to")
     for case in cases(subject):
         if not case.alive.all():
             continue
         found = gradients_of(subject, case.inputs, case.mask)
-        exact = tuple(x.detach().double().requires_grad_() for x in case.inputs)
-        scores = exact[0] @ exact[1].mT / WIDTH**0.5
-        output = scores.masked_fill(~case.mask, float("-inf")).softmax(-1) @ exact[2]
+        exact = query, key, value = [x.detach().double().requires_grad_() for x in case.inputs]
+        weights = subject.expected_weights(query, key, case.mask)
+        needs(weights.requires_grad, "no gradient flows through its reference")
+        output = weights @ per_query_head(value, query)
         generator = torch.Generator().manual_seed(2)
         direction = torch.randn(output.shape, generator=generator).to(output.device)
         wanted = torch.autograd.grad((output * direction.to(subject.dtype)).sum(), exact)

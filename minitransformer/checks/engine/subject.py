@@ -44,8 +44,11 @@ class Subject:
             error.add_note(f"It was called with {shown}.")
             raise
 
-    def stand_in(self, other: "Subject") -> "Subject":
-        """Another implementation in this one's place, under the same declarations."""
+    def stand_in(self, other: "Subject") -> "Subject | None":
+        """Another implementation in this one's place, under the same declarations.
+
+        None where it cannot take that place.
+        """
         return replace(self, fn=other.fn, name=other.name)
 
 
