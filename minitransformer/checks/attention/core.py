@@ -83,18 +83,20 @@ def weights_sum_to_one(subject: AttentionSubject) -> Iterator[float]:
     Or to what its reference's sum to; or to 1 at most, where that is all that it promises.
     """
     promised = "1 at most" if subject.up_to_a_factor else "1"
-    promised = promised if subject.reference is None else "the sum of the reference's"
+    promised = promised if subject.reference is None else "what the reference's sum to"
     for case in cases(subject):
         query, key, _ = case.inputs
-        expected = subject.expected_weights(query, key, case.mask)
-        error = case.live((case.weights.double() - expected).sum(dim=-1, keepdim=True))
+        expected = subject.expected_weights(query, key, case.mask).sum(dim=-1, keepdim=True)
+        found = case.weights.double().sum(dim=-1, keepdim=True)
+        error = case.live(found - expected)
         error = error.clamp(min=0.0) if subject.up_to_a_factor else error
+        worst = found.flatten()[error.abs().nan_to_num(nan=float("inf")).argmax()]
         yield at_most(
             10 * TOLERANCE[subject.dtype],
             error,
-            f"With {case}, the weights of a query sum to {promised} only up to {{measured}}. Does "
-            "the softmax run over the keys, and is its denominator a sum over the allowed keys "
-            "alone? Where weights may sum to less by design, declare sums_to_one=False.",
+            f"With {case}, the weights of a query sum to {worst:.3g}, not {promised}. Does the "
+            "softmax run over the keys, and is its denominator a sum over the allowed keys alone? "
+            "Or may they sum to less by design (sums_to_one=False)?",
             **case.shown(error, weights_found=case.weights),
         )
 

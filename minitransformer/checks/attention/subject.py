@@ -54,6 +54,8 @@ class AttentionSubject(Subject):
     arrays        "torch", or "numpy": it takes and returns arrays of NumPy, without gradients
     causal_flag, dropout_flag   the names of such arguments: "is_causal", "dropout_p"
     refuses_misuse  it raises an error for a mask of a shape that it does not take
+
+    Functions of packed sequences (cu_seqlens) or of a mask_mod get their masks by `adapters`.
     """
 
     kind: ClassVar[str] = "attention"
@@ -148,7 +150,7 @@ class AttentionSubject(Subject):
             )
         return weights.double().masked_fill(~mask.any(dim=-1, keepdim=True), 0.0)
 
-    def stand_in(self, other: "Subject") -> "AttentionSubject | None":
+    def stand_in(self, other: Any) -> "AttentionSubject | None":
         """Written for the standard layout, but asked only what this subject is asked.
 
         None where it is of another formula, or needs what this subject does not declare: it would
