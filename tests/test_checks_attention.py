@@ -162,6 +162,36 @@ def test_weights_of_grouped_heads_are_read_head_by_head():
     assert len({tuple(x.flatten().tolist()) for x in forward[0]}) == 6
 
 
+# ---- the same in real code -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "declared", "options"),
+    [
+        ("gemma2", {"softcap": 50.0}, {"softcap": 50.0}),
+        ("gpt_oss", {"sums_to_one": False}, {}),
+        ("llama", {"kv_heads": 2}, {}),
+    ],
+)
+def test_attention_of_transformers_passes_as_what_it_is(model, declared, options):
+    name = f"transformers.models.{model}.modeling_{model}"
+    forward = pytest.importorskip(name).eager_attention_forward
+    layer = torch.nn.Module().eval()
+
+    def attend(query, key, value, mask):
+        layer.num_key_value_groups = query.shape[1] // key.shape[1]
+        layer.sinks = torch.linspace(-1.0, 1.0, query.shape[1]).to(query)
+        hidden = torch.zeros_like(mask, dtype=query.dtype)
+        hidden = hidden.masked_fill(~mask, torch.finfo(query.dtype).min)
+        scaling = query.shape[-1] ** -0.5
+        output, weights = forward(layer, query, key, value, hidden, scaling=scaling, **options)
+        return output.transpose(1, 2), weights
+
+    report = check_attention(attend, mask_layout="b h q k", **declared)
+    assert report.passed, str(report)
+    assert not check_attention(attend, mask_layout="b h q k").passed or model == "llama"
+
+
 # ---- arrays of NumPy -----------------------------------------------------------------------------
 
 
