@@ -354,7 +354,7 @@ def causal_uninvited(query, key, value, mask):
     source=OURS,
 )
 def causal_where_it_is_square(query, key, value, mask):
-    """ "One token: decoding; as many as keys: training." A third case was not thought of."""
+    """One query is decoding, as many as keys is training: a third case was not thought of."""
     if query.shape[2] == key.shape[2]:
         mask = mask.tril()
     return attention(query, key, value, mask)
@@ -529,8 +529,8 @@ def masked_keys_beside_the_sink(query, key, value, mask):
     tier="core",
     caught_by=["without_padding_it_is_the_formula", "gradients_are_right"],
     diagnosis="""Grouped heads: the heads of keys are repeated as a whole (0, 1, 0, 1), where
-        neighboring heads of queries share one (0, 0, 1, 1). The shapes fit, and every query head
-        reads the keys of another. repeat_interleave, not repeat.""",
+        neighboring heads of queries share one (0, 0, 1, 1). The shapes fit, and most query heads
+        read the keys of others. repeat_interleave, not repeat.""",
     source="grouped-query attention (Ainslie et al. 2023), by Tensor.repeat or expand",
     kv_heads=2,
 )

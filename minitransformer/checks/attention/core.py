@@ -119,8 +119,10 @@ def without_padding_it_is_the_formula(subject: AttentionSubject) -> Iterator[flo
     query, key, value = make_inputs(subject)
     every = torch.ones(BATCH, 1, query.shape[2], KEYS, dtype=torch.bool, device=subject.device)
     case = Case(subject, "nothing masked", every, (query, key, value))
-    question = "Are the scale 1/√d, the softmax's axis and both products right? Another formula, "
-    question += "such as a soft cap, can be declared: softcap, sums_to_one, reference."
+    question = (
+        "Are the scale 1/√d, the softmax's axis and both products right? Another formula, such as "
+        "a soft cap, can be declared: softcap, sums_to_one, reference."
+    )
     yield _off_the_formula(case, question)
 
 
