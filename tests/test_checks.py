@@ -364,7 +364,7 @@ def test_nan_in_a_padded_query_is_looked_for_where_it_is_promised(fn, declared, 
     assert result.outcome == outcome
     if outcome == "fail":
         assert report.failed == [result.check]
-        assert "a padded query is multiplied, and its NaN reaches" in result.diagnosis
+        assert "is a padded query multiplied there?" in result.diagnosis
 
 
 def test_where_any_output_is_allowed_a_dead_query_may_pass_its_nan_on_to_it():

@@ -225,6 +225,11 @@ def parse_declarations(cls: type[Subject], declared: dict[str, str]) -> dict[str
                 f"did you mean {near[0]}?" if near else f"it may declare {', '.join(known_fields)}"
             )
             raise ValueError(f"a subject of kind {cls.kind} declares no {name!r}: {hint}")
+        if "Callable" in str(known_fields[name].type):
+            raise ValueError(
+                f"{name} is a function: declare it in Python, {cls.__name__}(fn, {name}=...), and "
+                "name that subject here"
+            )
         default = known_fields[name].default
         values[name] = _value(name, text, None if default is MISSING else default)
     return values

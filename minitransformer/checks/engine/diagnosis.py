@@ -74,6 +74,8 @@ def _behaves_like(one: Bug, report: Report, subject: Subject) -> bool:
     ran = [result for result in report if result.outcome != "not applicable"]
     for result in sorted(ran, key=lambda result: result.outcome):  # "fail" before "pass"
         stand_in = subject.stand_in(one.subject())
+        if stand_in is None:
+            return False
         other = run_check(CHECKS[report.kind][result.check], stand_in, SECONDS)
         if other.hung and not result.hung:
             raise _CutOff

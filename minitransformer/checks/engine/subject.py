@@ -48,8 +48,11 @@ class Subject:
         """What might have been declared instead, the likeliest first: see `examine`."""
         return iter(())
 
-    def stand_in(self, other: "Subject") -> "Subject":
-        """Another implementation in this one's place, under the same declarations."""
+    def stand_in(self, other: "Subject") -> "Subject | None":
+        """Another implementation in this one's place, under the same declarations.
+
+        None where it cannot take that place.
+        """
         return replace(self, fn=other.fn, name=other.name)
 
 
