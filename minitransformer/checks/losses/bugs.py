@@ -255,7 +255,7 @@ def exp_before_log(logits, labels):
     tier="robust",
     caught_by=["half_precision_logits_are_summed_in_more"],
     diagnosis="""The loss is computed in the dtype of the logits: in bfloat16 it has three digits,
-        and 600 terms are added one by one in it.""",
+        and 600 terms are added one by one in it. Begin with logits.float().""",
     source="losses before they upcast; logits.float() stands in most of them now",
 )
 def summed_in_half_precision(logits, labels):

@@ -66,13 +66,15 @@ class MaskSubject(Subject):
 
     def __call__(self, attention_mask: Tensor) -> Tensor:
         """(B,1,Q,K) bool, True = may attend, of a copy of an attention_mask (B,T)."""
-        length = attention_mask.shape[1]
+        return self.normal(self.call(*self.given(attention_mask)), attention_mask)
+
+    def given(self, attention_mask: Tensor) -> tuple[Any, ...]:
+        """What it is called with for an attention_mask (B,T): a copy, ids, or two lengths."""
         if self.takes == "length":
-            return self.normal(self.call(length, length), attention_mask)
-        given = attention_mask.clone()
+            return attention_mask.shape[1], attention_mask.shape[1]
         if self.takes == "ids":
-            given = torch.where(given == 0, PAD, TOKEN)
-        return self.normal(self.call(given), attention_mask)
+            return (torch.where(attention_mask == 0, PAD, TOKEN),)
+        return (attention_mask.clone(),)
 
     def normal(self, mask: Any, attention_mask: Tensor) -> Tensor:
         """What it returned, in our convention."""
