@@ -113,6 +113,27 @@ def test_a_failure_has_status_1_and_is_told_with_its_cause(folder, capsys):
     assert errors == ""
 
 
+def test_a_failure_stands_beside_the_change_on_github(folder, capsys, monkeypatch):
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    assert main(["check", "student.py:after_softmax", "--json"]) == 1
+    told = capsys.readouterr()
+    failed = json.loads(told.out)["failed"]
+    lines = [line for line in told.err.splitlines() if line.startswith("::error ")]
+    assert len(lines) == len(failed)
+    assert lines[0].startswith(
+        f"::error title=mask checks of student.py:after_softmax::{failed[0]}: "
+    )
+    assert main(["check", "student.py:attention"]) == 0
+    assert "::error" not in capsys.readouterr().err
+
+
+def test_it_is_asked_whether_it_takes_something_else(folder, capsys):
+    assert main(["check", "student.py:ignores"]) == 1
+    said = capsys.readouterr().out
+    assert said.index("with mask_means='ignore' all core checks pass") < said.index("diagnosis: ")
+    assert main(["check", "student.py:ignores", "--mask-means", "ignore"]) == 0
+
+
 def test_json_is_all_that_is_printed(folder, capsys):
     (folder / "loud.py").write_text("print('hello')\n" + STUDENT)
     status, printed, errors = check(capsys, "loud.py:after_softmax", "--json")

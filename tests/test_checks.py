@@ -1,6 +1,7 @@
 """The suite itself: whatever its subject does, each check says what it found and the next runs."""
 
 import dataclasses
+import html
 import inspect
 import json
 import sys
@@ -475,7 +476,7 @@ def test_a_report_is_asked_by_name():
         report["weights_sum_to_two"]
     assert report.headline.startswith("test_checks.attention as attention, core: 19 of 19")
     assert report.advice == "next: the robust tier"
-    assert check_attention(after_softmax).advice.startswith("mend the first failure first: ")
+    assert check_attention(after_softmax).advice.startswith("fix the first failure first: ")
 
 
 def test_results_have_three_outcomes():
@@ -508,3 +509,51 @@ def test_every_kind_of_subject_is_public_and_has_its_function(kind):
     assert getattr(checks, name) is checks.SUBJECTS[kind]
     assert name in checks.__all__
     assert f"check_{kind.replace('-', '_')}" in checks.__all__
+
+
+# ---- was it declared as what it is? --------------------------------------------------------------
+
+
+def additive(query, key, value, mask):
+    """Right, for masks of 0 and -inf."""
+    weights = (query @ key.mT / query.shape[-1] ** 0.5 + mask).softmax(dim=-1)
+    return weights @ value
+
+
+def hides(query, key, value, mask):
+    """Right, for masks of keys whose True hides."""
+    scores = query @ key.mT / query.shape[-1] ** 0.5
+    return scores.masked_fill(mask[:, None, None], float("-inf")).softmax(dim=-1) @ value
+
+
+def heads_behind(query, key, value, mask):
+    return attention(*(x.transpose(1, 2) for x in (query, key, value)), mask).transpose(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("fn", "declared"),
+    [
+        (additive, {"mask_values": "additive"}),
+        (hides, {"mask_layout": "b k", "mask_means": "ignore"}),
+        (heads_behind, {"layout": "b t h d"}),
+    ],
+)
+def test_a_right_function_is_first_asked_whether_it_takes_something_else(fn, declared):
+    report = check_attention(fn)
+    assert declared.items() <= report.would_pass.items()
+    for name, value in declared.items():
+        assert f"{name}={value!r}" in str(report).split("\n\n")[1]
+    assert check_attention(fn, **declared).passed
+    assert declared.items() <= json.loads(report.to_json())["would pass"].items()
+    assert html.escape(report.question) in report._repr_html_()
+
+
+def test_what_is_wrong_however_declared_is_asked_nothing():
+    assert check_attention(after_softmax).question == ""
+    assert check_attention(attention).question == ""
+
+
+def test_a_failure_can_be_raised():
+    check_attention(attention).raise_for_failures()
+    with pytest.raises(AssertionError, match="fix the first failure first: weights_sum_to_one"):
+        check_attention(after_softmax).raise_for_failures()

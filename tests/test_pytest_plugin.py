@@ -1,6 +1,7 @@
 """The pytest plugin as its user meets it: in a pytest of its own, once in a process of its own."""
 
 from importlib.metadata import entry_points
+from xml.etree import ElementTree
 
 import pytest
 
@@ -127,3 +128,69 @@ def test_mistakes_are_told_where_they_are_written():
         parametrize_with_checks(print, expected_failures={"weights_sum_to_two": "x"})
     with pytest.raises(ValueError, match="tier must be one of core, robust, strict"):
         parametrize_with_checks(AttentionSubject(print), tier="hard")
+
+
+def test_a_run_without_mask_checks_does_not_import_torch(pytester):
+    pytester.makepyfile("import sys\n\ndef test_nothing(): assert 'torch' not in sys.modules")
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    assert result.parseoutcomes() == {"passed": 1}
+
+
+WRONG = """
+def attention(query, key, value, mask):
+    scores = query @ key.mT / query.shape[-1] ** 0.5
+    return scores.masked_fill(~mask, -1e9).softmax(dim=-1) @ value
+"""
+
+
+def test_a_subject_needs_no_test(pytester):
+    pytester.makepyfile(mine=WRONG, test_other="def test_other(): assert False")
+    result = pytester.runpytest_inprocess(
+        "--mask-subject=mine:attention", "--mask-tier=robust", "--junitxml=found.xml"
+    )
+    outcomes = result.parseoutcomes()
+    assert sum(outcomes.values()) == len(checks_of("attention", "robust"))
+    result.stdout.fnmatch_lines(["FAILED mine:attention::no_score_is_large_enough_to_leak*"])
+    (found,) = [
+        case
+        for case in ElementTree.parse(pytester.path / "found.xml").iter("testcase")
+        if case.get("name") == "no_score_is_large_enough_to_leak"
+    ]
+    assert found.get("classname") == "mine:attention"
+    result = pytester.runpytest_inprocess("test_other.py", "--mask-subject=mine:attention")
+    assert result.parseoutcomes()["failed"] == 1  # the test that was named
+
+
+def test_expected_failures_come_from_a_file(pytester):
+    pytester.makepyfile(mine=WRONG)
+    options = ["--mask-subject=mine:attention", "--mask-tier=robust", "-k", "leak or sum_to_one"]
+    known = pytester.path / "known.toml"
+    known.write_text('["mine:attention"]\nno_score_is_large_enough_to_leak = "-1e9"\n')
+    result = pytester.runpytest_inprocess(*options, "--mask-failures=known.toml")
+    outcomes = result.parseoutcomes()
+    assert (outcomes["xfailed"], outcomes["passed"]) == (1, 1)
+    known.write_text('weights_sum_to_one = "no longer true"\n')
+    result = pytester.runpytest_inprocess(*options, "--mask-failures=known.toml")
+    result.stdout.fnmatch_lines(["*XPASS(strict)* no longer true"])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('["mine:attention"]\nweights_sum_to_two = "x"', "did you mean weights_sum_to_one"),
+        ("weights_sum_to_one: no", "Expected '=' after a key"),
+        ('weights_sum_to_two = "x"', "did you mean weights_sum_to_one"),
+    ],
+)
+def test_a_wrong_file_of_failures_is_told(pytester, text, says):
+    pytester.makepyfile(mine=WRONG)
+    (pytester.path / "known.toml").write_text(text)
+    result = pytester.runpytest_inprocess(
+        "--mask-subject=mine:attention", "--mask-failures=known.toml"
+    )
+    result.stderr.fnmatch_lines([f"ERROR: --mask-failures known.toml: *{says}*"])
+
+
+def test_a_subject_that_is_not_there_is_told(pytester):
+    result = pytester.runpytest_inprocess("--mask-subject=nowhere:attention")
+    result.stderr.fnmatch_lines(["ERROR: --mask-subject nowhere:attention: *No module named*"])

@@ -15,7 +15,7 @@ from typing import Any
 from minitransformer.checks.attention.subject import AttentionSubject, attention_weights_of
 from minitransformer.checks.engine.bugs import bugs
 from minitransformer.checks.engine.check import CHECKS, TIERS, at_most, checks_of, expect, needs
-from minitransformer.checks.engine.diagnosis import diagnose
+from minitransformer.checks.engine.diagnosis import diagnose, examine
 from minitransformer.checks.engine.report import Report, Result
 from minitransformer.checks.engine.running import run_checks
 from minitransformer.checks.engine.subject import SUBJECTS, Subject
@@ -127,7 +127,7 @@ def _check(kind: str, fn: Any, tier: str, seconds: float, declared: dict[str, An
         raise TypeError(f"{fn.name} was declared as {fn.kind}, not as {kind}")
     elif declared:
         raise TypeError(f"{fn.name} is a subject already: declare {', '.join(declared)} there")
-    return diagnose(run_checks(fn, tier, seconds), fn)
+    return examine(fn, tier, seconds)
 
 
 def parametrize_with_checks(*arguments: Any, **options: Any) -> Any:
@@ -167,6 +167,7 @@ __all__ = [
     "check_mask",
     "checks_of",
     "diagnose",
+    "examine",
     "expect",
     "needs",
     "parametrize_with_checks",

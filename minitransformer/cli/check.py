@@ -6,6 +6,7 @@ Exit status: 0 every check passes, 1 some fail, 2 it could not be checked: a lin
 import argparse
 import inspect
 import json
+import os
 import re
 import sys
 import textwrap
@@ -20,8 +21,8 @@ from minitransformer.checks.attention.cases import make_inputs, masks
 from minitransformer.checks.attention.subject import attention_weights_of
 from minitransformer.checks.engine.bugs import Bug, bugs
 from minitransformer.checks.engine.check import TIERS, checks_of
-from minitransformer.checks.engine.diagnosis import diagnose
-from minitransformer.checks.engine.report import Report
+from minitransformer.checks.engine.diagnosis import diagnose, examine
+from minitransformer.checks.engine.report import Report, Result
 from minitransformer.checks.engine.running import run_checks
 from minitransformer.checks.engine.subject import SUBJECTS
 from minitransformer.checks.finding import find_subject
@@ -134,12 +135,21 @@ def check(options: argparse.Namespace) -> int:
             raise ValueError(f"--declare expects NAME=VALUE, got {text!r}")
         declared[name.strip()] = value.strip()
     subject = find_subject(options.subject, options.kind, declared)
-    report = run_checks(subject, options.tier, options.seconds, watch=_progress)
-    report = diagnose(report, subject)
+    report = examine(subject, options.tier, options.seconds, watch=_progress)
     print(report.to_json() if options.json else report)
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for result in report:
+            if result.outcome == "fail":
+                print(_annotation(subject.name, result), file=sys.stderr)
     if not report.ran:
         raise ValueError(f"{subject.name} could not be checked: {report.diagnosis}")
     return 0 if report.passed else 1
+
+
+def _annotation(subject: str, result: Result) -> str:
+    """A line that GitHub Actions shows beside the change: a workflow command."""
+    text = f"{result.check}: {result.diagnosis}".replace("%", "%25").replace("\n", "%0A")
+    return f"::error title=mask checks of {subject}::{text}"
 
 
 def _progress(items: list, unit: str = "check") -> tqdm:

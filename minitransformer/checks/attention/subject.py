@@ -4,7 +4,7 @@
 c · identity makes the output c · weights.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, ClassVar
@@ -92,6 +92,19 @@ class AttentionSubject(Subject):
             mask_means="attend",
             mask_values="bool",
         )
+
+    def otherwise(self) -> Iterator[dict[str, Any]]:
+        """The other values and polarities of a mask; masks of keys alone; heads behind tokens."""
+        for values in ("bool", "int", "additive"):
+            for means in ("attend", "ignore"):
+                changes = {"mask_values": values, "mask_means": means}
+                if values == "additive":
+                    del changes["mask_means"]
+                yield {name: x for name, x in changes.items() if x != getattr(self, name)}
+        yield {"layout": "b h t d" if self.layout == "b t h d" else "b t h d"}
+        for layout in ("b k", "b 1 1 k"):
+            for means in ("attend", "ignore"):
+                yield {"mask_layout": layout, "mask_means": means, "full_masks": None}
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **flags) -> Tensor:
         """The output, (B,H,Q,Dv), of copies of (B,H,Q,D), (B,H,K,D), (B,H,K,Dv), (B,1,Q,K)."""

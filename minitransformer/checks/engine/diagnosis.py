@@ -1,13 +1,15 @@
-"""Which known bug is it? One that fails the same checks by the same numbers."""
+"""What a failure comes from: another declaration, or a known bug that gives the same numbers."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from minitransformer.checks.engine.bugs import Bug, bugs
-from minitransformer.checks.engine.check import CHECKS
+from minitransformer.checks.engine.check import CHECKS, checks_of
 from minitransformer.checks.engine.report import Report, Result
-from minitransformer.checks.engine.running import run_check
+from minitransformer.checks.engine.running import run_check, run_checks
+from minitransformer.checks.engine.subject import Subject
 
 SECONDS = 10.0  # of CPU time, for each check of a bug: most need a hundredth
 
@@ -16,7 +18,33 @@ class _CutOff(Exception):
     """A bug's check ran out of time, so what it would have found is not known."""
 
 
-def diagnose(report: Report, subject: Any) -> Report:
+def examine(
+    subject: Subject, tier: str = "core", seconds: float = 20.0, watch: Callable = iter
+) -> Report:
+    """Run the checks up to a tier; where some fail, ask whether the subject takes something else
+    than was declared, and which known bug it has."""
+    report = run_checks(subject, tier, seconds, watch)
+    if any(result.outcome == "fail" and result.tier == "core" for result in report):
+        report = replace(report, would_pass=_other_declaration(subject, seconds))
+    return diagnose(report, subject)
+
+
+def _other_declaration(subject: Subject, seconds: float) -> dict[str, Any]:
+    """The first of those that come to mind under which every core check passes; {} if none does."""
+    for changes in subject.otherwise():
+        other, passed = replace(subject, **changes), False
+        for check in checks_of(subject.kind, "core"):
+            outcome = run_check(check, other, seconds).outcome
+            passed |= outcome == "pass"
+            if outcome == "fail":
+                break
+        else:
+            if passed:
+                return changes
+    return {}
+
+
+def diagnose(report: Report, subject: Subject) -> Report:
     """The report with the names of the bugs that behave as the subject does, if any do."""
     if not report.failed or not report.ran:
         return report
@@ -38,8 +66,8 @@ def diagnose(report: Report, subject: Any) -> Report:
     )
 
 
-def _behaves_like(one: Bug, report: Report, subject: Any) -> bool:
-    """The failures first: nearly every piece differs in the first of them.
+def _behaves_like(one: Bug, report: Report, subject: Subject) -> bool:
+    """The failures first: nearly every bug differs in the first of them.
 
     Each check gets a new one: what a bug keeps in one must not reach the next, in this order.
     """

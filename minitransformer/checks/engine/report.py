@@ -8,6 +8,7 @@ import math
 import textwrap
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,6 +88,7 @@ class Report:
     explanation: str = ""  # what these do, in words
     certain: bool = True  # the same by their numbers too, not only by which checks fail
     not_compared: tuple[str, ...] = ()  # bugs of the museum that ran out of time
+    would_pass: dict[str, Any] = field(default_factory=dict)  # declared so, core checks all pass
 
     @property
     def passed(self) -> bool:
@@ -116,6 +118,18 @@ class Report:
         """How the bugs that are named behave."""
         return "likely bug" if self.certain else "Known bugs that fail the same checks"
 
+    @property
+    def question(self) -> str:
+        """Was it declared as what it is? Empty where no other declaration fits."""
+        told = {name: value for name, value in self.would_pass.items() if value is not None}
+        declared = ", ".join(f"{name}={value!r}" for name, value in told.items())
+        return declared and f"with {declared} all core checks pass: is that what it takes?"
+
+    def raise_for_failures(self) -> None:
+        """Raise AssertionError with the whole report unless it passed."""
+        if not self.passed:
+            raise AssertionError(str(self))
+
     def __iter__(self):
         return iter(self.results)
 
@@ -137,12 +151,12 @@ class Report:
     def advice(self) -> str:
         """What to do next."""
         if not self.passed:
-            return f"mend the first failure first: {self.failed[0]}" if self.failed else ""
+            return f"fix the first failure first: {self.failed[0]}" if self.failed else ""
         higher = {"core": "robust", "robust": "strict"}.get(self.tier)
         return f"next: the {higher} tier" if higher else "there is no higher tier"
 
     def __str__(self) -> str:
-        blocks = [self.headline]
+        blocks = [self.headline, textwrap.fill(self.question, WIDTH)]
         if self.likely:
             named = " or ".join(self.likely)
             title = textwrap.fill(f"{self.alike}: {named}", WIDTH)
@@ -176,6 +190,7 @@ class Report:
                 "failed": self.failed,
                 "likely": list(self.likely),
                 "diagnosis": self.diagnosis,
+                "would pass": {name: str(value) for name, value in self.would_pass.items()},
                 "not compared": list(self.not_compared),
                 "torch": torch.__version__,
                 "results": [result.as_dict() for result in self.results],
@@ -189,6 +204,8 @@ class Report:
         """In a notebook: the findings as a table, mask wanted beside weights found as a picture."""
         colours = {"pass": "#2c7a2c", "fail": "#b3261e", "not applicable": "#777777"}
         parts = [f"<p><b>{html.escape(self.headline)}</b></p>"]
+        if self.question:
+            parts.append(f"<p><b>{html.escape(self.question)}</b></p>")
         if self.likely:
             named = html.escape(" or ".join(self.likely))
             parts.append(f"<p>{self.alike}: <b>{named}</b></p>")

@@ -1,6 +1,6 @@
 """What is checked: any callable, with a declaration of what it takes and promises."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -43,6 +43,10 @@ class Subject:
             shown = ", ".join(f"{name} {_described(x)}" for name, x in named)
             error.add_note(f"It was called with {shown}.")
             raise
+
+    def otherwise(self) -> Iterator[dict[str, Any]]:
+        """What might have been declared instead, the likeliest first: see `examine`."""
+        return iter(())
 
     def stand_in(self, other: "Subject") -> "Subject":
         """Another implementation in this one's place, under the same declarations."""
