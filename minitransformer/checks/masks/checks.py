@@ -19,6 +19,7 @@ from minitransformer.checks.engine.check import at_most, check, expect, needs
 from minitransformer.checks.masks.subject import PAD, TOKEN, MaskSubject
 
 LENGTHS = (2, 4, 1, 3)
+HF = "https://github.com/huggingface/transformers/"
 TORCH = "https://github.com/pytorch/pytorch/"
 
 
@@ -44,8 +45,14 @@ def definition(subject: MaskSubject, attention_mask: Tensor) -> Tensor:
     q = k.unsqueeze(1)
     query, key = attention_mask[:, None, :, None], attention_mask[:, None, None, :]
     together = key == query if subject.documents else key != 0
-    past = (k <= q) | (not subject.causal)
-    return past & (together | (subject.takes == "length"))
+    distance = q - k
+    if subject.window_counts == "tokens":
+        position = ((key == query) & (k < q)).sum(dim=-1)  # of each token in its document
+        distance = position.unsqueeze(-1) - position.unsqueeze(-2)
+    near = (k <= q) | (not subject.causal)
+    if subject.window:
+        near = near & (distance.abs() < subject.window)
+    return near & (together | (subject.takes == "length"))
 
 
 class Case:
@@ -67,7 +74,7 @@ def compare(subject: MaskSubject, batches: dict[str, Tensor]) -> float:
         0.0,
         float(sum(case.wrong.sum() for case in cases)),
         f"With {first.name}, {int((first.wrong & first.found).sum())} entries allow a masked key "
-        "(padding, the future or another document), and "
+        "(padding, the future, another document or beyond the window), and "
         f"{int((first.wrong & first.wanted).sum())} hide a key that may be attended to.",
         attention_mask=first.attention_mask[row],
         mask_wanted=first.wanted[row, 0],
@@ -140,12 +147,11 @@ def the_last_query_is_the_last_key(subject: MaskSubject) -> Iterator[float]:
     needs(subject.takes == "length", "it takes no numbers of queries and keys")
     for queries, keys in ((1, 5), (2, 5), (5, 5), (1, 1)):
         batch = torch.ones(1, keys, dtype=torch.long, device=subject.device)
-        found = subject.normal(subject.call(queries, keys), batch)[0, 0]
+        found = subject.normal(subject.call(queries, keys), batch, queries)[0, 0]
         wanted = definition(subject, batch)[0, 0, keys - queries :]
-        same_shape = found.shape == wanted.shape
         yield at_most(
             0.0,
-            float((found != wanted).sum()) if same_shape else float("nan"),
+            float((found != wanted).sum()),
             f"With {queries} queries and {keys} keys {{measured}} entries are wrong: is the last "
             "query the last key?",
             mask_wanted=wanted,
@@ -162,6 +168,24 @@ def any_length_has_its_mask(subject: MaskSubject) -> Iterator[float]:
         attention_mask[0, length // 2 + 1 :] = 0
         sizes[f"{rows} x {length} tokens"] = attention_mask
     yield compare(subject, sizes)
+
+
+@check(
+    "mask",
+    "core",
+    measures="wrong entries",
+    mirrors=(
+        HF + "issues/39408",
+        HF + "pull/40700",
+        "https://github.com/unslothai/unsloth/pull/8253",
+    ),
+)
+def a_window_ends_where_it_is_declared(subject: MaskSubject) -> Iterator[float]:
+    """With a sliding window of n a token sees itself and n - 1 keys on a side, and none beyond."""
+    needs(subject.window, "it declares no window")
+    attention_mask = torch.ones(2, subject.window + 4, dtype=torch.long, device=subject.device)
+    attention_mask[0, 0] = attention_mask[1, -1] = 0
+    yield compare(subject, {"rows longer than the window": attention_mask})
 
 
 @check("mask", "core")
@@ -268,7 +292,7 @@ def _masks(subject: MaskSubject) -> tuple[Call, list[Tensor], list[Tensor]]:
     before, after = (
         list(subject.given(batches(subject)[name])) for name in ("padding on the right", "holes")
     )
-    return lambda given: subject.call(*given), before, after
+    return lambda given: subject.normal(subject.call(*given), given[0]), before, after
 
 
 asked_inside_inference_mode("mask", _answers)
