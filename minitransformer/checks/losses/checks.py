@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from minitransformer.checks.engine.between_calls import Answers, asked_inside_inference_mode
 from minitransformer.checks.engine.check import at_most, check, expect, max_abs, needs
@@ -39,12 +40,17 @@ def make_batch(
     return logits.to(subject.device, dtype or subject.dtype), labels.to(subject.device)
 
 
-def definition(logits: Tensor, labels: Tensor) -> Tensor:
-    """-log softmax(logits)[label], the mean over the labels that count, label by label."""
-    logits = logits.double()
-    real = (labels != -100).nonzero().tolist()
-    losses = [-logits[b, t].log_softmax(0)[labels[b, t]] for b, t in real]
-    return torch.stack(losses).sum() / len(losses)
+def definition(subject: LossSubject, logits: Tensor, labels: Tensor) -> Tensor:
+    """-q · log softmax(logits), the mean over the labels that count.
+
+    q is one-hot; with label smoothing 1 - ε is left at the label, and ε spread over the classes.
+    """
+    counts = labels != -100
+    one_hot = F.one_hot(labels[counts], CLASSES).double()
+    spread = torch.ones_like(one_hot) if subject.smoothing_over == "all" else 1.0 - one_hot
+    spread = spread / spread.sum(dim=-1, keepdim=True)
+    target = torch.lerp(one_hot, spread, subject.label_smoothing)
+    return -(target * logits[counts].double().log_softmax(-1)).sum() / len(target)
 
 
 def loss_of(subject: LossSubject, logits: Tensor, labels: Tensor, **flags: int) -> float:
@@ -74,7 +80,7 @@ def ignored(labels: Tensor) -> Tensor:
 def it_is_the_mean_over_the_labels_that_count(subject: LossSubject) -> Iterator[float]:
     """The loss is -log softmax(logits)[label], summed over real labels, divided by their number."""
     logits, labels = make_batch(subject)
-    found, wanted = loss_of(subject, logits, labels), float(definition(logits, labels))
+    found, wanted = loss_of(subject, logits, labels), float(definition(subject, logits, labels))
     yield at_most(
         TOLERANCE[subject.dtype],
         abs(found - wanted),
@@ -97,7 +103,7 @@ def class_zero_counts_as_any_other(subject: LossSubject) -> Iterator[float]:
     labels = torch.where(labels == -100, -100, 0)
     yield at_most(
         TOLERANCE[subject.dtype],
-        abs(loss_of(subject, logits, labels) - float(definition(logits, labels))),
+        abs(loss_of(subject, logits, labels) - float(definition(subject, logits, labels))),
         "Where all labels are 0 the loss is off by {measured}: is 0 taken for padding?",
         labels=labels,
     )
@@ -135,7 +141,7 @@ def a_row_without_labels_changes_nothing(subject: LossSubject) -> Iterator[float
     """A row in which every label is ignored leaves the loss of the others as it is."""
     logits, labels = make_batch(subject)
     labels[1] = -100
-    found, wanted = loss_of(subject, logits, labels), float(definition(logits, labels))
+    found, wanted = loss_of(subject, logits, labels), float(definition(subject, logits, labels))
     yield at_most(
         TOLERANCE[subject.dtype],
         abs(found - wanted),
@@ -162,7 +168,7 @@ def gradients_of_the_loss_are_right(subject: LossSubject) -> Iterator[float]:
     """The gradient at a real label is (softmax(logits) - one-hot(label)) / number of labels."""
     logits, labels = make_batch(subject)
     exact = logits.double().requires_grad_()
-    (wanted,) = torch.autograd.grad(definition(exact, labels), exact)
+    (wanted,) = torch.autograd.grad(definition(subject, exact, labels), exact)
     yield at_most(
         TOLERANCE[subject.dtype],
         gradient_of(subject, logits, labels).double() - wanted,
@@ -252,7 +258,7 @@ def large_logits_are_no_overflow(subject: LossSubject) -> Iterator[float]:
     logits, labels = make_batch(subject)
     logits = logits * 5e3
     when = f"With logits of up to {max_abs(logits):.3g}"
-    found, wanted = loss_of(subject, logits, labels), float(definition(logits, labels))
+    found, wanted = loss_of(subject, logits, labels), float(definition(subject, logits, labels))
     yield at_most(
         1e-2,
         abs(found - wanted) / wanted,
@@ -274,7 +280,7 @@ def half_precision_logits_are_summed_in_more(subject: LossSubject) -> Iterator[f
         logits, labels = logits.repeat(1, 60, 1), labels.repeat(1, 60)
         yield at_most(
             1e-4,
-            abs(loss_of(subject, logits, labels) - float(definition(logits, labels))),
+            abs(loss_of(subject, logits, labels) - float(definition(subject, logits, labels))),
             f"With logits in {str(dtype).removeprefix('torch.')} and 600 labels the loss is off by "
             "{measured}: is it computed in that dtype, too?",
         )
