@@ -10,7 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minitransformer.checks.engine.between_calls import Answers, asked_inside_inference_mode
+from minitransformer.checks.engine.between_calls import (
+    Answers,
+    asked_inside_inference_mode,
+    changed,
+)
 from minitransformer.checks.engine.check import at_most, check, expect, needs
 from minitransformer.checks.labels.subject import END, CollatorSubject, LabelsSubject
 
@@ -90,9 +94,13 @@ def labels_are_the_next_tokens(subject: LabelsSubject) -> Iterator[float]:
 @check("labels", "core", measures="wrong labels", mirrors=(HF + "issues/23530", TRL + "issues/976"))
 def a_real_end_is_learned_though_padding_looks_the_same(subject: LabelsSubject) -> Iterator[float]:
     """Where padding has the id of the end of sequence, the real end is still a label."""
-    asks = "Padding has the id of the end of sequence here: is it told by its id?"
-    for name, batch in label_batches(subject, pad_id=END).items():
-        yield compare(subject, batch, name, asks)
+    asks = (
+        "Real tokens have the id of padding here, as where bos = eos = pad: is it told by its id?"
+    )
+    for pad_id in (END, 0):
+        rows = [(pad_id, *row[1:-1], pad_id) for row in ROWS]
+        for name, batch in label_batches(subject, pad_id=pad_id, rows=rows).items():
+            yield compare(subject, batch, name, asks)
 
 
 @check(
@@ -202,10 +210,9 @@ def true_and_one_are_the_same_to_labels(subject: LabelsSubject) -> Iterator[floa
 
 
 def rows_of(subject: CollatorSubject) -> list[list[int]]:
-    """The first has a real token of the padding's id inside, and so does every end where they are
-    the same."""
+    """Rows that have a real token of the padding's id inside, as the first and as the last."""
     rows = [list(row) for row in ROWS]
-    rows[0][1] = subject.pad_id
+    rows[0][1] = rows[1][0] = rows[2][-1] = subject.pad_id
     return rows
 
 
@@ -249,23 +256,31 @@ def collated(subject: CollatorSubject) -> tuple[list[list[int]], tuple, tuple]:
     return rows, found, wanted
 
 
+def wrong(subject: CollatorSubject, found: Tensor, wanted: Tensor, filler: int) -> float:
+    """How many entries are not as wanted.
+
+    A collator may pad to a multiple: columns beyond the longest row hold the filler, and count as
+    one, however many they are.
+    """
+    columns = wanted.shape[1]
+    inside, beyond = found[:, :columns], found[:, columns:]
+    if subject.side == "left":
+        inside, beyond = found[:, -columns:], found[:, :-columns]
+    return changed(inside, wanted) + float((beyond != filler).any(dim=1).sum())
+
+
 @check("collator", "core")
 def every_token_comes_back_in_its_place(subject: CollatorSubject) -> None:
     """Each row's tokens are in its row, in order, and the rest is padding, on the side declared."""
     _, (ids, *_), (wanted, *_) = collated(subject)
     expect(
-        torch.equal(_cut(subject, ids, wanted.shape[1]), wanted),
+        wrong(subject, ids, wanted, subject.pad_id) == 0.0,
         f"The ids are not the rows padded on the {subject.side} with {subject.pad_id}: is a row "
         "reversed, sorted, cut, or padded on the other side?",
         None,
         ids_wanted=wanted,
         ids_found=ids,
     )
-
-
-def _cut(subject: CollatorSubject, x: Tensor, length: int) -> Tensor:
-    """Without columns beyond the longest row: a collator may pad to a multiple."""
-    return x[:, :length] if subject.side == "right" else x[:, -length:]
 
 
 @check(
@@ -279,7 +294,7 @@ def the_mask_comes_from_lengths(subject: CollatorSubject) -> Iterator[float]:
     _, (_, mask, _), (_, wanted, _) = collated(subject)
     yield at_most(
         0.0,
-        float((_cut(subject, mask.long(), wanted.shape[1]) != wanted).sum()),
+        wrong(subject, mask.long(), wanted, 0),
         "attention_mask is wrong at {measured} positions. Is it made from lengths? A real token "
         f"has the id of padding, {subject.pad_id}.",
         mask_wanted=wanted,
@@ -297,7 +312,7 @@ def labels_are_those_of_their_tokens(subject: CollatorSubject) -> Iterator[float
     assert wanted is not None
     yield at_most(
         0.0,
-        float((_cut(subject, labels, wanted.shape[1]) != wanted).sum()),
+        wrong(subject, labels, wanted, -100),
         "{measured} labels are wrong. Is -100 at padding, and nowhere else? A real token has the "
         f"id of padding, {subject.pad_id}.",
         labels_wanted=wanted,
@@ -324,7 +339,7 @@ def given_labels_are_kept(subject: CollatorSubject) -> Iterator[float]:
     assert wanted is not None
     yield at_most(
         0.0,
-        float((_cut(subject, labels, wanted.shape[1]) != wanted).sum()),
+        wrong(subject, labels, wanted, -100),
         "{measured} labels are not those that were given. Are they made anew, from the ids?",
         labels_given=wanted,
         labels_found=labels,
@@ -359,8 +374,9 @@ def a_row_is_the_same_in_any_company(subject: CollatorSubject) -> None:
         ids, mask, _ = subject(rows)
         wanted, real, _ = expected_batch(subject, rows)
         expect(
-            torch.equal(_cut(subject, ids, wanted.shape[1]), wanted)
-            and torch.equal(_cut(subject, mask.long(), wanted.shape[1]), real),
+            wrong(subject, ids, wanted, subject.pad_id)
+            == wrong(subject, mask.long(), real, 0)
+            == 0.0,
             f"The rows {rows} come out as {ids.tolist()} with the mask {mask.long().tolist()}.",
         )
 
