@@ -26,6 +26,7 @@ from minitransformer import (
 from minitransformer.checks import SUBJECTS, checks_of
 from minitransformer.checks.engine.running import run_check
 from minitransformer.kernels import attention_kernel
+from minitransformer.masks import decoder_mask
 
 
 class Pick(nn.Module):
@@ -79,6 +80,12 @@ OURS = {
         "mask",
         lambda device: lambda x: padding_mask(x) & causal_mask(x.shape[1], device=x.device),
         {"documents": True, "causal": True},
+    ),
+    "decoder_mask": (
+        "mask",
+        lambda device: decoder_mask,
+        {"documents": True, "causal": True}
+        | {"window": 3, "window_flag": "window", "window_counts": "tokens"},
     ),
     "cross_entropy": ("loss", lambda device: cross_entropy, {"num_labels_flag": "num_labels"}),
     "next_token_labels": ("labels", lambda device: next_token_labels, {"documents": True}),
