@@ -308,11 +308,11 @@ SMOOTHING = {"label_smoothing": 0.2, "dtypes": ("float32",)}
     ("fn", "declared"),
     [
         (smoothed, SMOOTHING),
-        (smoothed, SMOOTHING | {"label_smoothing_flag": "smoothing"}),
+        (smoothed, SMOOTHING | {"smoothing_flag": "smoothing"}),
         (partial(smoothed, others=True), SMOOTHING | {"smoothing_over": "others"}),
         (
             F.cross_entropy,
-            SMOOTHING | {"flat": True, "label_smoothing_flag": "label_smoothing"},
+            SMOOTHING | {"flat": True, "smoothing_flag": "label_smoothing"},
         ),
     ],
 )

@@ -362,7 +362,7 @@ def the_end_is_no_label(rows):
     caught_by=["given_labels_are_kept"],
     diagnosis="""The labels that came with the rows are replaced by the ids: the prompts, masked
         with -100 so that only answers are learned, are trained on after all.""",
-    source="DataCollatorForLanguageModeling; nanochat issue 570: score .315, mended .355",
+    source="DataCollatorForLanguageModeling; nanochat issue 570: score .315, fixed .355",
     labels="given",
 )
 def labels_made_anew(rows, labels=None):

@@ -102,7 +102,7 @@ def padding_id_ignored(logits, labels):
     caught_by=["what_is_predicted_at_ignored_labels_is_irrelevant"],
     diagnosis="""The labels are clamped to valid classes before the mask is made of them, so that
         -100 becomes 0 and padding is trained to be class 0.""",
-    source="an index error, mended; PyTorch issue 75181",
+    source="an index error, fixed; PyTorch issue 75181",
 )
 def clamped_to_class_zero(logits, labels):
     """gather(-100) raised, clamp(min=0) did not."""
@@ -187,7 +187,7 @@ def skipped_batch(logits, labels):
 # ---- label smoothing -----------------------------------------------------------------------------
 
 
-SMOOTHING = {"label_smoothing": 0.1, "label_smoothing_flag": "label_smoothing"}
+SMOOTHING = {"label_smoothing": 0.1, "smoothing_flag": "label_smoothing"}
 
 
 def uniform(logits: Tensor) -> Tensor:

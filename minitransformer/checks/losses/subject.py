@@ -26,7 +26,7 @@ class LossSubject(Subject):
     label_smoothing  how much of a label goes to all classes alike (Szegedy et al. 2015), 0.1 say
     smoothing_over   "all" classes, as in torch.nn.functional.cross_entropy, or the "others" than
                      the label, as in fairseq
-    label_smoothing_flag  the name of an argument for it, as torch's "label_smoothing"
+    smoothing_flag   the name of an argument for it: "label_smoothing"
     nothing          where there is nothing to predict: "zero", or "any" finite number
     dtypes           of the logits that it promises to work with
     device           where it is checked
@@ -41,7 +41,7 @@ class LossSubject(Subject):
     num_labels_flag: str = ""
     label_smoothing: float = 0.0
     smoothing_over: str = "all"
-    label_smoothing_flag: str = ""
+    smoothing_flag: str = ""
     nothing: str = "zero"
     dtypes: tuple[str | torch.dtype, ...] = ("float32", "float64", "bfloat16", "float16")
     device: str | torch.device = "cpu"
@@ -76,15 +76,16 @@ class LossSubject(Subject):
     def stand_in(self, other: Any) -> "LossSubject":
         """Called as it wishes, but asked only what this subject is asked."""
         flag = other.num_labels_flag if self.num_labels_flag else ""
-        asked = {"nothing": self.nothing, "dtypes": self.dtypes, "device": self.device}
+        names = ["nothing", "dtypes", "device"]
         if self.label_smoothing and other.label_smoothing:
-            asked["label_smoothing"] = self.label_smoothing
+            names.append("label_smoothing")
+        asked = {name: getattr(self, name) for name in names}
         return replace(other, num_labels_flag=flag, **asked)
 
     def call(self, *given: Any, **flags: Any) -> Any:
         """What it returns as it is; it is given the label smoothing where that is an argument."""
-        if self.label_smoothing_flag:
-            flags[self.label_smoothing_flag] = self.label_smoothing
+        if self.smoothing_flag:
+            flags[self.smoothing_flag] = self.label_smoothing
         return super().call(*given, **flags)
 
     def __call__(self, logits: Tensor, labels: Tensor, **flags) -> Tensor:

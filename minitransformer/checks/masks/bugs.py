@@ -1,4 +1,4 @@
-"""Functions that build a mask of the wrong shape of mind."""
+"""Functions that build a wrong mask."""
 
 import torch
 

@@ -68,7 +68,7 @@ class MaskSubject(Subject):
             raise ValueError(f"window must be at least 1, the query itself, got {self.window}")
         if (self.causal or self.window) and "q" not in self.mask_layout:
             raise ValueError(
-                f"a causal mask has queries, and one with a window: mask_layout "
+                "a causal mask has queries, and one with a window: mask_layout "
                 f"{self.mask_layout!r} has none"
             )
         if self.takes == "length" and not self.causal:
@@ -87,7 +87,7 @@ class MaskSubject(Subject):
 
     def stand_in(self, other: Any) -> "MaskSubject":
         """Called as it wishes, but asked only what this subject is asked."""
-        asked = {"device": self.device}
+        asked: dict[str, Any] = {"device": self.device}
         if self.takes == other.takes:
             names = ("documents", "dead_queries", "pad_is_unique")
             asked |= {name: getattr(self, name) for name in names}
