@@ -76,16 +76,16 @@ OURS = {
         for name in ("tiled", "fused", "online", "sdpa", "auto")
     },
     "padding_mask": ("mask", lambda device: padding_mask, {"documents": True}),
-    "padding_mask & causal_mask": (
-        "mask",
-        lambda device: lambda x: padding_mask(x) & causal_mask(x.shape[1], device=x.device),
-        {"documents": True, "causal": True},
-    ),
     "decoder_mask": (
         "mask",
         lambda device: decoder_mask,
         {"documents": True, "causal": True}
         | {"window": 3, "window_flag": "window", "window_counts": "tokens"},
+    ),
+    "padding_mask & causal_mask": (
+        "mask",
+        lambda device: lambda x: padding_mask(x) & causal_mask(x.shape[1], device=x.device),
+        {"documents": True, "causal": True},
     ),
     "cross_entropy": ("loss", lambda device: cross_entropy, {"num_labels_flag": "num_labels"}),
     "next_token_labels": ("labels", lambda device: next_token_labels, {"documents": True}),

@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import MISSING, Field, fields, replace
+from dataclasses import MISSING, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType, NoneType
@@ -219,14 +219,15 @@ def parse_declarations(cls: type[Subject], declared: dict[str, str]) -> dict[str
                 f"did you mean {near[0]}?" if near else f"it may declare {', '.join(known_fields)}"
             )
             raise ValueError(f"a subject of kind {cls.kind} declares no {name!r}: {hint}")
-        values[name] = _value(name, text, known_fields[name])
+        default = known_fields[name].default
+        default = None if default is MISSING else default
+        values[name] = _value(name, text, default, known_fields[name].type)
     return values
 
 
-def _value(name: str, text: str, field: Field) -> Any:
-    """Of the type of the field or of its default; "none" where that may be None."""
-    default = None if field.default is MISSING else field.default
-    types = {type(default), field.type, *get_args(field.type)}
+def _value(name: str, text: str, default: Any, declared: Any) -> Any:
+    """Of the default's type, or of that of the field; "none" where it may be None."""
+    types = {type(default), declared, *get_args(declared)}
     words = {"yes": True, "true": True, "no": False, "false": False}
     if isinstance(default, bool):
         if text.lower() not in words:
