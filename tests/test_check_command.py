@@ -167,6 +167,13 @@ def test_it_is_asked_whether_it_takes_something_else(folder, capsys):
     assert main(["check", "student.py:ignores", "--mask-means", "ignore"]) == 0
 
 
+def test_a_class_that_must_be_built_is_offered_what_is_known(capsys):
+    assert main(["check", "torch.nn:TransformerEncoderLayer"]) == 2
+    said = capsys.readouterr().err
+    assert "def build(): return TransformerEncoderLayer(...)" in said
+    assert "Of torch these can be checked as they are: torch.nn:TransformerEncoder" in said
+
+
 def test_json_is_all_that_is_printed(folder, capsys):
     (folder / "loud.py").write_text("print('hello')\n" + STUDENT)
     status, printed, errors = check(capsys, "loud.py:after_softmax", "--json")

@@ -217,7 +217,13 @@ def refusal_of(function, *arguments):
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks the system for a file's name")
-@pytest.mark.parametrize("error", [None, FULL], ids=["the process ends", "the disk is full"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(None, id="the process ends", marks=pytest.mark.slow),
+        pytest.param(FULL, id="the disk is full"),
+    ],
+)
 @pytest.mark.parametrize("writer", WRITERS)
 def test_whatever_fails_while_writing_a_whole_step_is_there(
     tmp_path, monkeypatch, steps, writer, error

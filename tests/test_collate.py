@@ -679,3 +679,27 @@ def test_labels_made_from_ids_unteach_the_end():
     assert right[1] == 1.0
     assert wrong[0] < 0.01
     assert wrong[1] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("make", "given"),
+    [
+        (collate_lm, [[1, 2, 3], [6]]),
+        (
+            partial(collate_pairs, bos_id=1, eos_id=2),
+            [{"input_ids": [3, 4], "labels": [5]}, {"input_ids": [6], "labels": [7]}],
+        ),
+    ],
+)
+def test_a_loader_pins_a_batch_and_leaves_it_a_batch(make, given, monkeypatch):
+    """What DataLoader(pin_memory=True) calls where there is a GPU."""
+    from torch.utils.data._utils.pin_memory import pin_memory
+
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: pinned.append(x) or x.clone())
+    batch = make(given)
+    found = pin_memory(batch)
+    assert type(found) is type(batch)
+    assert len(pinned) == sum(x is not None for x in batch.values())
+    for name, x in batch.items():
+        assert found[name] is x is None or (torch.equal(found[name], x) and found[name] is not x)

@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 from minitransformer.checks.engine.subject import SUBJECTS, Subject
 from minitransformer.checks.engine.time_limit import OutOfTime, time_limit
-from minitransformer.checks.known import known
+from minitransformer.checks.known import KNOWN, known
 
 IMPORT_SECONDS, IMPORT_WALL = 60.0, 300.0
 
@@ -71,7 +71,8 @@ def find(where: str) -> Any:
         except TypeError as error:
             raise TypeError(
                 f"{where}: could not be called without arguments ({error}); write a function "
-                f"that builds it, `def build(): return {name}(...)`, and check {source}:build()"
+                f"that builds it, `def build(): return {name}(...)`, in a file of yours, and check "
+                f"file.py:build(){_known_beside(where)}"
             ) from None
     if not callable(thing):
         raise TypeError(f"{where} is not callable: it is of type {type(thing).__name__}")
@@ -155,6 +156,14 @@ def _offer(source: str | None) -> str:
     """The functions of a file named without one of them."""
     names = _own(_import(source)) if source else []
     return f"; it has {', '.join(names)}: say {source}:{names[0]}" if names else ""
+
+
+def _known_beside(where: str) -> str:
+    """What of the same package can be checked as it is."""
+    package = where.partition(":")[0].partition(".")[0]
+    names = [name for name in KNOWN if name.partition(":")[0].partition(".")[0] == package]
+    near = get_close_matches(where, names, n=3, cutoff=0.0)
+    return f". Of {package} these can be checked as they are: {', '.join(near)}" if near else ""
 
 
 # ---- calling it ----------------------------------------------------------------------------------

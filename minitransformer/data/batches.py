@@ -41,6 +41,11 @@ class _Tensors(Mapping[str, Tensor | None]):
         moved = {n: t if t is None else t.to(device, non_blocking=later) for n, t in self.items()}
         return type(self)(**moved)
 
+    def pin_memory(self):
+        """In memory that a GPU copies from while we go on; DataLoader(pin_memory=True) asks for
+        it."""
+        return type(self)(**{n: t if t is None else t.pin_memory() for n, t in self.items()})
+
     def part(self, number: int, parts: int):
         """Every `parts`-th row, from row `number` on; together the parts are the batch.
 

@@ -4,16 +4,20 @@ That is on a GPU, which reading the mask would make wait, for the one query of a
 and while torch compiles. What the mask hides is computed and thrown away.
 """
 
-from typing import NamedTuple
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minitransformer.contract import may_read
 from minitransformer.kernels.kernel import Kernel
 from minitransformer.kernels.plan import as_bias
+
+BUT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class SdpaMask(NamedTuple):
@@ -53,10 +57,21 @@ def compute_sdpa(query: Tensor, key: Tensor, value: Tensor, plan: SdpaMask, fini
         if dead is not None:
             query = query.masked_fill(dead, 0.0)
     bias = None if bias is None else bias.to(query.dtype)
-    output = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    output = fused_kernel(query, key, value, attn_mask=bias)
     if dead is not None:
         output = _zeroed(output, dead)
     return rearrange(output, "b h (g q) d -> b (h g) q d", g=group) if group > 1 else output
+
+
+def fused_kernel(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+    """torch's scaled_dot_product_attention, by the fastest of its kernels that is right.
+
+    cuDNN's, which torch prefers on new GPUs, gives NaN gradients under a mask of low scores
+    (pytorch issue 196678) and plans anew for each length, so in generation for each token.
+    """
+    usable = sdpa_kernel(BUT_CUDNN) if query.device.type == "cuda" else nullcontext()
+    with usable:
+        return F.scaled_dot_product_attention(query, key, value, **options)
 
 
 def _stay_finite(query: Tensor, key: Tensor, value: Tensor) -> bool:

@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
-from torch.nn import functional as F
 
 from minitransformer.contract import at_least_float32, may_read
 from minitransformer.kernels.kernel import Kernel
 from minitransformer.kernels.plan import SHORT, Group, Plan, Strip, joined, make_plan
-from minitransformer.kernels.sdpa import SdpaMask, compute_sdpa, sdpa_mask
+from minitransformer.kernels.sdpa import SdpaMask, compute_sdpa, fused_kernel, sdpa_mask
 
 # (query, key, value, strip) -> output, with the part of each tensor that is in the strip
 Formula = Callable[[Tensor, Tensor, Tensor, Strip], Tensor]
@@ -39,9 +38,8 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, strip: Strip) -> Tensor:
     if key.shape[2] <= SHORT and key.device.type == "cpu":
         return _plain(query, key, value, strip)
     if strip.causal or strip.bias is None:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=strip.causal)
-    bias = strip.bias.to(query.dtype)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return fused_kernel(query, key, value, is_causal=strip.causal)
+    return fused_kernel(query, key, value, attn_mask=strip.bias.to(query.dtype))
 
 
 def _online(query: Tensor, key: Tensor, value: Tensor, strip: Strip) -> Tensor:
