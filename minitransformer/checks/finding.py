@@ -69,10 +69,11 @@ def find(where: str) -> Any:
             with _as_their_own(f"calling {name}()"):
                 thing = thing()
         except TypeError as error:
+            file = source if source.endswith(".py") else "yours.py"
             raise TypeError(
                 f"{where}: could not be called without arguments ({error}); write a function "
-                f"that builds it, `def build(): return {name}(...)`, in a file of yours, and check "
-                f"file.py:build(){_known_beside(where)}"
+                f"that builds it, `def build(): return {name}(...)`, and check {file}:build()"
+                + _known_beside(where)
             ) from None
     if not callable(thing):
         raise TypeError(f"{where} is not callable: it is of type {type(thing).__name__}")
