@@ -633,3 +633,20 @@ def test_declarations_are_looked_at(kind, declared, words):
 def test_only_callables_can_be_checked(kind):
     with pytest.raises(TypeError, match="expected a callable"):
         SUBJECTS[kind](3)
+
+
+@pytest.mark.parametrize(
+    ("fn", "declared"),
+    [
+        (lambda mask: ~padding_mask(mask), {"mask_means": "ignore"}),
+        (lambda mask: padding_mask(mask).long(), {"mask_values": "int"}),
+        (lambda mask: padding_mask(mask) & causal_mask(mask.shape[1]), {"causal": True}),
+        (lambda mask: padding_mask(mask)[:, 0], {"mask_layout": "b q k"}),
+        (lambda mask: mask != 0, {"mask_layout": "b k"}),
+    ],
+    ids=["polarity", "numbers", "causal", "no heads", "keys alone"],
+)
+def test_a_right_mask_is_first_asked_whether_it_is_another(fn, declared):
+    report = check_mask(fn)
+    assert not report.passed
+    assert report.would_pass == declared

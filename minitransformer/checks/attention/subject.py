@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor
 
 from minitransformer.checks.engine.check import expect, needs
-from minitransformer.checks.engine.subject import Subject, as_dtype, one_of
+from minitransformer.checks.engine.subject import Subject, as_dtype, one_of, other_conventions
 
 ANY_MASK = "b h q k"
 DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -176,12 +176,7 @@ class AttentionSubject(Subject):
     def otherwise(self) -> Iterator[dict[str, Any]]:
         """The other values and polarities of a mask; masks of keys alone; heads behind tokens;
         arrays of NumPy."""
-        for values in ("bool", "int", "additive"):
-            for means in ("attend", "ignore"):
-                changes = {"mask_values": values, "mask_means": means}
-                if values == "additive":
-                    del changes["mask_means"]
-                yield {name: x for name, x in changes.items() if x != getattr(self, name)}
+        yield from other_conventions(self)
         yield {"layout": "b h t d" if self.layout == "b t h d" else "b t h d"}
         for layout in ("b k", "b 1 1 k"):
             for means in ("attend", "ignore"):

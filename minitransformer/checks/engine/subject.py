@@ -81,3 +81,12 @@ def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
 def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def other_conventions(subject: Any) -> Iterator[dict[str, Any]]:
+    """What mask_values and mask_means might have been declared instead."""
+    for values in ("bool", "int", "additive"):
+        for means in ("attend", "ignore") if values != "additive" else (subject.mask_means,):
+            changes = {"mask_values": values, "mask_means": means}
+            if changes := {name: x for name, x in changes.items() if x != getattr(subject, name)}:
+                yield changes

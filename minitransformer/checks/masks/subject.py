@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor
 
 from minitransformer.checks.engine.check import expect
-from minitransformer.checks.engine.subject import Subject, one_of
+from minitransformer.checks.engine.subject import Subject, one_of, other_conventions
 
 LAYOUTS = ("b 1 q k", "b h q k", "b q k", "b 1 1 k", "b 1 k", "b k", "q k", "1 1 q k")
 PAD, TOKEN = 0, 5
@@ -77,7 +77,14 @@ class MaskSubject(Subject):
             raise ValueError("takes='length' knows no tokens: its window counts columns")
 
     def otherwise(self) -> Iterator[dict[str, Any]]:
-        """A window that counts something else, or the keys before the query without itself."""
+        """Other values and polarities, a mask of other axes, one that is causal; a window that
+        counts something else, or the keys before the query without itself."""
+        yield from other_conventions(self)
+        if self.window is None and "q" in self.mask_layout:
+            yield {"causal": not self.causal}
+        for layout in LAYOUTS:
+            if layout != self.mask_layout and ("q" in layout or not self.causal):
+                yield {"mask_layout": layout}
         if self.window:
             if self.takes != "length":
                 counts = "columns" if self.window_counts == "tokens" else "tokens"
