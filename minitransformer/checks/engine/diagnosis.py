@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from minitransformer.checks.engine.bugs import Bug, bugs
 from minitransformer.checks.engine.check import CHECKS, checks_of
@@ -25,23 +24,29 @@ def examine(
     than was declared, and which known bug it has."""
     report = run_checks(subject, tier, seconds, watch)
     if any(result.outcome == "fail" and result.tier == "core" for result in report):
-        report = replace(report, would_pass=_other_declaration(subject, seconds))
+        report = _with_a_question(report, subject, seconds)
     return diagnose(report, subject)
 
 
-def _other_declaration(subject: Subject, seconds: float) -> dict[str, Any]:
-    """The first of those that come to mind under which every core check passes; {} if none does."""
+def _with_a_question(report: Report, subject: Subject, seconds: float) -> Report:
+    """Does it take something else than was declared? Where another declaration that comes to mind
+    passes every core check; or most of them, of one that as declared only raises errors."""
+    checks = checks_of(subject.kind, "core")
     for changes in subject.otherwise():
-        other, passed = replace(subject, **changes), False
-        for check in checks_of(subject.kind, "core"):
+        other, passed, failed = replace(subject, **changes), 0, 0
+        for check in checks:
             outcome = run_check(check, other, seconds).outcome
-            passed |= outcome == "pass"
-            if outcome == "fail":
+            passed, failed = passed + (outcome == "pass"), failed + (outcome == "fail")
+            if failed > (0 if report.ran else passed):
                 break
         else:
-            if passed:
-                return changes
-    return {}
+            if passed > failed:
+                told = {name: value for name, value in changes.items() if value is not None}
+                declared = ", ".join(f"{name}={value!r}" for name, value in told.items())
+                share = f"{passed} of {passed + failed}" if failed else f"all {passed}"
+                question = f"with {declared} {share} core checks pass: is that what it takes?"
+                return replace(report, would_pass=told, question=question)
+    return report
 
 
 def diagnose(report: Report, subject: Subject) -> Report:
