@@ -8,7 +8,7 @@ and NaN is red.
     figure = attention_figure(weights, mask, queries, keys)  # (H, Q, K), (1, Q, K), Q and K tokens
     save(figure, "attention.png")
 
-Needs `pip install "minitransformer[plot]"`. No pyplot: nothing here opens a window or keeps state.
+Needs matplotlib. No pyplot: nothing here opens a window or keeps state.
 """
 
 import os
@@ -33,7 +33,7 @@ try:
     from matplotlib.path import Path as Outline
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 except ImportError as error:
-    raise ImportError('drawing needs matplotlib: pip install "minitransformer[plot]"') from error
+    raise ImportError("drawing needs matplotlib: pip install matplotlib") from error
 
 Tokens = Sequence[str | None]  # None is padding
 PAD, SPACE, BASE = "·", "␣", "◌"

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from einops import einsum, rearrange
 from torch import nn
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from minitransformer import scaled_dot_product_attention
 from minitransformer.checks import AttentionSubject
+from minitransformer.checks.attention.adapters import from_varlen
 
 INF = float("inf")
 
@@ -209,3 +211,100 @@ def torchs_multi_head_attention(query, key, value, hidden, causal=False):
         attn_mask=rearrange(hidden, "b h q k -> (b h) q k"),
     )
     return rearrange(output, "t (b h) d -> b h t d", b=batch)
+
+
+# ---- another formula, other heads, other arrays --------------------------------------------------
+
+
+@correct("robust", softcap=30.0)
+def capped_before_the_mask(query, key, value, mask):
+    """Gemma 2's: the soft cap on the scores, and the mask after it."""
+    alive = mask.any(dim=-1, keepdim=True)
+    found = query / math.sqrt(query.shape[-1]) @ key.mT
+    found = (30.0 * (found / 30.0).tanh()).masked_fill(~mask & alive, -INF)
+    return (found.softmax(dim=-1) * alive) @ value
+
+
+@correct("robust", sums_to_one=False)
+def one_in_the_denominator(query, key, value, mask):
+    """Quiet attention: exp(x) / (1 + sum exp(x)), as if there were a key of score and value 0."""
+    found = query / math.sqrt(query.shape[-1]) @ key.mT
+    found = F.pad(found.masked_fill(~mask, -INF), (1, 0))
+    return found.softmax(dim=-1)[..., 1:] @ value
+
+
+@correct("robust", sums_to_one=False)
+def a_sink_for_each_head(query, key, value, mask):
+    """gpt-oss': each head has a number that takes part in the softmax, and is then dropped."""
+    sinks = torch.linspace(-1.0, 1.0, query.shape[1]).to(query)
+    found = query / math.sqrt(query.shape[-1]) @ key.mT
+    sinks = sinks.view(-1, 1, 1).expand(*found.shape[:3], 1)
+    found = torch.cat([found.masked_fill(~mask, -INF), sinks], dim=-1)
+    return found.softmax(dim=-1)[..., :-1] @ value
+
+
+def alibi(query, key, mask):
+    """Scores fall with the distance, by a slope for each head (Press et al. 2022)."""
+    heads, queries, keys = mask.shape[1:]
+    slopes = 0.5 ** torch.arange(1, heads + 1).to(query).view(-1, 1, 1)
+    away = torch.arange(keys - queries, keys)[:, None] - torch.arange(keys)
+    scores = query @ key.mT / query.shape[-1] ** 0.5 - slopes * away.abs().to(query)
+    return scores.masked_fill(~mask, -INF).softmax(dim=-1)
+
+
+@correct("core", reference=alibi)
+def linear_biases(query, key, value, mask):
+    """ALiBi: here the order of the keys is not irrelevant, and neither is padding on the right."""
+    mask = mask.expand(*query.shape[:3], -1)
+    return alibi(query, key, mask) @ value
+
+
+def sigmoid(query, key, mask):
+    """Each key for itself, with no softmax (Ramapuram et al. 2024): weights sum to anything."""
+    return (query @ key.mT / query.shape[-1] ** 0.5 - 2.0).sigmoid() * mask
+
+
+@correct("robust", reference=sigmoid)
+def sigmoid_attention(query, key, value, mask):
+    return sigmoid(query, key, mask) @ value
+
+
+@correct("strict", kv_heads=2)
+def grouped_heads(query, key, value, mask):
+    """Grouped-query attention: neighboring heads of queries read the same keys."""
+    times = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(times, dim=1) for x in (key, value))
+    return scaled_dot_product_attention(query, key, value, mask)
+
+
+@correct("core", kv_heads=1, layout="b t h d", mask_layout="b q k")
+def one_head_of_keys(query, key, value, mask):
+    """Multi-query attention, by einsum: the keys' only head has no letter."""
+    found = einsum(query, key.squeeze(2), "b q h d, b k d -> b h q k") / math.sqrt(query.shape[-1])
+    weights = found.masked_fill(~mask[:, None], -INF).softmax(dim=-1)
+    return einsum(weights, value.squeeze(2), "b h q k, b k d -> b q h d")
+
+
+@correct("robust", arrays="numpy")
+def in_numpy(query, key, value, mask):
+    """Arrays in, arrays out."""
+    found = query / np.asarray(math.sqrt(query.shape[-1]), query.dtype) @ key.swapaxes(-1, -2)
+    found = np.where(mask, found, np.finfo(found.dtype).min)
+    raised = np.exp(found - found.max(axis=-1, keepdims=True)) * mask
+    total = raised.sum(axis=-1, keepdims=True)
+    return (raised / np.where(total == 0.0, 1.0, total).astype(query.dtype)) @ value
+
+
+def sequence_by_sequence(query, key, value, cu_seqlens_q, cu_seqlens_k, max_q, max_k):
+    """Packed sequences, each cut out by its boundaries: a plain loop for a kernel."""
+    first_q = first_k = 0
+    rows = []
+    for last_q, last_k in zip(cu_seqlens_q[1:].tolist(), cu_seqlens_k[1:].tolist(), strict=True):
+        q, k, v = query[first_q:last_q], key[first_k:last_k], value[first_k:last_k]
+        found = einsum(q / math.sqrt(q.shape[-1]), k, "q h d, k h d -> h q k")
+        rows.append(einsum(found.softmax(dim=-1), v, "h q k, k h d -> q h d"))
+        first_q, first_k = last_q, last_k
+    return torch.cat(rows)
+
+
+correct("strict", mask_layout="b k")(from_varlen(sequence_by_sequence))

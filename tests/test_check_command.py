@@ -9,6 +9,7 @@ import pytest
 
 from minitransformer.checks import CHECKS, SUBJECTS
 from minitransformer.checks.engine.bugs import bugs
+from minitransformer.checks.finding import parse_declarations
 from minitransformer.cli import main
 
 STUDENT = """
@@ -33,6 +34,11 @@ def raises(q, k, v, mask):
 
 def loss(logits, labels):
     return nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+def window_mask(attention_mask, window):
+    index = torch.arange(attention_mask.shape[1])
+    distance = index[:, None] - index
+    return (attention_mask != 0)[:, None, None] & (distance >= 0) & (distance < window)
 
 class Attention(nn.Module):
     def forward(self, q, k, v, mask):
@@ -69,6 +75,29 @@ def check(capsys, *arguments):
     return status, *capsys.readouterr()
 
 
+# ---- what is declared ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "text", "value"),
+    [
+        ("mask", "window", "3", 3),
+        ("mask", "window", "none", None),
+        ("mask", "causal", "yes", True),
+        ("loss", "label_smoothing", "0.1", 0.1),
+        ("loss", "ignore_index", "-1", -1),
+        ("loss", "dtypes", "float32,bfloat16", ("float32", "bfloat16")),
+        ("collator", "labels", "none", "none"),
+        ("attention", "full_masks", "no", False),
+        ("attention", "full_masks", "none", None),
+    ],
+)
+def test_declarations_are_read_as_what_they_are(kind, name, text, value):
+    found = parse_declarations(SUBJECTS[kind], {name: text})[name]
+    assert found == value
+    assert type(found) is type(value)
+
+
 # ---- what is found -------------------------------------------------------------------------------
 
 
@@ -83,6 +112,10 @@ def check(capsys, *arguments):
         ["student.py:build()"],
         ["student.py:loss", "--as", "loss"],
         ["student.py:attention", "--tier", "strict", "--declare", "differentiable=no"],
+        [
+            *("student.py:window_mask", "--as", "mask", "--declare", "causal=yes"),
+            *("--declare", "window=3", "--declare", "window_flag=window"),
+        ],
     ],
     ids=" ".join,
 )
@@ -130,7 +163,9 @@ def test_a_failure_stands_beside_the_change_on_github(folder, capsys, monkeypatc
 def test_it_is_asked_whether_it_takes_something_else(folder, capsys):
     assert main(["check", "student.py:ignores"]) == 1
     said = capsys.readouterr().out
-    assert said.index("with mask_means='ignore' all core checks pass") < said.index("diagnosis: ")
+    assert said.index("with mask_means='ignore' all 19 core checks pass") < said.index(
+        "diagnosis: "
+    )
     assert main(["check", "student.py:ignores", "--mask-means", "ignore"]) == 0
 
 
@@ -175,6 +210,10 @@ def test_json_is_all_that_is_printed(folder, capsys):
         (["student.py:attention", "--declare", "layout"], "--declare expects NAME=VALUE"),
         (["student.py:attention", "--declare", "dead_row=any"], "did you mean dead_rows?"),
         (["student.py:attention", "--declare", "same_length=si"], "must be yes or no, got 'si'"),
+        (
+            ["student.py:loss", "--as", "loss", "--declare", "label_smoothing=much"],
+            "label_smoothing must be a number, got 'much'",
+        ),
         (["student.py:attention", "--layout", "b q"], "layout must name t and d"),
         (["student.py:attention", "--dtypes", "float31"], "expected a torch dtype"),
         (

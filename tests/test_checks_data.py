@@ -4,13 +4,16 @@ Right is written here in other ways than in the package: in loops, as torch does
 Face does it, and by functions that take and return other things. The broken ones are in the museum.
 """
 
+import re
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import create_block_mask
 
 from minitransformer import causal_mask, cross_entropy, generate, next_token_labels, pad
 from minitransformer.checks import (
@@ -26,7 +29,8 @@ from minitransformer.checks import (
 from minitransformer.checks.engine.bugs import bugs
 from minitransformer.checks.generators.cases import wanted
 from minitransformer.checks.generators.subject import GeneratorSubject
-from minitransformer.masks import padding_mask
+from minitransformer.checks.masks.subject import MaskSubject
+from minitransformer.masks import decoder_mask, padding_mask, window_mask
 
 INF = float("inf")
 KINDS = ["mask", "loss", "labels", "collator", "generator"]
@@ -115,6 +119,106 @@ def test_padding_and_causality_combined_pass():
     assert passed(check_mask(build, tier="strict", **promises))
 
 
+# ---- masks: windows ------------------------------------------------------------------------------
+
+
+def windowed(width, causal=True):
+    """A builder with a window of its own, in loops over columns."""
+
+    def build(attention_mask):
+        rows = attention_mask.tolist()
+        columns = range(attention_mask.shape[1])
+
+        def near(q, k):
+            return q - width < k <= q if causal else q - width < k < q + width
+
+        mask = [[[[near(q, k) and row[k] != 0 for k in columns] for q in columns]] for row in rows]
+        return torch.tensor(mask)
+
+    return build
+
+
+CAUSAL = {"causal": True}
+FLAG = {"window_flag": "window"}
+DOCUMENTS = {"documents": True, "dead_queries": "nothing"}
+
+
+@pytest.mark.parametrize(
+    ("fn", "declared"),
+    [
+        (windowed(1), CAUSAL | {"window": 1}),
+        (windowed(3), CAUSAL | {"window": 3}),
+        (windowed(20), CAUSAL | {"window": 20}),
+        (windowed(3, causal=False), {"window": 3}),
+        (decoder_mask, CAUSAL | FLAG | DOCUMENTS | {"window": 2, "window_counts": "tokens"}),
+        (
+            window_mask,
+            CAUSAL | FLAG | {"window": 3, "takes": "length", "mask_layout": "1 1 q k"},
+        ),
+    ],
+)
+def test_right_windows_pass(fn, declared):
+    assert passed(check_mask(fn, tier="strict", **declared))
+
+
+@pytest.mark.parametrize("width", [3, 20])
+def test_a_window_that_ends_elsewhere_is_recognised(width):
+    for other, name in ((width - 1, "window one too short"), (width + 1, "window one too long")):
+        report = check_mask(windowed(other), causal=True, window=width)
+        assert "a_window_ends_where_it_is_declared" in report.failed
+        assert report.likely == (name,)
+    report = check_mask(causal_in_loops, causal=True, window=width)
+    assert report.likely == ("window lost",)
+
+
+def test_what_else_a_window_may_mean_is_asked():
+    """FlashAttention counts the keys before the query; ours counts tokens, not columns."""
+    assert "window=4" in check_mask(windowed(4), causal=True, window=3).question
+    report = check_mask(decoder_mask, causal=True, window=3, window_flag="window")
+    assert report.failed == ["each_query_may_see_what_it_should"]
+    assert "window_counts='tokens'" in report.question
+
+
+# ---- masks: FlexAttention ------------------------------------------------------------------------
+
+
+def causal_mask_mod(attention_mask):
+    real = attention_mask != 0
+    return lambda b, h, q_idx, kv_idx: (q_idx >= kv_idx) & real[b, kv_idx]
+
+
+def causal_block_mask(attention_mask, blocks=4):
+    batch, length = attention_mask.shape
+    mask_mod = causal_mask_mod(attention_mask)
+    return create_block_mask(mask_mod, batch, None, length, length, "cpu", BLOCK_SIZE=blocks)
+
+
+@pytest.mark.parametrize("fn", [causal_mask_mod, causal_block_mask])
+def test_masks_of_flex_attention_pass(fn):
+    assert passed(check_mask(fn, tier="strict", causal=True))
+
+
+def test_blocks_that_a_block_mask_does_not_list_are_hidden():
+    subject, mask = MaskSubject(print, causal=True), torch.ones(1, 8, dtype=torch.long)
+    blocks = causal_block_mask(mask)
+    assert torch.equal(subject.normal(blocks, mask), causal_mask(8))
+    blocks.kv_num_blocks.zero_()  # of the two by two blocks only the one below the diagonal is full
+    left = torch.zeros(8, 8, dtype=torch.bool)
+    left[4:, :4] = True
+    assert torch.equal(subject.normal(blocks, mask)[0, 0], left)
+
+
+def test_a_mask_mod_with_its_arguments_mixed_up_is_recognised():
+    def mixed_up(attention_mask):
+        mask_mod = causal_mask_mod(attention_mask)
+        return lambda b, h, q_idx, kv_idx: mask_mod(b, h, kv_idx, q_idx)
+
+    assert check_mask(mixed_up, causal=True).likely == ("q_idx and kv_idx mixed up",)
+
+
+# ---- masks: what is wrong ------------------------------------------------------------------------
+
+
 def test_a_finite_bias_fails_where_half_precision_begins():
     report = check_mask(finite_bias, tier="strict", **BIAS)
     assert report.failed == ["what_is_hidden_is_minus_infinity"]
@@ -184,6 +288,58 @@ def test_what_torchs_cross_entropy_does_is_told():
     assert "nothing_to_predict_is_no_nan" in failed
     assert "nan_at_ignored_labels_reaches_no_gradient" in failed
     assert "nan_at_ignored_labels_reaches_no_loss" not in failed
+
+
+def smoothed(logits, labels, smoothing=0.2, others=False):
+    """Label by label; with `others` as fairseq does it."""
+    losses = []
+    for b, t in (labels != -100).nonzero().tolist():
+        surprise = -logits[b, t].float().log_softmax(0)
+        label = labels[b, t]
+        rest = surprise[torch.arange(5) != label] if others else surprise
+        losses.append((1 - smoothing) * surprise[label] + smoothing * rest.mean())
+    return sum(losses, logits.new_zeros((), requires_grad=True)) / max(len(losses), 1)
+
+
+SMOOTHING = {"label_smoothing": 0.2, "dtypes": ("float32",)}
+
+
+@pytest.mark.parametrize(
+    ("fn", "declared"),
+    [
+        (smoothed, SMOOTHING),
+        (smoothed, SMOOTHING | {"smoothing_flag": "smoothing"}),
+        (partial(smoothed, others=True), SMOOTHING | {"smoothing_over": "others"}),
+        (
+            F.cross_entropy,
+            SMOOTHING | {"flat": True, "smoothing_flag": "label_smoothing"},
+        ),
+    ],
+)
+def test_right_smoothed_losses_pass(fn, declared):
+    assert passed(check_loss(fn, **declared))
+
+
+def test_a_smoothed_loss_that_counts_ignored_labels_is_recognised():
+    def wrong(logits, labels):
+        right = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        uniform = -logits.log_softmax(-1).mean(-1).sum() / (labels != -100).sum()
+        return 0.8 * right + 0.2 * uniform
+
+    assert check_loss(wrong, **SMOOTHING).likely == ("smoothing counts ignored labels",)
+    assert check_loss(cross_entropy, **SMOOTHING).likely == ("label smoothing left out",)
+
+
+def test_the_other_way_to_smooth_is_asked():
+    report = check_loss(partial(smoothed, others=True), **SMOOTHING)
+    assert not report.passed
+    assert "smoothing_over='others'" in report.question
+
+
+def test_losses_that_differ_in_a_late_digit_are_told_apart():
+    report = check_loss(lambda logits, labels: 1.0001 * cross_entropy(logits, labels))
+    found, wanted = re.findall(r"\d\.\d+", next(iter(report)).diagnosis)[:2]
+    assert found != wanted
 
 
 # ---- labels and collators ------------------------------------------------------------------------
@@ -288,6 +444,38 @@ def test_right_collators_pass(fn, declared):
     assert passed(check_collator(fn, tier="strict", **declared))
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("multiple", [8, 64])
+@pytest.mark.parametrize(
+    ("part", "check"),
+    [
+        ("input_ids", "every_token_comes_back_in_its_place"),
+        ("attention_mask", "the_mask_comes_from_lengths"),
+        ("labels", "labels_are_those_of_their_tokens"),
+    ],
+)
+def test_columns_beyond_the_longest_row_are_looked_at(side, multiple, part, check):
+    def collate(rows):
+        batch = by_lengths(rows, side=side, multiple=multiple)
+        longest = max(map(len, rows))
+        tensor = getattr(batch, part)
+        beyond = tensor[:, longest:] if side == "right" else tensor[:, :-longest]
+        beyond[:] = 1
+        return batch
+
+    report = check_collator(collate, pad_id=7, side=side, labels="aligned")
+    assert check in report.failed
+
+
+def test_rounded_up_columns_of_any_number_are_recognised():
+    def collate(rows):
+        batch = by_lengths(rows, filler=0, multiple=64)
+        batch.attention_mask[:, max(map(len, rows)) :] = 1
+        return batch
+
+    assert check_collator(collate).likely == ("ones in rounded-up columns",)
+
+
 # ---- generators ----------------------------------------------------------------------------------
 
 
@@ -380,6 +568,10 @@ def test_text_behind_an_end_is_no_filler():
         [4, 9],
         [4, 9, 0, 3],
     ]
+    assert subject.read(torch.tensor([[4, 9, 9, 9], [9, 9, 9, 4]]), ids, 9) == [
+        [4, 9],
+        [9, 9, 9, 4],
+    ]
 
 
 # ---- the museum ----------------------------------------------------------------------------------
@@ -408,6 +600,16 @@ def test_no_two_pieces_are_alike(kind):
         ("mask", {"dead_queries": "zeros"}, "dead_queries must be one of nothing, any"),
         ("mask", {"causal": True, "mask_layout": "b k"}, "a causal mask has queries"),
         ("mask", {"takes": "length"}, "declare causal=True"),
+        ("mask", {"window": 0}, "window must be at least 1"),
+        ("mask", {"window": 3, "mask_layout": "b k"}, "and one with a window"),
+        ("mask", {"window": 3, "window_counts": "words"}, "must be one of columns, tokens"),
+        (
+            "mask",
+            {"takes": "length", "causal": True, "window": 3, "window_counts": "tokens"},
+            "its window counts columns",
+        ),
+        ("loss", {"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), got 1.0"),
+        ("loss", {"smoothing_over": "some"}, "smoothing_over must be one of all, others"),
         ("loss", {"dtypes": "float32"}, r"dtypes must be a tuple such as \('float32',\)"),
         ("loss", {"dtypes": ("float31",)}, "expected a torch dtype"),
         ("loss", {"ignore_index": 0}, "ignore_index = 0 is a class too"),
@@ -431,3 +633,20 @@ def test_declarations_are_looked_at(kind, declared, words):
 def test_only_callables_can_be_checked(kind):
     with pytest.raises(TypeError, match="expected a callable"):
         SUBJECTS[kind](3)
+
+
+@pytest.mark.parametrize(
+    ("fn", "declared"),
+    [
+        (lambda mask: ~padding_mask(mask), {"mask_means": "ignore"}),
+        (lambda mask: padding_mask(mask).long(), {"mask_values": "int"}),
+        (lambda mask: padding_mask(mask) & causal_mask(mask.shape[1]), {"causal": True}),
+        (lambda mask: padding_mask(mask)[:, 0], {"mask_layout": "b q k"}),
+        (lambda mask: mask != 0, {"mask_layout": "b k"}),
+    ],
+    ids=["polarity", "numbers", "causal", "no heads", "keys alone"],
+)
+def test_a_right_mask_is_first_asked_whether_it_is_another(fn, declared):
+    report = check_mask(fn)
+    assert not report.passed
+    assert report.would_pass == declared

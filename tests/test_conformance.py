@@ -27,6 +27,7 @@ from minitransformer.cache import Cache
 from minitransformer.checks import SUBJECTS, checks_of
 from minitransformer.checks.engine.running import run_check
 from minitransformer.kernels import attention_kernel
+from minitransformer.masks import decoder_mask
 
 
 class Pick(nn.Module):
@@ -88,6 +89,12 @@ OURS = {
         for name in ("tiled", "fused", "online", "sdpa", "auto")
     },
     "padding_mask": ("mask", lambda device: padding_mask, {"documents": True}),
+    "decoder_mask": (
+        "mask",
+        lambda device: decoder_mask,
+        {"documents": True, "causal": True}
+        | {"window": 3, "window_flag": "window", "window_counts": "tokens"},
+    ),
     "padding_mask & causal_mask": (
         "mask",
         lambda device: lambda x: padding_mask(x) & causal_mask(x.shape[1], device=x.device),

@@ -2,8 +2,10 @@
 
 import copy
 import json
+import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -106,3 +108,56 @@ def test_otter_gives_the_same_scores(tmp_path):
 
 def test_the_scores_are_what_they_should_be():
     assert [ours(edit) for edit in EDITS.values()] == [0, 15, 10, 0]
+
+
+def test_the_gradescope_zip_brings_what_it_installs(tmp_path):
+    """No package of this name is asked of an index, where anyone may have put one."""
+    export(NAMES, "gradescope", tmp_path / "out")
+    with zipfile.ZipFile(tmp_path / "out" / "autograder.zip") as archive:
+        archive.extractall(tmp_path / "source")
+    (wheel,) = (tmp_path / "source").glob("*.whl")
+    setup = (tmp_path / "source" / "setup.sh").read_text()
+    assert f'"/autograder/source/{wheel.name}[grade]"' in setup
+    pinned = dict(x.split("==") for x in (tmp_path / "source" / "versions.txt").read_text().split())
+    assert {"torch", "einops", "matplotlib"} <= pinned.keys()
+    assert "+" not in "".join(pinned.values())
+    options = ["--no-deps", "--no-index", "--target", str(tmp_path / "there")]
+    run("pip", "install", "--quiet", *options, str(wheel), folder=tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "there")}
+    script = "import minitransformer; print(minitransformer.__file__)"
+    command = [sys.executable, "-c", script]
+    where = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert where.stdout.strip() == str(tmp_path / "there" / "minitransformer" / "__init__.py")
+    again = tmp_path / "again"
+    export(NAMES, "gradescope", again)
+    first = (tmp_path / "out" / "autograder.zip").read_bytes()
+    assert (again / "autograder.zip").read_bytes() == first
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_gradescopes_autograder_gives_the_same_scores(edit, tmp_path):
+    export(NAMES, "gradescope", tmp_path / "out")
+    with zipfile.ZipFile(tmp_path / "out" / "autograder.zip") as archive:
+        archive.extractall(tmp_path / "source")
+    (tmp_path / "submission").mkdir()
+    sources = [EDITS[edit](EXERCISES[name]) or EXERCISES[name].stub for name in NAMES]
+    (tmp_path / "submission" / "exercises.py").write_text("\n\n".join(sources))
+    command = Path(sys.executable).with_name("minitransformer")
+    environment = {**os.environ, "AUTOGRADER": str(tmp_path), "MINITRANSFORMER": str(command)}
+    script = tmp_path / "source" / "run_autograder"
+    subprocess.run(["bash", str(script)], env=environment, check=True, capture_output=True)
+    results = json.loads((tmp_path / "results" / "results.json").read_text())
+    assert results["score"] == ours(EDITS[edit])
+
+
+def test_an_autograder_that_fails_says_so(tmp_path):
+    export(NAMES, "gradescope", tmp_path / "out")
+    with zipfile.ZipFile(tmp_path / "out" / "autograder.zip") as archive:
+        archive.extractall(tmp_path / "source")
+    (tmp_path / "submission").mkdir()
+    environment = {**os.environ, "AUTOGRADER": str(tmp_path), "MINITRANSFORMER": "false"}
+    script = tmp_path / "source" / "run_autograder"
+    subprocess.run(["bash", str(script)], env=environment, check=True, capture_output=True)
+    results = json.loads((tmp_path / "results" / "results.json").read_text())
+    assert results["score"] == 0
+    assert "no fault of the submission" in results["output"]

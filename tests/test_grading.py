@@ -23,21 +23,18 @@ from minitransformer.exercises import EXERCISES
 from minitransformer.exercises.cells import load_cells
 from minitransformer.exercises.exercise import Exercise
 from minitransformer.grading import grade as grading_module
-from minitransformer.grading import pipe
+from minitransformer.grading import pipe, submissions
 from minitransformer.grading.grade import (
     Grader,
-    Submission,
     borrowed_by,
-    cells_of,
     feedback_page,
     grade_all,
     grade_one,
-    plain,
     remarkable,
     statements_of,
-    submissions_in,
 )
 from minitransformer.grading.sandbox import Sandbox, Unsafe, isolation
+from minitransformer.grading.submissions import File, Submission, code_of, plain, submissions_in
 
 BWRAP = shutil.which("bwrap")
 sandboxed = pytest.mark.skipif(BWRAP is None, reason="needs bwrap (Debian's bubblewrap)")
@@ -48,7 +45,9 @@ POINTS = sum(EXERCISES[name].points for name in FEW)
 
 def grade(source: str, names=FEW, suffix: str = ".py", seed: int = 7, tmp: Path | None = None):
     """Scores by exercise of a submission of this source."""
-    feedback, errors = grade_one(Submission("student", (write(source, suffix, tmp),)), names, seed)
+    feedback, errors = grade_one(
+        Submission("student", (File(write(source, suffix, tmp)),)), names, seed
+    )
     return {one.exercise.name: one for one in feedback}, errors
 
 
@@ -343,7 +342,7 @@ def test_without_isolation_it_refuses(monkeypatch, tmp_path, capsys):
 def test_trusted_submissions_need_no_isolation(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     path = write(SOLVED, tmp=tmp_path)
-    feedback, _ = grade_one(Submission("ann", (path,)), FEW, seed=1, trust=True)
+    feedback, _ = grade_one(Submission("ann", (File(path),)), FEW, seed=1, trust=True)
     assert all(one.passed for one in feedback)
 
 
@@ -431,15 +430,15 @@ def test_folders_that_hold_nothing_are_refused(tmp_path, capsys):
     for folder in (tmp_path, tmp_path / "nowhere"):
         assert main(["exercise", "grade", str(folder), "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
-    assert "holds no .py or .ipynb files" in said
+    assert "holds no submissions" in said
     assert "no such folder" in said
 
 
 def test_cells_of_a_notebook_are_named(tmp_path):
-    path = tmp_path / "a.ipynb"
-    path.write_text(notebook("x = 1", "y = 2"))
-    assert cells_of([path]) == ([("a.ipynb cell 1", "x = 1"), ("a.ipynb cell 2", "y = 2")], [])
-    assert [one.student for one in submissions_in(tmp_path)] == ["a"]
+    (tmp_path / "a.ipynb").write_text(notebook("x = 1", "y = 2"))
+    (one,) = submissions_in(tmp_path)
+    assert one.student == "a"
+    assert code_of(one, FEW) == ([("a.ipynb cell 1", "x = 1"), ("a.ipynb cell 2", "y = 2")], [])
 
 
 # ---- what is handed in -----------------------------------------------------------------------
@@ -471,7 +470,7 @@ def test_only_files_of_the_submission_itself_are_read(tmp_path):
         "link": ["link"],
         "pipe": ["pipe.py"],
     }.items():
-        notes = found[student].skipped
+        notes = found[student].notes
         assert [note.split()[0] for note in notes] == names
         assert all(note.endswith("not a file: it was not read") for note in notes)
 
@@ -480,19 +479,25 @@ def test_a_file_that_became_a_link_is_not_read(tmp_path):
     (tmp_path / "key.txt").write_text("SECRET")
     (tmp_path / "a.py").symlink_to(tmp_path / "key.txt")
     os.mkfifo(tmp_path / "b.py")
-    cells, errors = cells_of([tmp_path / "a.py", tmp_path / "b.py"])
+    files = File(tmp_path / "a.py"), File(tmp_path / "b.py")
+    cells, notes = code_of(Submission("ann", files), FEW)
     assert cells == []
-    assert len(errors) == 2
-    assert "SECRET" not in str(errors)
+    assert [note.partition(" cannot be read")[0] for note in notes[:2]] == ["a.py", "b.py"]
+    assert "SECRET" not in str(notes)
 
 
 def test_a_submission_may_have_so_much_and_no_more(tmp_path, monkeypatch):
-    monkeypatch.setattr(grading_module, "LARGEST", 2**20)
+    monkeypatch.setattr(submissions, "LARGEST", 2**20)
+    folder = tmp_path / "all" / "ann"
+    folder.mkdir(parents=True)
     for name in "abc":
-        (tmp_path / f"{name}.py").write_text("#" * 400_000)
-    cells, errors = cells_of(sorted(tmp_path.iterdir()))
+        (folder / f"{name}.py").write_text("#" * 400_000)
+    (one,) = submissions_in(tmp_path / "all")
+    cells, notes = code_of(one, FEW)
     assert [label for label, _ in cells] == ["a.py", "b.py"]
-    assert errors == ["c.py cannot be read: a submission may have 1 MiB, this one has more"]
+    assert notes == ["c.py cannot be read: a submission may have 1 MiB of code"]
+    monkeypatch.setattr(submissions, "LARGEST_FILE", 2**18)
+    assert "it has more than 0.25 MiB" in code_of(one, FEW)[1][0]
 
 
 @pytest.mark.slow
@@ -575,7 +580,7 @@ def test_what_is_borrowed_earns_nothing_though_trusted(way, tmp_path):
     source = EXERCISES["causal_mask"].source + "\n" + BORROWED[way]
     path = write(source, tmp=tmp_path)
     names = ["softmax", "causal_mask"]
-    feedback, _ = grade_one(Submission("ann", (path,)), names, seed=1, trust=True)
+    feedback, _ = grade_one(Submission("ann", (File(path),)), names, seed=1, trust=True)
     assert [one.score for one in feedback] == [0, EXERCISES["causal_mask"].points]
     assert "softmax is yours to write, but it uses" in str(feedback[0])
 
@@ -671,7 +676,7 @@ def test_an_exercise_that_cannot_be_graded_costs_no_other(tmp_path, monkeypatch)
 
     monkeypatch.setattr(Exercise, "run", fails_once)
     path = write(SOLVED, tmp=tmp_path)
-    feedback, notes = grade_one(Submission("ann", (path,)), FEW, seed=1, trust=True)
+    feedback, notes = grade_one(Submission("ann", (File(path),)), FEW, seed=1, trust=True)
     assert [one.passed for one in feedback] == [True, False, True]
     assert notes == ["softmax could not be graded: MemoryError: too much"]
     assert str(feedback[1]) == "softmax: could not be graded (0 of 5 points)"
@@ -719,7 +724,9 @@ def test_control_characters_reach_no_terminal(tmp_path, capsys):
 
 def test_what_cannot_be_loaded_is_not_called_missing(tmp_path):
     path = write("def softmax(scores:\n", tmp=tmp_path)
-    feedback, _ = grade_one(Submission("ann", (path,)), ["softmax", "attention"], 1, trust=True)
+    feedback, _ = grade_one(
+        Submission("ann", (File(path),)), ["softmax", "attention"], 1, trust=True
+    )
     assert str(feedback[0]) == "softmax: could not be loaded (0 of 5 points)"
     assert "not handed in" in str(feedback[1])
 

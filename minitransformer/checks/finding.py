@@ -6,13 +6,13 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import MISSING, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import ModuleType, NoneType
+from typing import Any, get_args
 
 from minitransformer.checks.engine.subject import SUBJECTS, Subject
 from minitransformer.checks.engine.time_limit import OutOfTime, time_limit
@@ -38,7 +38,8 @@ def find_subject(where: str, kind: str | None = None, declared: dict[str, str] |
         return replace(thing, **parse_declarations(type(thing), declared))
     kind = kind or "attention"
     cls = SUBJECTS[kind]
-    adapted = adapt(thing, cls.arguments, where, kind)
+    flags = {text for name, text in declared.items() if name.endswith("_flag")}
+    adapted = adapt(thing, cls.arguments, where, kind, flags)
     return cls(adapted, name=where, **parse_declarations(cls, declared))
 
 
@@ -68,10 +69,11 @@ def find(where: str) -> Any:
             with _as_their_own(f"calling {name}()"):
                 thing = thing()
         except TypeError as error:
+            file = source if source.endswith(".py") else "yours.py"
             raise TypeError(
                 f"{where}: could not be called without arguments ({error}); write a function "
-                f"that builds it, `def build(): return {name}(...)`, in a file of yours, and check "
-                f"file.py:build(){_known_beside(where)}"
+                f"that builds it, `def build(): return {name}(...)`, and check {file}:build()"
+                + _known_beside(where)
             ) from None
     if not callable(thing):
         raise TypeError(f"{where} is not callable: it is of type {type(thing).__name__}")
@@ -171,8 +173,10 @@ def _known_beside(where: str) -> str:
 ROLES = {"query": "q|quer(y|ies)", "key": "k|keys?", "value": "v|values?", "mask": ".*mask.*"}
 
 
-def adapt(fn: Callable, arguments: tuple[str, ...], where: str, kind: str) -> Callable:
-    """`fn` as it will be called: with these arguments by position.
+def adapt(
+    fn: Callable, arguments: tuple[str, ...], where: str, kind: str, flags: Iterable[str] = ()
+) -> Callable:
+    """`fn` as it will be called: with these arguments by position, and with flags by name.
 
     Where the names of its parameters tell another order, or others stand between, they are passed
     by name: f(values, keys, query, dropout=0.0, mask=None) is understood.
@@ -186,7 +190,7 @@ def adapt(fn: Callable, arguments: tuple[str, ...], where: str, kind: str) -> Ca
         return fn
     roles = [(role, one.name) for one in parameters for role in arguments if _means(one, role)]
     names = dict(reversed(roles))  # of two masks the first
-    required = {one.name for one in parameters if one.default is one.empty}
+    required = {one.name for one in parameters if one.default is one.empty} - set(flags)
     required -= {one.name for one in parameters if one.kind is one.VAR_KEYWORD}
     all_named = names.keys() == set(arguments) and required <= set(names.values())
     in_order = [one.name for one in parameters][: len(arguments)] == [
@@ -225,13 +229,20 @@ def parse_declarations(cls: type[Subject], declared: dict[str, str]) -> dict[str
                 f"did you mean {near[0]}?" if near else f"it may declare {', '.join(known_fields)}"
             )
             raise ValueError(f"a subject of kind {cls.kind} declares no {name!r}: {hint}")
+        if "Callable" in str(known_fields[name].type):
+            raise ValueError(
+                f"{name} is a function: declare it in Python, {cls.__name__}(fn, {name}=...), and "
+                "name that subject here"
+            )
         default = known_fields[name].default
-        values[name] = _value(name, text, None if default is MISSING else default)
+        default = None if default is MISSING else default
+        values[name] = _value(name, text, default, known_fields[name].type)
     return values
 
 
-def _value(name: str, text: str, default: Any) -> Any:
-    """Of the default's type."""
+def _value(name: str, text: str, default: Any, declared: Any) -> Any:
+    """Of the default's type, or of that of the field; "none" where it may be None."""
+    types = {type(default), declared, *get_args(declared)}
     words = {"yes": True, "true": True, "no": False, "false": False}
     if isinstance(default, bool):
         if text.lower() not in words:
@@ -239,13 +250,12 @@ def _value(name: str, text: str, default: Any) -> Any:
         return words[text.lower()]
     if isinstance(default, tuple):
         return tuple(part.strip() for part in text.split(",") if part.strip())
-    if isinstance(default, int | float):
-        try:
-            return type(default)(text)
-        except ValueError:
-            raise ValueError(f"{name} must be a number, got {text!r}") from None
-    if default is None and text.lower() in words:
-        return words[text.lower()]
-    if default is None and text.isdecimal():
-        return int(text)
-    return None if text.lower() == "none" else text
+    if text.lower() == "none" and NoneType in types:
+        return None
+    for number in (int, float):
+        if number in types:
+            try:
+                return number(text)
+            except ValueError:
+                raise ValueError(f"{name} must be a number, got {text!r}") from None
+    return words.get(text.lower(), text) if default is None else text

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from minitransformer import models
 from minitransformer.attention import scaled_dot_product_attention
 from minitransformer.cache import Cache
+from minitransformer.checks.attention.adapters import from_mask_mod
 from minitransformer.checks.attention.subject import AttentionSubject
 from minitransformer.checks.engine.subject import SUBJECTS, Subject
 from minitransformer.checks.labels.subject import CollatorSubject
@@ -176,15 +177,13 @@ def _flex_attention() -> Subject:
     """Through a mask_mod, not compiled. On the CPU it has no backward pass: none is asked for."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    def attend(query, key, value, mask):
-        batch, heads, queries, keys = mask.shape
-        block_mask = create_block_mask(
-            lambda b, h, q, k: mask[b, h, q, k], batch, heads, queries, keys, device=mask.device
-        )
+    def attend(query, key, value, mask_mod):
+        sizes = (*query.shape[:3], key.shape[2])
+        block_mask = create_block_mask(mask_mod, *sizes, device=query.device)
         inputs = (x.detach() for x in (query, key, value))
         return flex_attention(*inputs, block_mask=block_mask)
 
-    return AttentionSubject(attend, mask_layout="b h q k", differentiable=False)
+    return AttentionSubject(from_mask_mod(attend), mask_layout="b h q k", differentiable=False)
 
 
 # ---- attention: transformers ---------------------------------------------------------------------

@@ -53,7 +53,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "submissions",
         type=Path,
         metavar="SUBMISSIONS",
-        help="a folder with a .py or .ipynb file, or a folder, for each student",
+        help="a folder with a file (.py, .ipynb, .txt, .zip) or a folder for each student",
     )
     grade.add_argument("--out", type=Path, required=True, metavar="DIR", help="scores and feedback")
     grade.add_argument("--seed", type=seed, help="of the random inputs; default: a secret one")

@@ -24,7 +24,7 @@ try:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
     from jinja2.utils import Namespace
 except ImportError:
-    raise ImportError('jinja2 is in the extra "hf": pip install "minitransformer[hf]"') from None
+    raise ImportError("chat templates need jinja2: pip install jinja2") from None
 
 TEMPLATE, CONFIG = "chat_template.jinja", "tokenizer_config.json"
 LARGEST = 2**20  # bytes of a template

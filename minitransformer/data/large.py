@@ -224,8 +224,7 @@ def _library() -> Any:
         import datasets
     except ImportError:
         raise ImportError(
-            f"text of more than {LARGE // 2**20} MiB is read with datasets, which are in the extra "
-            '"data": pip install "minitransformer[data]"'
+            f"text of more than {LARGE // 2**20} MiB is read with datasets: pip install datasets"
         ) from None
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()

@@ -304,8 +304,6 @@ def _library() -> Any:
         import tokenizers
         from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
     except ImportError:
-        raise ImportError(
-            'tokenizers are in the extra "hf": pip install "minitransformer[hf]"'
-        ) from None
+        raise ImportError("this needs tokenizers: pip install tokenizers") from None
     del decoders, models, normalizers, pre_tokenizers, processors, trainers
     return tokenizers

@@ -5,6 +5,7 @@ import __future__
 import ast
 import dis
 import json
+import linecache
 import re
 import sys
 import warnings
@@ -20,7 +21,7 @@ def read_cells(name: str, data: bytes) -> list[tuple[str, str]]:
 
     Raises ValueError for what is not a .py file or a notebook.
     """
-    python = name.endswith(".py")  # which may name its encoding
+    python = not name.lower().endswith(".ipynb")  # which may name its encoding
     try:
         encoding = detect_encoding(BytesIO(data).readline)[0] if python else "utf-8-sig"
         text = data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
@@ -37,7 +38,8 @@ def read_cells(name: str, data: bytes) -> list[tuple[str, str]]:
 PIECES = re.compile(
     r"""
     (?P<open>[(\[{]) | (?P<close>[)\]}])
-    | ^[ \t]*(?P<magic>[%!])
+    | ^[ \t]*(?:(?P<given>[\w.][\w., \t]*=)[ \t]*)?(?P<magic>[%!])       # %time, !ls, files = !ls
+    | ^[ \t]*(?P<help>\?{1,2}[\w.]+|[\w.]+\?{1,2})[ \t]*$          # ?torch.ones, torch.ones?
     | \#[^\n]*                                      # a comment
     | \\\n[ \t]*[%!]?                               # a line that goes on in the next
     | ["]{3}(?:\\.|[^\\])*?(?:["]{3}|\Z) | [']{3}(?:\\.|[^\\])*?(?:[']{3}|\Z)
@@ -49,22 +51,27 @@ REST = re.compile(r"(?:\\\n|[^\n])*")  # of a line, and of those that it goes on
 
 
 def without_magics(source: str) -> str:
-    """A cell with `pass` for IPython's %lines and !lines; brackets and strings stay whole."""
+    """A cell with `pass` for IPython's own lines, and None for what they give; brackets and strings
+    stay whole."""
     parts, depth, done, at = [], 0, 0, 0
     while found := PIECES.search(source, at):
         at = found.end()
         depth = max(depth + bool(found["open"]) - bool(found["close"]), 0)
+        if found["help"] and not depth:
+            parts += [source[done : found.start("help")], "pass"]
+            done = at
         if found["magic"] and not depth:
             rest = REST.match(source, at)
-            parts += [source[done : at - 1], "pass", "\n" * rest.group().count("\n")]
+            instead = "None" if found["given"] else "pass"
+            parts += [source[done : at - 1], instead, "\n" * rest.group().count("\n")]
             done = at = rest.end()
     return "".join([*parts, source[done:]])
 
 
 def parse_cell(label: str, source: str) -> list[ast.stmt]:
-    """The statements of a .py file, or of a notebook's cell: its label does not end in .py.
+    """The statements of a .py file, or of a notebook's cell.
 
-    A cell that does not parse is read without IPython's %lines and !lines.
+    What does not parse is read without IPython's own lines, which a file that Colab saved has too.
     Raises SyntaxError or ValueError, with the line in the message, for what is not Python.
     """
     if "\0" in source:
@@ -75,8 +82,7 @@ def parse_cell(label: str, source: str) -> list[ast.stmt]:
             try:
                 return ast.parse(source).body
             except SyntaxError:
-                if label.endswith(".py"):
-                    raise
+                pass
             return ast.parse(without_magics(source)).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None)
@@ -109,6 +115,8 @@ def load_cells(
     """
     nodes, errors = [], []
     for label, source in cells:
+        lines = source.splitlines(keepends=True)  # for torch.jit.script, inspect and tracebacks
+        linecache.cache[f"<{label}>"] = (len(source), None, lines, f"<{label}>")
         try:
             nodes += [(label, node) for node in parse_cell(label, source)]
         except ValueError as error:

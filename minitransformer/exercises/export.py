@@ -4,16 +4,20 @@ Each export has the same stubs and asks the same checks for the same points; not
 gets holds a solution. `export(names, to, folder)` writes a folder and says what to do with it.
 """
 
+import base64
+import hashlib
+import io
 import json
+import re
 import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
 from minitransformer.data.files import InputError
 from minitransformer.exercises.exercise import Exercise, find
-
-INSTALL = 'pip install "minitransformer[grade]"'
 
 
 def export(names: Sequence[str], to: str, folder: Path) -> str:
@@ -186,33 +190,103 @@ def to_pytest(exercises: Sequence[Exercise], folder: Path) -> str:
     return f"cd {folder} && pytest"
 
 
+SETUP = """#!/usr/bin/env bash
+set -e
+apt-get update && apt-get install -y python3-pip python3-venv bubblewrap
+python3 -m venv /opt/venv
+/opt/venv/bin/pip install -c /autograder/source/versions.txt "/autograder/source/{wheel}[grade]"
+"""
+RUN = """#!/usr/bin/env bash
+# Gradescope runs each submission in a container of its own; where bwrap may not be used there, that
+# container is the isolation.
+root=${{AUTOGRADER:-/autograder}} command=${{MINITRANSFORMER:-/opt/venv/bin/minitransformer}}
+rm -rf "$root/one" "$root/out" && mkdir -p "$root/one" "$root/results"
+cp -rH "$root/submission" "$root/one/student"
+trust=""
+bwrap --unshare-all --ro-bind / / true 2>/dev/null || trust=--trust
+"$command" exercise grade "$root/one" --out "$root/out" --jobs 1 $trust --only {names} >&2
+cp "$root/out/students/student/results.json" "$root/results/results.json" ||
+  echo '{{"score": 0, "output": "The autograder failed, which is no fault of the submission."}}' \\
+    > "$root/results/results.json"
+"""
+
+
 def to_gradescope(exercises: Sequence[Exercise], folder: Path) -> str:
-    """An autograder.zip for Gradescope, and the notebook for the students."""
-    names = " ".join(one.name for one in exercises)
-    setup = (
-        "#!/usr/bin/env bash\nset -e\n"
-        "apt-get update && apt-get install -y python3-pip python3-venv bubblewrap\n"
-        f"python3 -m venv /opt/venv\n/opt/venv/bin/{INSTALL}\n"
-    )
-    run = (
-        "#!/usr/bin/env bash\n"
-        "# Gradescope runs each submission in a container of its own; where bwrap may not be used\n"
-        "# there, that container is the isolation.\n"
-        "mkdir -p /autograder/one && rm -rf /autograder/one/* /autograder/out\n"
-        "cp -rH /autograder/submission /autograder/one/student\n"
-        'trust=""\n'
-        "bwrap --unshare-all --ro-bind / / true 2>/dev/null || trust=--trust\n"
-        "/opt/venv/bin/minitransformer exercise grade /autograder/one --out /autograder/out "
-        f"--jobs 1 $trust --only {names}\n"
-        "cp /autograder/out/students/student/results.json /autograder/results/results.json\n"
-    )
+    """An autograder.zip for Gradescope, and the notebook for the students.
+
+    It brings this package along, as a wheel: nothing is installed by a name that others may take,
+    and the rest in the versions that are installed here.
+    """
+    wheel, data = this_wheel()
+    files = {
+        "setup.sh": SETUP.format(wheel=wheel),
+        "run_autograder": RUN.format(names=" ".join(one.name for one in exercises)),
+        "versions.txt": "".join(f"{name}=={version}\n" for name, version in _versions().items()),
+        wheel: data,
+    }
     with zipfile.ZipFile(folder / "autograder.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in {"setup.sh": setup, "run_autograder": run}.items():
-            entry = zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0))
-            entry.external_attr = 0o755 << 16
-            archive.writestr(entry, text)
+        for name, content in files.items():
+            _add(archive, name, content)
     student_notebook(exercises, folder / "exercises.ipynb")
-    return f"upload {folder / 'autograder.zip'} as the autograder, and hand out exercises.ipynb"
+    return (
+        f"upload {folder / 'autograder.zip'} as the autograder, and hand out exercises.ipynb; on "
+        "Linux torch brings CUDA, some gigabytes, unless its line in setup.sh names a CPU build"
+    )
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: str | bytes) -> None:
+    """The same bytes every time; scripts may be run."""
+    entry = zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0))
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    entry.external_attr = (0o755 if name in ("setup.sh", "run_autograder") else 0o644) << 16
+    archive.writestr(entry, content)
+
+
+def this_wheel() -> tuple[str, bytes]:
+    """This package as it is here: the name of its wheel, and the wheel. Raises InputError where it
+    is imported without being installed, so that nothing is known of what it needs."""
+    try:
+        about = distribution("minitransformer")
+    except PackageNotFoundError:
+        raise InputError("minitransformer is not installed here: pip install -e . first") from None
+    package, name = Path(__file__).parents[1], f"minitransformer-{about.version}"
+    files = {
+        path.relative_to(package.parent).as_posix(): path.read_bytes()
+        for path in sorted(package.rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    files[f"{name}.dist-info/METADATA"] = (about.read_text("METADATA") or "").encode()
+    files[f"{name}.dist-info/entry_points.txt"] = (
+        b"[console_scripts]\nminitransformer = minitransformer.cli:main\n"  # no plugin of pytest
+    )
+    tags = ("Wheel-Version: 1.0", "Generator: minitransformer", "Root-Is-Purelib: true")
+    files[f"{name}.dist-info/WHEEL"] = "\n".join([*tags, "Tag: py3-none-any", ""]).encode()
+    record = f"{name}.dist-info/RECORD"
+    lines = [f"{file},{_digest(data)},{len(data)}" for file, data in files.items()]
+    files[record] = "\n".join([*lines, f"{record},,", ""]).encode()
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as wheel:
+        for file, data in files.items():
+            _add(wheel, file, data)
+    return f"{name}-py3-none-any.whl", made.getvalue()
+
+
+def _digest(data: bytes) -> str:
+    """As wheels record it (PEP 376 and PEP 427)."""
+    digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest())
+    return f"sha256={digest.rstrip(b'=').decode()}"
+
+
+def _versions() -> dict[str, str]:
+    """What this package needs to grade, in the versions that are installed here."""
+    found = {}
+    for requirement in distribution("minitransformer").requires or ():
+        name, _, extra = requirement.partition(";")
+        name = re.split(r"[^\w.-]", name.strip())[0]
+        if not extra or "grade" in extra:
+            with suppress(PackageNotFoundError):
+                found[name] = version(name).partition("+")[0]  # "+cpu" is on no index
+    return found
 
 
 EXPORTS: dict[str, Callable[[Sequence[Exercise], Path], str]] = {

@@ -1,9 +1,9 @@
 """A folder of submissions, graded while nobody watches.
 
-A submission is a .py or .ipynb file, or a folder of them; its name is the student's. Each is run in
-a `Sandbox` and gets, under `out/students/NAME/`, results.json (as Gradescope reads it) and
-feedback.html; all together get `out/scores.csv`. What is already there for the same submission and
-the same seed is not graded again, so an interrupted run goes on where it stopped.
+Each submission (see `submissions`) is run in a `Sandbox` and gets, under `out/students/NAME/`,
+results.json (as Gradescope reads it) and feedback.html; all together get `out/scores.csv`. What is
+already there for the same submission, the same seed and the same version of this package is not
+graded again, so an interrupted run goes on where it stopped.
 """
 
 import ast
@@ -14,12 +14,12 @@ import os
 import re
 import secrets
 import signal
-import stat
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -37,7 +37,7 @@ from minitransformer.data.files import (
     to_json,
     write_atomically,
 )
-from minitransformer.exercises.cells import needed_by, parse_cell, read_cells
+from minitransformer.exercises.cells import needed_by, parse_cell
 from minitransformer.exercises.chapters import EXERCISES
 from minitransformer.exercises.exercise import (
     NOT_GRADED,
@@ -48,113 +48,11 @@ from minitransformer.exercises.exercise import (
     find,
 )
 from minitransformer.grading.sandbox import Died, Sandbox, Unsafe
+from minitransformer.grading.submissions import Submission, code_of, plain, submissions_in
 
 SECONDS = 5.0  # of CPU time that one check may take, and one answer
-LARGEST = 2**23  # bytes of a submission
 LONGEST = 2**20  # characters of code that are looked through
 NOTES = 20  # of a submission that are kept
-SUFFIXES = (".py", ".ipynb")
-UNPRINTABLE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def plain(text: str) -> str:
-    """Without what moves a terminal's cursor, turns the direction of writing, or is no UTF-8."""
-    return UNPRINTABLE.sub("\ufffd", text)
-
-
-# ---- what was handed in ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Submission:
-    student: str
-    files: tuple[Path, ...]
-    skipped: tuple[str, ...] = ()  # notes on what was handed in and is not read
-
-
-def submissions_in(folder: Path) -> list[Submission]:
-    """Every file and folder of submissions, by name. Raises InputError where there are none."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; expected one file or folder for each student")
-    found: dict[str, list[Path]] = {}
-    for entry in sorted(folder.iterdir()):
-        if entry.name.startswith("."):
-            continue
-        if os.path.isdir(entry):
-            found.setdefault(entry.name, []).append(entry)
-        elif entry.suffix in SUFFIXES:
-            found.setdefault(entry.stem, []).append(entry)
-    if not found:
-        raise InputError(f"{folder}: holds no .py or .ipynb files and no folders")
-    students = _students(list(found))
-    submissions = []
-    for student, entries in zip(students, found.values(), strict=True):
-        files, skipped = _files_of(entries)
-        submissions.append(Submission(student, tuple(files), tuple(skipped)))
-    return submissions
-
-
-def _students(names: Sequence[str]) -> list[str]:
-    """Names of files as names of students: any text, none of them twice."""
-    students: list[str] = []
-    for name in names:
-        student = plain(os.fsencode(name).decode("utf-8", "replace"))
-        student = student.encode()[:200].decode("utf-8", "ignore")  # a file's name has 255 bytes
-        same = [student, *(f"{student} ({number})" for number in range(2, len(names) + 2))]
-        students.append(next(one for one in same if one not in students))
-    return students
-
-
-def _files_of(entries: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """The .py and .ipynb files at and below these, and notes on what only looks like one.
-
-    Links are not followed, so whatever is found lies in the submission itself; what a link names,
-    the solutions or a private file, is not the student's.
-    """
-    files, skipped = [], []
-    todo = deque(entries)
-    while todo:
-        path = todo.popleft()
-        name = plain(path.name)
-        try:
-            mode = path.lstat().st_mode
-            if stat.S_ISDIR(mode):
-                inside = sorted(one for one in path.iterdir() if not one.name.startswith("."))
-                todo.extendleft(reversed(inside))
-            elif stat.S_ISREG(mode) and path.suffix in SUFFIXES:
-                files.append(path)
-            elif not stat.S_ISREG(mode) and (path.suffix in SUFFIXES or os.path.isdir(path)):
-                kind = "a link" if stat.S_ISLNK(mode) else "a pipe or a device"
-                skipped.append(f"{name} is {kind}, not a file: it was not read")
-        except OSError as error:
-            skipped.append(f"{name} cannot be read: {error.strerror}")
-    return files, skipped
-
-
-def _read(path: Path, size: int = LARGEST) -> bytes:
-    """A regular file, should it be another by now. Raises OSError, and ValueError if too large."""
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError("is not a file")
-        data = file.read(size + 1)
-    if len(data) > size:
-        raise ValueError(f"a submission may have {LARGEST // 2**20} MiB, this one has more")
-    return data
-
-
-def cells_of(files: Sequence[Path]) -> tuple[list[tuple[str, str]], list[str]]:
-    """The code of a submission as (label, source), and what could not be read."""
-    cells, errors = [], []
-    room = LARGEST
-    for path in files:
-        name = plain(path.name)
-        try:
-            data = _read(path, room)
-            room -= len(data)
-            cells += read_cells(name, data)
-        except (OSError, ValueError) as error:
-            errors.append(f"{name} cannot be read: {error}")
-    return cells, errors
 
 
 # ---- what can be told without running it -----------------------------------------------------
@@ -226,8 +124,7 @@ def grade_one(
     submission: Submission, names: Sequence[str], seed: int, trust: bool = False
 ) -> tuple[list[Feedback], list[str]]:
     """Feedback on every exercise, and what went wrong with the files or should be looked at."""
-    cells, unread = cells_of(submission.files)
-    notes = [*submission.skipped, *unread]
+    cells, notes = code_of(submission, names)
     statements: list[ast.stmt] = []
     if sum(len(source) for _, source in cells) > LONGEST:
         notes.append(f"has more than {LONGEST:,} characters of code: look at it")
@@ -285,15 +182,24 @@ def seed_of(seed: int, student: str) -> int:
 
 
 def key_of(submission: Submission, names: Sequence[str], seed: int) -> str:
-    """Changes with the submission, the seed and what is asked."""
-    digest = hashlib.sha256(f"{seed} {' '.join(names)}".encode())
-    for path in submission.files:
+    """Changes with the submission, the seed, what is asked, and the code that asks it."""
+    digest = hashlib.sha256(f"{seed} {' '.join(names)} {_version()}".encode())
+    for file in submission.files:
         try:
-            content = _read(path)
-        except (OSError, ValueError) as error:
+            content = file.read()
+        except Exception as error:  # of archives too
             content = str(error).encode("utf-8", "replace")
-        digest.update(os.fsencode(path.name) + b"\0" + content + b"\0")
-    digest.update("\n".join(submission.skipped).encode())
+        digest.update(f"{file.name}\0{file.changed}\0".encode() + content + b"\0")
+    digest.update("\n".join(submission.notes).encode())
+    return digest.hexdigest()
+
+
+@cache
+def _version() -> str:
+    """Of this package: who mends a check grades again."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

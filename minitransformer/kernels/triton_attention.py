@@ -24,7 +24,7 @@ try:
     import triton
     import triton.language as tl
 except ImportError as error:
-    raise ImportError('Triton is missing: pip install "minitransformer[gpu]"') from error
+    raise ImportError("Triton is missing: pip install triton") from error
 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):  # kernels take no named tuples
     raise ImportError(f"Triton {triton.__version__} is too old: torch 2.7 or later brings 3.3")
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from minitransformer.checks.attention.adapters import from_varlen
 from minitransformer.checks.engine.bugs import bug
 from minitransformer.masks import causal_mask
 
@@ -170,6 +171,22 @@ def values_zeroed_scores_not_masked(query, key, value, mask):
 
 @bug(
     "attention",
+    "additive mask made bool",
+    tier="core",
+    caught_by=["forbidden_keys_get_exactly_zero", "allowed_keys_get_weight"],
+    diagnosis="""A mask of 0 and -inf is turned into True and False by .bool(): 0, which may be
+        seen, becomes False, and -inf becomes True. Everything is upside down: what is padding or
+        future is seen, and nothing else. Compare it with 0 instead: mask == 0.""",
+    source="Hugging Face transformers, Llama 4 under SDPA (PR 38094)",
+    mask_values="additive",
+)
+def additive_mask_made_bool(query, key, value, mask):
+    """The kernel asked for a bool mask, and .bool() made one."""
+    return attention(query, key, value, mask.bool())
+
+
+@bug(
+    "attention",
     "polarity inverted",
     tier="core",
     caught_by=["forbidden_keys_get_exactly_zero", "allowed_keys_get_weight"],
@@ -252,6 +269,40 @@ def mask_of_the_first_sequence(query, key, value, mask):
 
 @bug(
     "attention",
+    "batch read as heads",
+    tier="core",
+    caught_by=["a_row_alone_equals_it_in_the_batch", "long_sequences_are_masked_too"],
+    diagnosis="""A mask of (batch, queries, keys) gets its missing axis in front, as if it were
+        (heads, queries, keys). With as many sequences as heads the shapes fit by accident, and each
+        head obeys the mask of another sequence. The missing axis, that of the heads, comes second:
+        mask.unsqueeze(1).""",
+    source="vit-pytorch (issue 71): a mask without the axis of heads, broadcast",
+)
+def batch_read_as_heads(query, key, value, mask):
+    """With any other batch it was an error, and somebody "fixed" that by a case of its own."""
+    if len(mask) == query.shape[1]:
+        mask = mask.transpose(0, 1)
+    return attention(query, key, value, mask)
+
+
+@bug(
+    "attention",
+    "mask only for batches",
+    tier="core",
+    caught_by=["a_row_alone_equals_it_in_the_batch"],
+    diagnosis="""A batch of one is taken to have no padding, so that its mask is skipped: a sentence
+        alone, padded to a fixed length, reads its padding. In a larger batch it is right.""",
+    source="Hugging Face transformers, linear attention (PR 46773)",
+)
+def mask_only_for_batches(query, key, value, mask):
+    """One sentence needs no padding, its author thought. A cache of fixed size has some."""
+    if len(query) == 1:
+        mask = torch.ones_like(mask)
+    return attention(query, key, value, mask)
+
+
+@bug(
+    "attention",
     "mask of the first head for all",
     tier="core",
     caught_by=["each_head_has_its_own_mask"],
@@ -291,6 +342,22 @@ def causal_from_the_top_left(query, key, value, mask):
 def causal_uninvited(query, key, value, mask):
     """It served a decoder; then the encoder imported it."""
     return attention(query, key, value, mask.tril(mask.shape[-1] - mask.shape[-2]))
+
+
+@bug(
+    "attention",
+    "causal where it is square",
+    tier="core",
+    caught_by=["with_a_mask_it_is_the_formula"],
+    diagnosis="""Where there are as many queries as keys, a causal mask is laid over the one given:
+        that shape is taken for a decoder in training. An encoder's has it, too.""",
+    source=OURS,
+)
+def causal_where_it_is_square(query, key, value, mask):
+    """One query is decoding, as many as keys is training: a third case was not thought of."""
+    if query.shape[2] == key.shape[2]:
+        mask = mask.tril()
+    return attention(query, key, value, mask)
 
 
 @bug(
@@ -383,6 +450,94 @@ def not_scaled(query, key, value, mask):
 def scaled_by_d(query, key, value, mask):
     """The ** 0.5 got lost."""
     return softmax(query @ key.mT / query.shape[-1], mask) @ value
+
+
+def capped(scores: Tensor, softcap: float) -> Tensor:
+    """Scores between -softcap and softcap (Gemma 2)."""
+    return softcap * (scores / softcap).tanh()
+
+
+@bug(
+    "attention",
+    "soft cap after the mask",
+    tier="core",
+    caught_by=["forbidden_keys_get_exactly_zero", "the_backward_pass_uses_the_same_weights"],
+    diagnosis="""The soft cap comes after the mask: tanh(-inf) is -1, so a masked score becomes
+        -softcap, a number like any other, and masked keys get weight. Cap the scores first, and
+        mask them then.""",
+    source="ONNX (issue 7865): so the Attention operator was defined, and its reference computed",
+    softcap=30.0,
+)
+def soft_cap_after_the_mask(query, key, value, mask, softcap=30.0):
+    """With a cap of 30 and small scores the leak is 1e-13. Scores grow."""
+    found = scores(query, key).masked_fill(~mask, float("-inf"))
+    return capped(found, softcap).softmax(dim=-1) @ value
+
+
+@bug(
+    "attention",
+    "soft cap left out",
+    tier="core",
+    caught_by=["with_a_mask_it_is_the_formula"],
+    diagnosis="""The scores are not capped: another path, such as a fused kernel that knows no soft
+        cap, computes plain attention. Small scores hide it, for tanh(x) is about x.""",
+    source=OURS,
+    softcap=30.0,
+)
+def soft_cap_left_out(query, key, value, mask, softcap=30.0):
+    """It was three times as fast, and the loss hardly moved."""
+    return attention(query, key, value, mask)
+
+
+@bug(
+    "attention",
+    "soft cap not scaled back",
+    tier="core",
+    caught_by=["without_padding_it_is_the_formula"],
+    diagnosis="""The scores are divided by the soft cap and go through tanh, but are not multiplied
+        by it again: they all lie between -1 and 1, and attention comes close to an average.""",
+    source=OURS,
+    softcap=30.0,
+)
+def soft_cap_not_scaled_back(query, key, value, mask, softcap=30.0):
+    """Half of a formula with two halves."""
+    return softmax((careful_scores(query, key) / softcap).tanh(), mask) @ value
+
+
+@bug(
+    "attention",
+    "masked keys beside the sink",
+    tier="core",
+    caught_by=["what_padding_holds_is_irrelevant", "how_much_padding_is_irrelevant"],
+    diagnosis="""Weights may sum to less than 1 here, since some of the attention goes to a sink (a
+        1 in the softmax's denominator). But the masked keys stand in the denominator as well: the
+        mask comes after the softmax, and padding takes weight away. Mask the scores first.""",
+    source=OURS,
+    sums_to_one=False,
+)
+def masked_keys_beside_the_sink(query, key, value, mask):
+    """Sums below 1 were expected, so nobody asked where the rest had gone."""
+    found = scores(query, key)
+    highest = found.amax(dim=-1, keepdim=True).clamp(min=0.0)
+    raised = (found - highest).exp()
+    return raised / ((-highest).exp() + raised.sum(dim=-1, keepdim=True)) * mask @ value
+
+
+@bug(
+    "attention",
+    "key heads interleaved",
+    tier="core",
+    caught_by=["without_padding_it_is_the_formula", "gradients_are_right"],
+    diagnosis="""Grouped heads: the heads of keys are repeated as a whole (0, 1, 0, 1), where
+        neighboring heads of queries share one (0, 0, 1, 1). The shapes fit, and most query heads
+        read the keys of others. repeat_interleave, not repeat.""",
+    source="grouped-query attention (Ainslie et al. 2023), by Tensor.repeat or expand",
+    kv_heads=2,
+)
+def key_heads_interleaved(query, key, value, mask):
+    """With weights of one's own it even trains. With those of a checkpoint it babbles."""
+    times = query.shape[1] // key.shape[1]
+    return attention(query, key.repeat(1, times, 1, 1), value.repeat(1, times, 1, 1), mask)
 
 
 @bug(
@@ -510,6 +665,46 @@ def last_block_left_out(query, key, value, mask):
     return in_blocks(query, key[:, :, :whole], value[:, :, :whole], mask[..., :whole])
 
 
+@bug(
+    "attention",
+    "the filling of the last block counted",
+    tier="core",
+    caught_by=["weights_sum_to_one", "without_padding_it_is_the_formula"],
+    diagnosis="""The number of keys is rounded up to a whole block, and the zeros that fill it are
+        seen: each has a score of 0 and takes a weight of exp(0) / sum from the real keys. It shows
+        the more, the more is missing to a whole block, and not at all where nothing is. The mask
+        must cover the filling.""",
+    source="PyTorch, FlexAttention (issue 159247): keys no multiple of the block",
+)
+def filling_of_the_last_block_counted(query, key, value, mask, block=16):
+    """All benchmarks were of 512 keys, of 1024, of 2048."""
+    more = -key.shape[2] % block
+    key, value = (F.pad(x, (0, 0, 0, more)) for x in (key, value))
+    return filled(query, key, value, F.pad(mask, (0, more), value=True), float("-inf"))
+
+
+@bug(
+    "attention",
+    "boundaries of the sequences ignored",
+    tier="core",
+    caught_by=["a_row_alone_equals_it_in_the_batch", "with_a_mask_it_is_the_formula"],
+    diagnosis="""The sequences are packed without padding, one after the other, and every token
+        attends to all of them: the boundaries (cu_seqlens) are not used.""",
+    source="kernels for packed sequences, called without their boundaries",
+    full_masks=False,
+)
+def boundaries_of_the_sequences_ignored(query, key, value, mask):
+    """Packed, a batch is one long sequence, and it was treated as one."""
+    packed = from_varlen(lambda q, k, v, *_: _all_of_all(q, k, v))
+    return packed(query, key, value, mask[:, 0, 0])
+
+
+def _all_of_all(query, key, value):
+    """(tokens, heads, width): every token attends to every token."""
+    query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+    return (scores(query, key).softmax(dim=-1) @ value).transpose(0, 1)
+
+
 # ---- not far enough away: finite numbers for -inf ------------------------------------------------
 
 
@@ -589,7 +784,8 @@ def fill_of_minus_1e9(query, key, value, mask):
     caught_by=["a_query_that_sees_nothing_gets_zeros"],
     diagnosis="""Forbidden scores are set to the smallest finite number, finfo.min. Whatever the
         dtype, it hides well; but in a row where every key has it, the softmax is uniform: a query
-        that may see nothing gets the average of padding and future.""",
+        that may see nothing gets the average of padding and future. Set such rows to zero after
+        the softmax.""",
     source="Hugging Face transformers (PR 17306)",
 )
 def fill_of_the_smallest_number(query, key, value, mask):
@@ -662,7 +858,7 @@ def nan_replaced_after_the_softmax(query, key, value, mask):
     ],
     diagnosis="""-inf is added to the scores, and the NaN of queries that may see nothing is
         replaced by 0 after the softmax. Forward this is right; backward, 0 · NaN is NaN, and it
-        reaches every query and key. Mend the scores before the softmax.""",
+        reaches every query and key. Fix the scores before the softmax.""",
     source="Brevitas (PR 1591): masking the NaN afterwards still feeds 0 · NaN",
 )
 def minus_infinity_added_nan_replaced(query, key, value, mask):

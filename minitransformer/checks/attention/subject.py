@@ -6,7 +6,8 @@ c · identity makes the output c · weights.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from math import prod
+from functools import partial
+from math import isfinite, prod
 from typing import Any, ClassVar
 
 import torch
@@ -14,11 +15,15 @@ from einops import rearrange
 from torch import Tensor
 
 from minitransformer.checks.engine.check import expect, needs
-from minitransformer.checks.engine.subject import Subject, as_dtype, one_of
+from minitransformer.checks.engine.subject import Subject, as_dtype, one_of, other_conventions
 
 ANY_MASK = "b h q k"
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 AXES = {"b", "h", "t", "d"}
+HEADS = 2  # it is asked with
+GROUP = 3  # query heads for each key head, where it declares kv_heads
+
+Reference = Callable[[Tensor, Tensor, Tensor], Tensor]  # (query, key, mask) -> weights
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,18 @@ class AttentionSubject(Subject):
     differentiable  whether gradients flow through it
     same_length   it needs as many queries as keys
     dead_rows     what a query that may see nothing gets: "zeros", or "any" finite value
+    softcap       c of a soft cap c · tanh(scores / c), taken before the mask (Gemma 2); 0: none
+    sums_to_one   False: a query's weights may sum to less, by a factor of its own (attention sinks,
+                  a softmax with 1 in the denominator); compared with the formula up to that factor
+    reference     another formula than softmax(QKᵀ/√d): fn(query, key, mask) -> weights, of float64
+                  (B,H,Q,D), (B,H,K,D) and bool (B,H,Q,K), of any sizes, with gradients if it can
+    kv_heads      grouped-query attention: it is given so many heads of keys and values, each for
+                  3 neighboring heads of queries; 0: as many as heads of queries
+    arrays        "torch", or "numpy": it takes and returns arrays of NumPy, without gradients
     causal_flag, dropout_flag   the names of such arguments: "is_causal", "dropout_p"
     refuses_misuse  it raises an error for a mask of a shape that it does not take
+
+    Functions of packed sequences (cu_seqlens) or of a mask_mod get their masks by `adapters`.
     """
 
     kind: ClassVar[str] = "attention"
@@ -57,6 +72,11 @@ class AttentionSubject(Subject):
     causal_flag: str = ""
     dropout_flag: str = ""
     refuses_misuse: bool = False
+    softcap: float = 0.0
+    sums_to_one: bool = True
+    reference: Reference | None = None
+    kv_heads: int = 0
+    arrays: str = "torch"
     full_masks: bool | None = None  # whether queries may differ; None: as mask_layout says
 
     def __post_init__(self):
@@ -70,9 +90,24 @@ class AttentionSubject(Subject):
         one_of("mask_means", self.mask_means, ("attend", "ignore"))
         one_of("mask_values", self.mask_values, ("bool", "int", "additive"))
         one_of("dead_rows", self.dead_rows, ("zeros", "any"))
+        one_of("arrays", self.arrays, ("torch", "numpy"))
+        if not (isfinite(self.softcap) and self.softcap >= 0.0):
+            raise ValueError(f"softcap must be a positive number, or 0, got {self.softcap!r}")
+        if self.reference is not None and not callable(self.reference):
+            raise TypeError(f"reference must be a function, got {type(self.reference).__name__}")
+        if self.reference is not None and self.softcap:
+            raise ValueError("give a reference or a softcap: the reference is the whole formula")
+        if self.kv_heads < 0 or (self.kv_heads and "h" not in axes):
+            raise ValueError(f"kv_heads must be 0 or more, in a layout with h: got {self.kv_heads}")
         if isinstance(self.dtypes, str) or not self.dtypes:
             raise ValueError(f"dtypes must be a tuple such as ('float32',), got {self.dtypes!r}")
         object.__setattr__(self, "dtypes", tuple(as_dtype(dtype) for dtype in self.dtypes))
+        if self.arrays == "numpy":
+            of_numpy = tuple(dtype for dtype in self.dtypes if dtype != torch.bfloat16)
+            if not of_numpy:
+                raise ValueError("NumPy has no bfloat16: declare another of dtypes")
+            object.__setattr__(self, "dtypes", of_numpy)
+            object.__setattr__(self, "differentiable", False)
         if self.full_masks is None:
             object.__setattr__(self, "full_masks", "q" in mask_axes)
 
@@ -81,30 +116,82 @@ class AttentionSubject(Subject):
         """What ordinary users compute in: float32 where it is promised."""
         return torch.float32 if torch.float32 in self.dtypes else as_dtype(self.dtypes[0])
 
-    def stand_in(self, other: "Subject") -> "AttentionSubject":
-        """Written for the standard layout, but asked only what this subject is asked."""
+    @property
+    def heads(self) -> tuple[int, int]:
+        """How many heads of queries, and of keys and values, it is asked with."""
+        return (GROUP * self.kv_heads, self.kv_heads) if self.kv_heads else (HEADS, HEADS)
+
+    @property
+    def up_to_a_factor(self) -> bool:
+        """Its weights are known up to a factor for each query: some go to no key at all."""
+        return not self.sums_to_one and self.reference is None
+
+    @property
+    def formula(self) -> str:
+        """What its output is compared with, in words."""
+        if self.reference is not None:
+            return "the reference's weights · V"
+        cap = self.softcap
+        scores = f"{cap:g}·tanh(QKᵀ/√d / {cap:g})" if cap else "QKᵀ/√d"
+        return f"softmax({scores}) V" + (", scaled to its sum," if self.up_to_a_factor else "")
+
+    def expected_weights(self, query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
+        """The formula's weights in float64, (B,H,Q,K); zeros at fully masked queries."""
+        query, key = query.double(), per_query_head(key.double(), query)
+        mask = mask.expand(*query.shape[:3], key.shape[2])
+        if self.reference is None:
+            return expected_weights(query, key, mask, self.softcap)
+        weights = self.reference(query, key, mask)
+        if not isinstance(weights, Tensor) or weights.shape != mask.shape:
+            raise ValueError(
+                f"reference must return weights of shape {tuple(mask.shape)}, got "
+                + (f"{tuple(weights.shape)}" if isinstance(weights, Tensor) else f"{weights!r}")
+            )
+        return weights.double().masked_fill(~mask.any(dim=-1, keepdim=True), 0.0)
+
+    def stand_in(self, other: Any) -> "AttentionSubject | None":
+        """Written for the standard layout, but asked only what this subject is asked.
+
+        None where it is of another formula, or needs what this subject does not declare: it would
+        fail by that.
+        """
+        if self.reference is not None or bool(self.softcap) != bool(other.softcap):
+            return None
+        if other.mask_values not in ("bool", self.mask_values):
+            return None
+        if other.kv_heads and not self.kv_heads:
+            return None
+        fn = partial(other.fn, softcap=self.softcap) if self.softcap else other.fn
         return replace(
             self,
-            fn=other.fn,
+            fn=_with_keys_repeated(fn) if self.kv_heads and not other.kv_heads else fn,
             name=other.name,
             layout="b h t d",
             mask_layout=self.mask_layout if self.mask_layout == "b h q k" else "b 1 q k",
             mask_means="attend",
-            mask_values="bool",
+            mask_values=other.mask_values,
+            arrays="torch",
         )
 
     def otherwise(self) -> Iterator[dict[str, Any]]:
-        """The other values and polarities of a mask; masks of keys alone; heads behind tokens."""
-        for values in ("bool", "int", "additive"):
-            for means in ("attend", "ignore"):
-                changes = {"mask_values": values, "mask_means": means}
-                if values == "additive":
-                    del changes["mask_means"]
-                yield {name: x for name, x in changes.items() if x != getattr(self, name)}
+        """The other values and polarities of a mask; masks of keys alone; heads behind tokens;
+        arrays of NumPy."""
+        yield from other_conventions(self)
         yield {"layout": "b h t d" if self.layout == "b t h d" else "b t h d"}
         for layout in ("b k", "b 1 1 k"):
             for means in ("attend", "ignore"):
                 yield {"mask_layout": layout, "mask_means": means, "full_masks": None}
+        if self.arrays == "torch":
+            yield {"arrays": "numpy"}
+
+    def call(self, *given: Tensor, **flags: Any) -> Any:
+        """What it returns for these tensors, in tensors."""
+        if self.arrays == "torch":
+            return super().call(*given, **flags)
+        returned = super().call(*(x.detach().cpu().numpy() for x in given), **flags)
+        if isinstance(returned, tuple | list):
+            return [_as_tensor(x) for x in returned]
+        return _as_tensor(returned)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **flags) -> Tensor:
         """The output, (B,H,Q,Dv), of copies of (B,H,Q,D), (B,H,K,D), (B,H,K,Dv), (B,1,Q,K)."""
@@ -198,6 +285,30 @@ def _copy(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format)
 
 
+def per_query_head(x: Tensor, query: Tensor) -> Tensor:
+    """Keys or values (B,G,K,D) for each of the H heads of queries: neighbors share one."""
+    return x.repeat_interleave(query.shape[1] // x.shape[1], dim=1)
+
+
+def _with_keys_repeated(fn: Callable) -> Callable:
+    """A function of as many heads of keys as of queries, for grouped heads."""
+
+    def grouped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **flags: Any) -> Any:
+        return fn(query, per_query_head(key, query), per_query_head(value, query), mask, **flags)
+
+    return grouped
+
+
+def _as_tensor(x: Any) -> Any:
+    """An array of NumPy as a tensor that shares its memory where it can; anything else as it is."""
+    import numpy as np  # which only such subjects need
+
+    if not isinstance(x, np.ndarray | np.generic):
+        return x
+    array = np.asarray(x)
+    return torch.from_numpy(array.copy() if min(array.strides, default=0) < 0 else array)
+
+
 def _describe(x: Any) -> str:
     return "None" if x is None else f"a {type(x).__name__}"
 
@@ -245,26 +356,31 @@ def backward_weights_of(
     """
     value = value.detach().requires_grad_()
     output = subject(query, key, value, mask)
-    c = scale_of(value.dtype)
-    rows = []
+    c, group = scale_of(value.dtype), query.shape[1] // value.shape[1]
+    weights = torch.empty(*output.shape[:3], key.shape[2], dtype=torch.float64, device=key.device)
     for i in range(query.shape[2]):
-        chosen = torch.zeros_like(output)
-        chosen[:, :, i, 0] = c
-        (gradient,) = torch.autograd.grad(output, value, chosen, retain_graph=True)
-        rows.append(gradient[..., 0].double() / c)
-    return torch.stack(rows, dim=2)
+        for first in range(group):  # one head of each group: the others share its values
+            heads = slice(first, None, group)
+            chosen = torch.zeros_like(output)
+            chosen[:, heads, i, 0] = c
+            (gradient,) = torch.autograd.grad(output, value, chosen, retain_graph=True)
+            weights[:, heads, i] = gradient[..., 0].double() / c
+    return weights
 
 
 def scale_of(dtype: torch.dtype) -> float:
     return 2.0**15 if dtype == torch.float16 else 2.0**100
 
 
-def expected_weights(query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
+def expected_weights(query: Tensor, key: Tensor, mask: Tensor, softcap: float = 0.0) -> Tensor:
     """softmax(Q Kᵀ / √d) over the allowed keys, in float64; zeros in a row that may see nothing.
 
-    Vaswani et al. 2017, eq. 1: written without any care for what padding holds.
+    Vaswani et al. 2017, eq. 1: written without any care for what padding holds. `softcap` caps the
+    scores before the mask (Gemma 2, Riviere et al. 2024, section 2).
     """
-    query, key = query.detach().double(), key.detach().double()
+    query, key = query.double(), key.double()
     scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+    if softcap:
+        scores = softcap * (scores / softcap).tanh()
     scores = scores.masked_fill(~mask, float("-inf"))
     return scores.softmax(dim=-1).masked_fill(~mask, 0.0)

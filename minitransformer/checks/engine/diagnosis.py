@@ -26,23 +26,29 @@ def examine(
     than was declared, and which known bug it has."""
     report = run_checks(subject, tier, seconds, watch)
     if any(result.outcome == "fail" and result.tier == "core" for result in report):
-        report = replace(report, would_pass=_other_declaration(subject, seconds))
+        report = _with_a_question(report, subject, seconds)
     return diagnose(report, subject)
 
 
-def _other_declaration(subject: Subject, seconds: float) -> dict[str, Any]:
-    """The first of those that come to mind under which every core check passes; {} if none does."""
+def _with_a_question(report: Report, subject: Subject, seconds: float) -> Report:
+    """Does it take something else than was declared? Where another declaration that comes to mind
+    passes every core check; or most of them, of one that as declared only raises errors."""
+    checks = checks_of(subject.kind, "core")
     for changes in subject.otherwise():
-        other, passed = replace(subject, **changes), False
-        for check in checks_of(subject.kind, "core"):
+        other, passed, failed = replace(subject, **changes), 0, 0
+        for check in checks:
             outcome = run_check(check, other, seconds).outcome
-            passed |= outcome == "pass"
-            if outcome == "fail":
+            passed, failed = passed + (outcome == "pass"), failed + (outcome == "fail")
+            if failed > (0 if report.ran else passed):
                 break
         else:
-            if passed:
-                return changes
-    return {}
+            if passed > failed:
+                told = {name: value for name, value in changes.items() if value is not None}
+                declared = ", ".join(f"{name}={value!r}" for name, value in told.items())
+                share = f"{passed} of {passed + failed}" if failed else f"all {passed}"
+                question = f"with {declared} {share} core checks pass: is that what it takes?"
+                return replace(report, would_pass=told, question=question)
+    return report
 
 
 def diagnose(report: Report, subject: Subject) -> Report:
@@ -98,6 +104,8 @@ def _behaves_like(one: Bug, body: int, report: Report, subject: Subject) -> bool
     ran = [result for result in report if result.outcome != "not applicable"]
     for result in sorted(ran, key=lambda result: result.outcome):  # "fail" before "pass"
         stand_in = subject.stand_in(one.subject(body))
+        if stand_in is None:
+            return False
         other = run_check(CHECKS[report.kind][result.check], stand_in, SECONDS)
         if other.hung and not result.hung:
             raise _CutOff

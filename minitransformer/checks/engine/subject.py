@@ -52,8 +52,11 @@ class Subject:
         """What might have been declared instead, the likeliest first: see `examine`."""
         return iter(())
 
-    def stand_in(self, other: "Subject") -> "Subject":
-        """Another implementation in this one's place, under the same declarations."""
+    def stand_in(self, other: "Subject") -> "Subject | None":
+        """Another implementation in this one's place, under the same declarations.
+
+        None where it cannot take that place.
+        """
         return replace(self, fn=other.fn, name=other.name)
 
 
@@ -82,3 +85,12 @@ def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
 def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def other_conventions(subject: Any) -> Iterator[dict[str, Any]]:
+    """What mask_values and mask_means might have been declared instead."""
+    for values in ("bool", "int", "additive"):
+        for means in ("attend", "ignore") if values != "additive" else (subject.mask_means,):
+            changes = {"mask_values": values, "mask_means": means}
+            if changes := {name: x for name, x in changes.items() if x != getattr(subject, name)}:
+                yield changes

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import zip_longest
 
 import torch
 
-from minitransformer.checks.engine.check import expect
+from minitransformer.checks.engine.check import at_most
 from minitransformer.checks.models.ready import draw_large
 from minitransformer.config import Config
 from minitransformer.models import DecoderOnly
@@ -56,25 +57,23 @@ def wanted(prompts: Rows, new: int = NEW, eos: int | None = None) -> list[list[i
     return [row[: row.index(eos) + 1] if eos in row else row for row in rows]
 
 
-def compare(found: list[list[int]], right: list[list[int]], when: str, why: str) -> float:
-    """Fail where a row exceeds, with what was written and what should have been."""
-    wrong = [i for i, (a, b) in enumerate(zip(found, right, strict=True)) if a != b]
-    if wrong:
-        i = wrong[0]
-        expect(
-            False,
-            f"{when} {len(wrong)} of {len(right)} rows are wrong: row {i} is continued with "
-            f"{found[i]} where {right[i]} was expected. {why}",
-            float(sum(_distance(a, b) for a, b in zip(found, right, strict=True))),
-        )
-    return 0.0
+def compare(found: list[list[int]], right: list[list[int]], when: str, asks: str) -> float:
+    """The rows against those wanted; the first that differs is shown."""
+    pairs = list(zip(found, right, strict=True))
+    wrong = [i for i, (a, b) in enumerate(pairs) if a != b]
+    i = wrong[0] if wrong else 0
+    return at_most(
+        0.0,
+        float(sum(_distance(a, b) for a, b in pairs)),
+        f"{when} {len(wrong)} of {len(right)} rows are wrong: row {i} is continued with "
+        f"{found[i]} where {right[i]} was expected. {asks}",
+    )
 
 
 def _distance(a: list[int], b: list[int]) -> int:
-    """Tokens that differ or that one has too many, later ones weighing more."""
-    longest = max(len(a), len(b))
-    a, b = (row + [-1] * (longest - len(row)) for row in (a, b))
-    return sum((i + 1) * abs(x - y) for i, (x, y) in enumerate(zip(a, b, strict=True)))
+    """Tokens that differ or that one has too many, later ones weighing more; 0 if none does."""
+    tokens = enumerate(zip_longest(a, b, fillvalue=-1), start=1)
+    return max(sum(i * abs(x - y) for i, (x, y) in tokens), int(a != b))
 
 
 DISTANCE = "distance from the right tokens"

@@ -25,7 +25,7 @@ class GeneratorSubject(Subject):
 
     sides            where the prompts' padding may stand: ("right", "left")
     eos_flag         the name of the argument for the id that ends a row, as "eos_id"; it may be 0
-    pad_id           what stands behind the end of a row in a tensor (B,N)
+    pad_id           what stands behind the end of a row in a tensor (B,N), if not the end again
     includes_prompt  the prompts as given, padding too, stand before the new tokens
     device           where it is checked
     """
@@ -102,6 +102,6 @@ class GeneratorSubject(Subject):
         return rows
 
     def _without_filler(self, row: list[int], eos: int) -> list[int]:
-        """Up to its end, if only padding follows; else all of it."""
+        """Up to its end, if only padding or the end itself follows; else all of it."""
         end = row.index(eos) + 1 if eos in row else len(row)
-        return row[:end] if set(row[end:]) <= {self.pad_id} else row
+        return row[:end] if set(row[end:]) <= {self.pad_id, eos} else row

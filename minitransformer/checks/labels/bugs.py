@@ -1,6 +1,7 @@
 """Labels and collators that teach the wrong token, or forget the end."""
 
 import torch
+from torch.nn import functional as F
 
 from minitransformer.checks.engine.bugs import bug
 from minitransformer.data import next_token_labels, pad
@@ -33,6 +34,22 @@ def labels_by_id(input_ids, attention_mask):
     return next_token_labels(input_ids, attention_mask).masked_fill(
         shifted(input_ids) == pad_id, -100
     )
+
+
+@bug(
+    "labels",
+    "leading padding told by its id",
+    tier="core",
+    caught_by=["a_real_end_is_learned_though_padding_looks_the_same"],
+    diagnosis="""Padding on the left is taken to end at the first id that is not the padding's. A
+        text that begins with that id, as GPT-2's do where bos = eos = pad, loses its first token.
+        Where the padding ends only the attention_mask says.""",
+    source="remove_left_padding of ludwig (PR 3432 corrects another of its guesses)",
+)
+def leading_padding_by_id(input_ids, attention_mask):
+    """No text of the tests began with a special token."""
+    leading = (input_ids == 0).long().cumprod(dim=1)
+    return next_token_labels(input_ids, attention_mask.long() * (1 - leading))
 
 
 @bug(
@@ -257,6 +274,73 @@ def mask_of_ones(rows):
 
 @bug(
     "collator",
+    "trailing padding told by its id",
+    tier="core",
+    caught_by=["the_mask_comes_from_lengths"],
+    diagnosis="""The mask is made by stripping the padding's id from the end of each row: a real end
+        of that id goes with it, though one in the middle stays. Make the mask from lengths.""",
+    source="_package_tokenized_example of NeMo Automodel (PR 1416; PR 3704 corrects it)",
+)
+def trailing_padding_by_id(rows):
+    """Better than ids != pad_id, it was thought: only the end can be padding."""
+    batch = dict(pad(rows))
+    trailing = (batch["input_ids"] == 0).long().flip(1).cumprod(dim=1).flip(1)
+    return batch | {"attention_mask": 1 - trailing}
+
+
+@bug(
+    "collator",
+    "a padding id of 0 is none",
+    tier="core",
+    caught_by=["every_token_comes_back_in_its_place"],
+    diagnosis="""It pads with another id than it was told: `pad_id or eos_id` takes the id 0 for
+        `not given`. Ask whether it is None.""",
+    source="NeMo Automodel (PR 3704): tokenizers whose padding has the id 0",
+)
+def padding_of_zero(rows, pad_id=0, eos_id=2):
+    """Harmless where the mask hides it, and it was made from lengths."""
+    return pad(rows, pad_id or eos_id)
+
+
+def widened(batch, multiple=8, **fillers):
+    """The batch with columns on the right, filled as said or as padding is."""
+    missing = -batch.input_ids.shape[1] % multiple
+    fillers = {"input_ids": 0, "attention_mask": 0, "labels": -100} | fillers
+    tensors = {name: x for name, x in dict(batch).items() if x is not None}
+    return {name: F.pad(x, (0, missing), value=fillers[name]) for name, x in tensors.items()}
+
+
+@bug(
+    "collator",
+    "ones in rounded-up columns",
+    tier="core",
+    caught_by=["the_mask_comes_from_lengths"],
+    diagnosis="""The batch is wider than its longest row, as with pad_to_multiple_of, and the mask
+        is 1 in the columns beyond: every row ends in padding that is read as text.""",
+    source="rounding up was left out for one of the tensors: xtuner PR 567, and others",
+)
+def ones_in_rounded_up_columns(rows):
+    """The mask was made before the batch was widened, and filled up with its last value."""
+    return widened(pad(rows), attention_mask=1)
+
+
+@bug(
+    "collator",
+    "labels in rounded-up columns",
+    tier="core",
+    caught_by=["labels_are_those_of_their_tokens"],
+    diagnosis="""The batch is wider than its longest row, as with pad_to_multiple_of, and the labels
+        in the columns beyond are not -100: the model is taught to write padding.""",
+    source="transformers issue 13341 asks whether labels are rounded up as ids are",
+    labels="aligned",
+)
+def labels_in_rounded_up_columns(rows):
+    """Tensor cores want multiples of 8, the loss wants -100."""
+    return widened(pad(rows, labels=rows), labels=0)
+
+
+@bug(
+    "collator",
     "the end is no label",
     tier="core",
     caught_by=["labels_are_those_of_their_tokens"],
@@ -278,7 +362,7 @@ def the_end_is_no_label(rows):
     caught_by=["given_labels_are_kept"],
     diagnosis="""The labels that came with the rows are replaced by the ids: the prompts, masked
         with -100 so that only answers are learned, are trained on after all.""",
-    source="DataCollatorForLanguageModeling; nanochat issue 570: score .315, mended .355",
+    source="DataCollatorForLanguageModeling; nanochat issue 570: score .315, fixed .355",
     labels="given",
 )
 def labels_made_anew(rows, labels=None):

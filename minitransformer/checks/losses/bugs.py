@@ -102,7 +102,7 @@ def padding_id_ignored(logits, labels):
     caught_by=["what_is_predicted_at_ignored_labels_is_irrelevant"],
     diagnosis="""The labels are clamped to valid classes before the mask is made of them, so that
         -100 becomes 0 and padding is trained to be class 0.""",
-    source="an index error, mended; PyTorch issue 75181",
+    source="an index error, fixed; PyTorch issue 75181",
 )
 def clamped_to_class_zero(logits, labels):
     """gather(-100) raised, clamp(min=0) did not."""
@@ -184,6 +184,71 @@ def skipped_batch(logits, labels):
     return cross_entropy(logits, labels) * (~empty | (labels == -100).all())
 
 
+# ---- label smoothing -----------------------------------------------------------------------------
+
+
+SMOOTHING = {"label_smoothing": 0.1, "smoothing_flag": "label_smoothing"}
+
+
+def uniform(logits: Tensor) -> Tensor:
+    """-log softmax(logits), the mean over the classes: (B,T), at ignored labels too."""
+    log = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    return -log.mean(dim=-1)
+
+
+@bug(
+    "loss",
+    "smoothing counts ignored labels",
+    tier="core",
+    caught_by=[
+        "it_is_the_mean_over_the_labels_that_count",
+        "what_is_predicted_at_ignored_labels_is_irrelevant",
+    ],
+    diagnosis="""The uniform part of label smoothing is summed at ignored positions too: it needs no
+        label, so nothing reminds it of -100. Mask both parts.""",
+    source="torch.nn.functional.cross_entropy before 1.12 (PyTorch issue 73205)",
+    **SMOOTHING,
+)
+def smoothing_counts_ignored(logits, labels, label_smoothing):
+    """The labels were masked, and the smoothing has none."""
+    total = torch.lerp(each(logits, labels), uniform(logits), label_smoothing).sum()
+    return total / count(labels) if count(labels) else total * 0.0
+
+
+@bug(
+    "loss",
+    "a smoothed loss averaged over padding",
+    tier="core",
+    caught_by=["it_is_the_mean_over_the_labels_that_count", "how_much_is_ignored_is_irrelevant"],
+    diagnosis="""The smoothed loss is 0 at ignored labels, and divided by the number of all
+        positions, padding included: the more padding, the smaller the loss.""",
+    source="label smoothing in examples of transformers (PR 5919; issue 7546)",
+    **SMOOTHING,
+)
+def smoothed_over_padding(logits, labels, label_smoothing):
+    """masked_fill(padding, 0.0).mean()."""
+    losses = torch.lerp(each(logits, labels), uniform(logits), label_smoothing)
+    return losses.masked_fill(labels == -100, 0.0).mean()
+
+
+@bug(
+    "loss",
+    "label smoothing left out",
+    tier="core",
+    caught_by=["it_is_the_mean_over_the_labels_that_count"],
+    diagnosis="""Label smoothing is declared, and the loss is the plain cross-entropy: the argument
+        is taken and not used.""",
+    source=OURS,
+    **SMOOTHING,
+)
+def smoothing_left_out(logits, labels, label_smoothing):
+    """A loss of its own replaced the library's, and kept its signature."""
+    return cross_entropy(logits, labels)
+
+
+# ---- what is left behind -------------------------------------------------------------------------
+
+
 @bug(
     "loss",
     "labels filled in place",
@@ -255,7 +320,7 @@ def exp_before_log(logits, labels):
     tier="robust",
     caught_by=["half_precision_logits_are_summed_in_more"],
     diagnosis="""The loss is computed in the dtype of the logits: in bfloat16 it has three digits,
-        and 600 terms are added one by one in it.""",
+        and 600 terms are added one by one in it. Begin with logits.float().""",
     source="losses before they upcast; logits.float() stands in most of them now",
 )
 def summed_in_half_precision(logits, labels):

@@ -1,5 +1,6 @@
 """A loss as a subject: what it may declare."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -22,6 +23,10 @@ class LossSubject(Subject):
     flat             it takes (N,classes) and (N,), as torch's cross_entropy
     shifts           it pairs the logits of t with the label of t + 1, as causal losses do
     num_labels_flag  the name of an argument that gives the number to divide by: "num_labels"
+    label_smoothing  how much of a label goes to all classes alike (Szegedy et al. 2015), 0.1 say
+    smoothing_over   "all" classes, as in torch.nn.functional.cross_entropy, or the "others" than
+                     the label, as in fairseq
+    smoothing_flag   the name of an argument for it: "label_smoothing"
     nothing          where there is nothing to predict: "zero", or "any" finite number
     dtypes           of the logits that it promises to work with
     device           where it is checked
@@ -34,6 +39,9 @@ class LossSubject(Subject):
     flat: bool = False
     shifts: bool = False
     num_labels_flag: str = ""
+    label_smoothing: float = 0.0
+    smoothing_over: str = "all"
+    smoothing_flag: str = ""
     nothing: str = "zero"
     dtypes: tuple[str | torch.dtype, ...] = ("float32", "float64", "bfloat16", "float16")
     device: str | torch.device = "cpu"
@@ -41,6 +49,9 @@ class LossSubject(Subject):
     def __post_init__(self):
         super().__post_init__()
         one_of("nothing", self.nothing, ("zero", "any"))
+        one_of("smoothing_over", self.smoothing_over, ("all", "others"))
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
         if isinstance(self.dtypes, str) or not self.dtypes:
             raise ValueError(f"dtypes must be a tuple such as ('float32',), got {self.dtypes!r}")
         if 0 <= self.ignore_index < CLASSES:
@@ -57,11 +68,25 @@ class LossSubject(Subject):
         """What ordinary users compute in: float32 where it is promised."""
         return torch.float32 if torch.float32 in self.dtypes else as_dtype(self.dtypes[0])
 
+    def otherwise(self) -> Iterator[dict[str, Any]]:
+        """The other way to smooth labels."""
+        if self.label_smoothing:
+            yield {"smoothing_over": "others" if self.smoothing_over == "all" else "all"}
+
     def stand_in(self, other: Any) -> "LossSubject":
         """Called as it wishes, but asked only what this subject is asked."""
         flag = other.num_labels_flag if self.num_labels_flag else ""
-        asked = {"nothing": self.nothing, "dtypes": self.dtypes, "device": self.device}
+        names = ["nothing", "dtypes", "device"]
+        if self.label_smoothing and other.label_smoothing:
+            names.append("label_smoothing")
+        asked = {name: getattr(self, name) for name in names}
         return replace(other, num_labels_flag=flag, **asked)
+
+    def call(self, *given: Any, **flags: Any) -> Any:
+        """What it returns as it is; it is given the label smoothing where that is an argument."""
+        if self.smoothing_flag:
+            flags[self.smoothing_flag] = self.label_smoothing
+        return super().call(*given, **flags)
 
     def __call__(self, logits: Tensor, labels: Tensor, **flags) -> Tensor:
         """The loss of copies of logits (B,T,C) and labels (B,T), -100 where ignored."""

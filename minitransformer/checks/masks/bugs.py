@@ -1,4 +1,4 @@
-"""Functions that build a mask of the wrong shape of mind."""
+"""Functions that build a wrong mask."""
 
 import torch
 
@@ -232,6 +232,174 @@ def positions_in_half_precision(attention_mask):
     """The dtype of the hidden states was used for everything."""
     position = torch.arange(attention_mask.shape[1]).bfloat16()
     return keys(attention_mask) & (position <= position.unsqueeze(1))
+
+
+# ---- sliding windows -----------------------------------------------------------------------------
+
+
+WINDOW = {"window": 3, "window_flag": "window"}
+ENDS = ["a_window_ends_where_it_is_declared"]
+
+
+def distances(attention_mask):
+    """(T,T): how many columns the key stands before the query."""
+    index = torch.arange(attention_mask.shape[1])
+    return index.unsqueeze(1) - index
+
+
+def past(attention_mask):
+    """(B,1,T,T): the keys of a causal mask."""
+    return keys(attention_mask) & causal_mask(attention_mask.shape[1])
+
+
+@bug(
+    "mask",
+    "window one too long",
+    tier="core",
+    caught_by=ENDS,
+    diagnosis="""The window holds the query and `window` keys before it, one key too many: distance
+        <= window where < was meant, or triu(-window). (FlashAttention's window_size=(3, 0) counts
+        so: there a window of 3 is 2.)""",
+    source="transformers PR 26792 (Mistral), and issue 39408 in its calls of FlashAttention",
+    causal=True,
+    **WINDOW,
+)
+def window_one_too_long(attention_mask, window):
+    """With a window of 4096 nobody could see it; two kernels disagreed in the third digit."""
+    return past(attention_mask) & (distances(attention_mask) <= window)
+
+
+@bug(
+    "mask",
+    "window one too short",
+    tier="core",
+    caught_by=ENDS,
+    diagnosis="""The window holds `window` - 2 keys before the query instead of `window` - 1: one is
+        taken off twice, for the query itself.""",
+    source="vLLM issue 3385 weighs the two; a mutant of our own",
+    causal=True,
+    **WINDOW,
+)
+def window_one_too_short(attention_mask, window):
+    """The fix of a window that was one too long, made in both places."""
+    return past(attention_mask) & (distances(attention_mask) < max(window - 1, 1))
+
+
+@bug(
+    "mask",
+    "window lost",
+    tier="core",
+    caught_by=ENDS,
+    diagnosis="""The window is taken and not used: each token sees the whole past. Short texts show
+        no difference.""",
+    source="transformers issue 35924; unsloth PR 8253: lost on one of several paths",
+    causal=True,
+    **WINDOW,
+)
+def window_lost(attention_mask, window):
+    """The path without padding returned earlier."""
+    return past(attention_mask)
+
+
+@bug(
+    "mask",
+    "window on both sides of a causal mask",
+    tier="core",
+    caught_by=ENDS,
+    diagnosis="""It is declared causal, and its window reaches into the future as far as into the
+        past: |distance| < window takes the place of the causal mask instead of joining it.""",
+    source=OURS,
+    causal=True,
+    **WINDOW,
+)
+def window_on_both_sides(attention_mask, window):
+    """A local mask of an encoder was at hand."""
+    return keys(attention_mask) & (distances(attention_mask).abs() < window)
+
+
+@bug(
+    "mask",
+    "window on one side of an encoder",
+    tier="core",
+    caught_by=ENDS,
+    diagnosis="""Only the past is cut off by the window, the future is seen as a whole: distance <
+        window without the absolute value. An encoder's window ends on both sides.""",
+    source="transformers PR 40700: a bidirectional model got a window meant for causal ones",
+    **WINDOW,
+)
+def window_on_one_side(attention_mask, window):
+    """The line was right in the decoder that it came from."""
+    return keys(attention_mask) & (distances(attention_mask) < window)
+
+
+@bug(
+    "mask",
+    "window counted over padding",
+    tier="core",
+    caught_by=["each_query_may_see_what_it_should"],
+    diagnosis="""The window is said to count tokens and counts columns: padding between tokens takes
+        its place in the window.""",
+    source=OURS,
+    causal=True,
+    window_counts="tokens",
+    **WINDOW,
+)
+def window_counted_over_padding(attention_mask, window):
+    """Right for padding at the ends, which was all that was tried."""
+    return past(attention_mask) & (distances(attention_mask) < window)
+
+
+@bug(
+    "mask",
+    "a window of 0 hides everything",
+    tier="core",
+    caught_by=["each_query_may_see_what_it_should"],
+    diagnosis="""Every key is hidden, each token's own too: a window of 0, which a configuration has
+        for `no window`, is taken at its word.""",
+    source="unsloth PR 8253: a zero window was treated as a real width",
+    causal=True,
+)
+def window_of_zero(attention_mask):
+    """`if window is not None`, and the file of the model said 0."""
+    return past(attention_mask) & (distances(attention_mask) < 0)
+
+
+# ---- FlexAttention -------------------------------------------------------------------------------
+
+
+@bug(
+    "mask",
+    "padding asked of q_idx",
+    tier="core",
+    caught_by=["each_query_may_see_what_it_should", "long_rows_are_masked_too"],
+    diagnosis="""Real tokens see padding: it is looked up at q_idx, where padding lies on kv_idx, or
+        not at all.""",
+    source="PyTorch issue 136196: dense_mask[b, q_idx] for dense_mask[b, kv_idx]",
+    causal=True,
+)
+def padding_asked_of_the_query(attention_mask):
+    """A mask_mod has no axes, only names."""
+    real = attention_mask != 0
+    return lambda b, h, q_idx, kv_idx: (q_idx >= kv_idx) & real[b, q_idx]
+
+
+@bug(
+    "mask",
+    "q_idx and kv_idx mixed up",
+    tier="core",
+    caught_by=["each_query_may_see_what_it_should"],
+    diagnosis="""Queries and keys have changed places: each token sees itself and what comes after
+        it. FlexAttention calls mask_mod(b, h, q_idx, kv_idx), in this order.""",
+    source=OURS,
+    causal=True,
+)
+def indices_mixed_up(attention_mask):
+    """Four arguments by position, all of them integers."""
+    real = attention_mask != 0
+    return lambda b, h, kv_idx, q_idx: (q_idx >= kv_idx) & real[b, kv_idx]
+
+
+# ---- ids, precision, promises --------------------------------------------------------------------
 
 
 @bug(
