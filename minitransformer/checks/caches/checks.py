@@ -25,18 +25,19 @@ def _allowed(decoder: Decoder) -> float:
     return tolerance(decoder, batch_of(decoder.subject, "full"))
 
 
-def _as_alone(subject: CachedDecoderSubject, side: str, says: str) -> Iterator[float]:
-    """So many tokens at a time as it takes."""
+def _as_alone(subject: CachedDecoderSubject, side: str) -> Iterator[float]:
+    """One token at a time, and several where it takes them."""
+    needs(side in subject.sides, f"it does not promise padding on the {side}")
     decoder, given = Decoder(subject), text(subject, side)
     wanted, allowed = decoder.alone(given.rows()), _allowed(decoder)
     for count in decoder.steps():
         yield at_most(
             allowed,
             difference(decoder.decode(given, count), wanted),
-            f"With {says}, the prompts in one call and then {count} new tokens at a time, the "
-            "logits differ by {measured} from those of each text alone and without a cache "
-            f"(rounding explains {allowed:.1g}). Does the mask cover the cached keys, and are "
-            "positions counted over the real tokens of each row?",
+            f"With padding on the {side}, the prompts in one call and the new tokens {count} at a "
+            "time, the logits differ by {measured} from those of each text alone and without a "
+            f"cache (rounding explains {allowed:.1g}). Does the mask cover the cached keys, and "
+            "are positions counted over the real tokens of each row?",
             attention_mask=given.mask,
         )
 
@@ -45,7 +46,9 @@ def _as_alone(subject: CachedDecoderSubject, side: str, says: str) -> Iterator[f
 
 
 @check(KIND, "core", DIFFERENCE, "https://github.com/google/flax/issues/5591")
-def one_token_at_a_time_gives_what_the_whole_gives(subject: CachedDecoderSubject) -> Iterator:
+def one_token_at_a_time_gives_what_the_whole_gives(
+    subject: CachedDecoderSubject,
+) -> Iterator[float]:
     """A text without padding, read with the cache token by token, gives the logits of the whole."""
     decoder, given = Decoder(subject), text(subject, "full")
     yield at_most(
@@ -57,7 +60,9 @@ def one_token_at_a_time_gives_what_the_whole_gives(subject: CachedDecoderSubject
 
 
 @check(KIND, "core", DIFFERENCE)
-def several_tokens_at_a_time_give_what_the_whole_gives(subject: CachedDecoderSubject) -> Iterator:
+def several_tokens_at_a_time_give_what_the_whole_gives(
+    subject: CachedDecoderSubject,
+) -> Iterator[float]:
     """A text without padding, read with the cache in parts, gives the logits of the whole."""
     needs(subject.several, "it takes one new token at a time")
     decoder, given = Decoder(subject), text(subject, "full")
@@ -80,8 +85,7 @@ def several_tokens_at_a_time_give_what_the_whole_gives(subject: CachedDecoderSub
 )
 def prompts_padded_on_the_left_go_on_as_alone(subject: CachedDecoderSubject) -> Iterator[float]:
     """Prompts of different lengths, padded on the left, go on as each does alone."""
-    needs("left" in subject.sides, "it does not promise padding on the left")
-    yield from _as_alone(subject, "left", "padding on the left")
+    yield from _as_alone(subject, "left")
 
 
 @check(KIND, "core", DIFFERENCE)
@@ -90,8 +94,7 @@ def prompts_padded_on_the_right_go_on_as_alone(subject: CachedDecoderSubject) ->
 
     The new tokens stand behind the padding, so that each row has a hole.
     """
-    needs("right" in subject.sides, "it does not promise padding on the right")
-    yield from _as_alone(subject, "right", "padding on the right")
+    yield from _as_alone(subject, "right")
 
 
 @check(KIND, "core", CHANGE)
@@ -158,7 +161,9 @@ def _along_the_columns(mask: Tensor, x: Tensor) -> Tensor:
 
 
 @check(KIND, "robust", CHANGE)
-def large_numbers_cached_at_padding_are_irrelevant(subject: CachedDecoderSubject) -> Iterator:
+def large_numbers_cached_at_padding_are_irrelevant(
+    subject: CachedDecoderSubject,
+) -> Iterator[float]:
     """Keys and values of padding that are 10⁵ times larger change no bit of any logits."""
     decoder = Decoder(subject)
     for side in subject.sides:

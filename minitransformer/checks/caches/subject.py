@@ -20,7 +20,7 @@ class CachedDecoderSubject(DecoderSubject):
     the decoder likes. input_ids (B,N) are the new tokens, attention_mask (B,T) covers all columns
     so far, and the logits are (B,N,V). A model of transformers (one that takes `use_cache`)
     is called as its `generate` does, positions counted over real tokens. It may declare
-    what a DecoderSubject may (holes, documents and returns are not asked), and:
+    what a DecoderSubject may (holes, documents, window and returns are not asked), and:
 
     reorder  a function (past, rows) -> past, in which row i goes on from row rows[i] of the past,
              as in beam search; without it the first axis of every tensor in `past` is indexed

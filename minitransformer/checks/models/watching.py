@@ -40,9 +40,9 @@ def watched(call: Callable[[], Any]) -> list[Tensor]:
 
 
 def attention_traits(subject: EncoderSubject) -> tuple[str, ...] | None:
-    """How the first and the last layer treat padding: a trait of a bug, whatever the weights are.
+    """How the first and the last layer treat padding and the future, whatever the weights are.
 
-    Of self-attention and cross-attention, where both are seen. None where nothing is.
+    Of self-attention and cross-attention, where they are seen. None where nothing is.
     """
     if not isinstance(subject.fn, nn.Module):
         return None
@@ -55,11 +55,15 @@ def attention_traits(subject: EncoderSubject) -> tuple[str, ...] | None:
         for keys in masks[: i + 1]:
             shape = (queries.shape[1], keys.shape[1])
             rule = torch.ones(shape, dtype=torch.bool, device=queries.device)
-            causal = subject.causal and keys is masks[-1]
+            if subject.causal and keys is masks[-1]:
+                rule = rule.tril()
             layers = [w for w in weights if w.shape[-2:] == shape and w.ndim > 2]
             for layer in (layers[0], layers[-1]) if layers else ():
                 heads = layer.reshape(len(queries), -1, *shape)
-                traits.append(_padding_is(heads, queries, keys, rule.tril() if causal else rule))
+                traits += [
+                    _padding_is(heads, queries, keys, rule),
+                    _future_is(heads, queries, rule),
+                ]
     return tuple(traits) or None
 
 
@@ -67,7 +71,15 @@ def _padding_is(heads: Tensor, queries: Tensor, keys: Tensor, rule: Tensor) -> s
     """Of weights (B,H,Q,K). Which queries (B,Q) and keys (B,K) are real; `rule` (Q,K): causal."""
     seen = (heads > 0).any(1)
     if not (seen & queries.unsqueeze(2) & ~keys.unsqueeze(1)).any():
-        return "hidden"
+        return "padding hidden"
     equal = (heads.amax(-1) == heads.amin(-1)).any(1)  # a softmax over nothing, filled up
     as_real = ((seen == rule).all(-1) & ~equal)[~queries].all()
-    return "seen" if as_real else "seen by real tokens"
+    return "padding seen" if as_real else "padding seen by real tokens"
+
+
+def _future_is(heads: Tensor, queries: Tensor, rule: Tensor) -> str:
+    """Of the same: what real queries see beyond the rule."""
+    beyond = (heads > 0).any(1)[queries] & ~rule.expand(len(queries), -1, -1)[queries]
+    if not beyond.any():
+        return "future hidden"
+    return "next token seen" if beyond.sum(-1).max() == 1 else "future seen"
