@@ -44,6 +44,19 @@ class Attention(nn.Module):
     def forward(self, q, k, v, mask):
         return attention(q, k, v, mask)
 
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x, context=None, key_padding_mask=None):
+        hidden = key_padding_mask == 0
+        return self.attention(x, x, x, key_padding_mask=hidden)[0]
+
+class Forgetful(Layer):
+    def forward(self, x, context=None, key_padding_mask=None):
+        return self.attention(x, x, x)[0]
+
 class Sized(nn.Module):
     def __init__(self, width):
         super().__init__()
@@ -169,10 +182,21 @@ def test_it_is_asked_whether_it_takes_something_else(folder, capsys):
     assert main(["check", "student.py:ignores", "--mask-means", "ignore"]) == 0
 
 
+def test_a_layer_is_an_encoder_of_embeddings(folder, capsys):
+    """Its mask is found by its name, and its gradients are asked for."""
+    status, said, _ = check(capsys, "student.py:Layer", "--as", "layer")
+    assert status == 0
+    assert "✓ parameter_gradients_do_not_depend_on_padding" in said
+    status, said, _ = check(capsys, "student.py:Forgetful", "--as", "layer")
+    assert status == 1
+    assert "padding mask never used (encoder)" in said
+    assert "d_model" in check(capsys, "--list", "--as", "layer")[1]
+
+
 def test_a_class_that_must_be_built_is_offered_what_is_known(capsys):
-    assert main(["check", "torch.nn:TransformerEncoderLayer"]) == 2
+    assert main(["check", "torch.nn:TransformerDecoderLayer"]) == 2
     said = capsys.readouterr().err
-    assert "def build(): return TransformerEncoderLayer(...)" in said
+    assert "def build(): return TransformerDecoderLayer(...)" in said
     assert "Of torch these can be checked as they are: torch.nn:TransformerEncoder" in said
 
 

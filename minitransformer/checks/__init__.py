@@ -61,6 +61,16 @@ def check_encoder(
     return _check("encoder", fn, tier, seconds, declared)
 
 
+def check_layer(
+    fn: Callable, *, tier: str = "core", seconds: float = 20.0, **declared: Any
+) -> Report:
+    """Check a layer with projections of its own `fn(x, attention_mask) -> (B,T,X)`, x (B,T,16).
+
+    It is an encoder that takes embeddings. Declarations: EncoderSubject, d_model among them.
+    """
+    return _check("encoder", fn, tier, seconds, {"takes": "embeddings"} | declared)
+
+
 def check_decoder(
     fn: Callable, *, tier: str = "core", seconds: float = 20.0, **declared: Any
 ) -> Report:
@@ -176,6 +186,7 @@ __all__ = [
     "check_encoder_decoder",
     "check_generator",
     "check_labels",
+    "check_layer",
     "check_loss",
     "check_mask",
     "checks_of",

@@ -14,10 +14,13 @@ from pathlib import Path
 from types import ModuleType, NoneType
 from typing import Any, get_args
 
+from torch import nn
+
 from minitransformer.checks.engine.subject import SUBJECTS, Subject
 from minitransformer.checks.engine.time_limit import OutOfTime, time_limit
 from minitransformer.checks.known import KNOWN, known
 
+LAYER = "layer"  # an encoder that takes embeddings
 IMPORT_SECONDS, IMPORT_WALL = 60.0, 300.0
 
 
@@ -28,6 +31,8 @@ def find_subject(where: str, kind: str | None = None, declared: dict[str, str] |
     ValueError, TypeError or ImportError with what to do about it.
     """
     declared = declared or {}
+    if kind == LAYER:
+        kind, declared = "encoder", {"takes": "embeddings"} | declared
     subject = known(where) if kind is None else None
     if subject is not None:
         return replace(subject, **parse_declarations(type(subject), declared))
@@ -170,7 +175,14 @@ def _known_beside(where: str) -> str:
 # ---- calling it ----------------------------------------------------------------------------------
 
 
-ROLES = {"query": "q|quer(y|ies)", "key": "k|keys?", "value": "v|values?", "mask": ".*mask.*"}
+ROLES = {  # argument -> what it may be called
+    "query": "q|quer(y|ies)",
+    "key": "k|keys?",
+    "value": "v|values?",
+    "mask": ".*mask.*",
+    "input_ids": "input_ids|ids|tokens|inputs?|x|src|hidden_states|inputs_embeds",
+    "attention_mask": ".*mask.*",
+}
 
 
 def adapt(
@@ -182,7 +194,7 @@ def adapt(
     by name: f(values, keys, query, dropout=0.0, mask=None) is understood.
     """
     try:
-        signature = inspect.signature(fn)
+        signature = inspect.signature(fn.forward if isinstance(fn, nn.Module) else fn)
     except (TypeError, ValueError):  # written in C
         return fn
     parameters = signature.parameters.values()
@@ -197,9 +209,8 @@ def adapt(
         names.get(role) for role in arguments
     ]
     if all_named and not in_order:
-        return lambda *given, **flags: fn(
-            **{names[role]: x for role, x in zip(arguments, given, strict=True)}, **flags
-        )
+        by_name = _ByName(fn, [names[role] for role in arguments])
+        return by_name if isinstance(fn, nn.Module) else by_name.forward
     by_position = [one for one in parameters if one.kind < one.VAR_POSITIONAL]
     if len(by_position) < len(arguments) or len(required) > len(arguments):
         raise TypeError(
@@ -208,6 +219,17 @@ def adapt(
             "what else it is"
         )
     return fn
+
+
+class _ByName(nn.Module):
+    """A function or a module that is given its arguments by these names."""
+
+    def __init__(self, fn: Callable, names: list[str]):
+        super().__init__()
+        self.fn, self.names = fn, names
+
+    def forward(self, *given: Any, **flags: Any) -> Any:
+        return self.fn(**dict(zip(self.names, given, strict=True)), **flags)
 
 
 def _means(parameter: inspect.Parameter, role: str) -> bool:

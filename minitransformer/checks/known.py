@@ -401,6 +401,20 @@ class _AroundEncoder(_Around):
         )
 
 
+@_knows("torch.nn:TransformerEncoderLayer")
+def _transformer_encoder_layer() -> Subject:
+    """A layer: it takes embeddings."""
+    layer = nn.TransformerEncoderLayer(_WIDTH, _HEADS, _WIDE, dropout=0.0, batch_first=True)
+    return _model_subject(
+        "encoder",
+        layer,
+        lambda m, x, mask: m(x, src_key_padding_mask=mask),
+        takes="embeddings",
+        mask_means="ignore",
+        mask_values="bool",
+    )
+
+
 class _AroundTransformer(_Around):
     def __init__(self, inference: bool):
         transformer = nn.Transformer(
@@ -560,6 +574,16 @@ for _kind, _layers in {"encoder": "Encoder", "decoder": "Decoder"}.items():
         _knows(f"x_transformers:{_layers}{_word}", "x_transformers")(
             lambda b=_kind, x=_layers, o=_options: _x_transformer(b, x, o)
         )
+
+
+@_knows("x_transformers:Attention", "x_transformers")
+def _x_transformers_layer() -> Subject:
+    """A layer: it takes embeddings."""
+    import x_transformers
+
+    layer = x_transformers.Attention(dim=_WIDTH, heads=_HEADS, dim_head=_WIDTH // _HEADS)
+    options = {"takes": "embeddings", "mask_values": "bool"}
+    return _model_subject("encoder", layer, lambda m, x, mask: m(x, mask=mask), **options)
 
 
 # ---- losses --------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from minitransformer.checks.engine.diagnosis import diagnose, examine
 from minitransformer.checks.engine.report import Report, Result
 from minitransformer.checks.engine.running import run_checks
 from minitransformer.checks.engine.subject import SUBJECTS
-from minitransformer.checks.finding import find_subject
+from minitransformer.checks.finding import LAYER, find_subject
 from minitransformer.data.files import InputError
 
 HELP = """
@@ -65,13 +65,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     kinds = "\n".join(
         f"    --as {kind:<16} f({', '.join(cls.arguments)})" for kind, cls in SUBJECTS.items()
     )
+    kinds += f"\n    --as {LAYER:<16} f(x, attention_mask): an encoder that takes embeddings"
     tiers = "; ".join(f"{tier} ({means})" for tier, means in TIERS.items())
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = textwrap.fill(parser.description or "", 90)
     parser.epilog = HELP.format(kinds=kinds, tiers=textwrap.fill(tiers, 90)).strip()
     parser.add_argument("subject", metavar="SUBJECT", nargs="?", help="what is checked")
     parser.add_argument(
-        "--as", dest="kind", choices=SUBJECTS, metavar="KIND", help="default: attention"
+        "--as", dest="kind", choices=[*SUBJECTS, LAYER], metavar="KIND", help="default: attention"
     )
     parser.add_argument(
         "--tier", choices=TIERS, default="core", help="how much is asked (default: core)"
@@ -122,7 +123,7 @@ def _check(options: argparse.Namespace) -> int:
 def check(options: argparse.Namespace) -> int:
     """Raises ValueError, TypeError or ImportError where there is nothing to check."""
     if options.list:
-        _print_list(options.kind or "attention")
+        _print_list("encoder" if options.kind == LAYER else options.kind or "attention")
         return 0
     if options.museum:
         return _museum(options)
