@@ -48,7 +48,8 @@ class CachedDecoderSubject(DecoderSubject):
 
     def stand_in(self, other: Subject) -> Subject:
         """Called as it wishes, but asked only what this subject is asked."""
-        return replace(super().stand_in(other), several=self.several)
+        placed: Any = super().stand_in(other)
+        return replace(placed, several=self.several)
 
 
 class FromTransformers(nn.Module):
