@@ -270,8 +270,8 @@ def test_pyplot_is_not_needed(figure, tmp_path, monkeypatch):
     save(curve_figure({"training": ([0, 1], [2.0, 1.0])}), tmp_path / "curve.png")
 
 
-def test_without_matplotlib_the_message_names_the_extra(monkeypatch):
+def test_without_matplotlib_the_message_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "minitransformer.visualize")
-    with pytest.raises(ImportError, match=r"minitransformer\[plot\]"):
+    with pytest.raises(ImportError, match="pip install matplotlib"):
         __import__("minitransformer.visualize")

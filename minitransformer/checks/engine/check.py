@@ -7,10 +7,10 @@
             leak = case.weights.masked_fill(case.mask, 0.0)
             yield at_most(0.0, leak, f"With {case}, a forbidden key gets {{measured}}.")
 
-A check yields what it measures, and the report shows the largest of it. `at_most` and `expect` end
-it where the invariant does not hold; `needs` leaves it where the subject does not promise it. Its
-words say what was seen, or ask. What is wrong in the code only a known bug can tell, whose answers
-are the same (see `diagnosis`).
+A check yields what it measures, or returns it, and the report shows the largest of it. `at_most`
+and `expect` end it where the invariant does not hold; `needs` leaves it where the subject does not
+promise it. Its words say what was seen, or ask. What is wrong in the code only a known bug can
+tell, whose answers are the same (see `diagnosis`).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -38,14 +38,12 @@ class Check:
     statement: str
     measures: str  # what the numbers are that it yields
     mirrors: tuple[str, ...]  # the same failure in real code
-    function: Callable[[Any], Iterator[float] | None]
+    function: Callable[[Any], Iterator[float] | float | None]
 
     def __call__(self, subject: Any) -> float | None:
         """The largest number measured. Raises Failed or NotApplicable."""
         measured = self.function(subject)
-        if measured is None or isinstance(measured, float):
-            return measured
-        return max(measured, default=None)
+        return max(measured, default=None) if isinstance(measured, Iterator) else measured
 
 
 class Failed(Exception):
