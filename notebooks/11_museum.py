@@ -372,7 +372,7 @@ assert report.likely == ("mask after the softmax",)
 # each kind, with the check that catches each first.
 
 # %%
-for kind in ("mask", "encoder", "decoder", "loss", "labels", "generator"):
+for kind in ("mask", "encoder", "decoder", "cached-decoder", "loss", "labels", "generator"):
     for piece in kinds[kind][:2]:
         report = run_checks(piece.subject(), piece.tier)
         print(f"{kind}: {piece.name}")

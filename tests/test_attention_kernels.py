@@ -215,7 +215,9 @@ def test_autocast_changes_nothing(name, device):
     assert torch.equal(inside, outside)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in ("online", "fused"))) for n in NAMES]
+)
 def test_gradients_are_those_of_differences_and_can_be_asked_for_twice(name):
     mask = some_masks(QUERIES, KEYS)["half"]
     inputs = random_inputs(BATCH, HEADS, QUERIES, KEYS)

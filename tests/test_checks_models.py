@@ -43,6 +43,7 @@ def kind(request) -> str:
 # ---- what is right passes ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", ["llama"])  # test_conformance.py has the others
 def test_our_models_pass_at_every_tier(kind, parts):
     build, _, check = KINDS[kind]
@@ -112,7 +113,7 @@ class States:
         lambda x: {"last_hidden_state": x},
     ],
 )
-def test_outputs_come_in_many_wrappings(kind, wrapped):
+def test_outputs_come_in_many_wrappings(wrapped, kind="decoder"):
     _, tiny, check = KINDS[kind]
     model = tiny().eval()
     assert check(lambda *inputs: wrapped(model(*inputs))).passed
@@ -367,7 +368,7 @@ def test_weights_are_watched_in_modules_alone():
 # ---- windows -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("window", [1, 2, 3])
+@pytest.mark.parametrize("window", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))])
 def test_a_window_of_ours_passes(window):
     model = DecoderOnly(Config(VOCAB, WIDTH, num_layers=2, window=window))
     report = check_decoder(model, window=window, layers=2, holes=True)

@@ -331,7 +331,9 @@ def search(model, prompt, beams, penalty=1.0, eos_id=None, steps=STEPS) -> list[
     return ended[0][1]
 
 
-@pytest.mark.parametrize(("side", "beams"), [("left", 2), ("right", 4)])
+@pytest.mark.parametrize(
+    ("side", "beams"), [("left", 2), pytest.param("right", 4, marks=pytest.mark.slow)]
+)
 def test_each_row_of_a_beam_search_is_what_the_definition_finds_alone(model, side, beams, device):
     batch = batch_of(PROMPTS, side, device)
     alone = [search(model, prompt, beams) for prompt in PROMPTS]
