@@ -113,10 +113,9 @@ class States:
         lambda x: {"last_hidden_state": x},
     ],
 )
-def test_outputs_come_in_many_wrappings(wrapped, kind="decoder"):
-    _, tiny, check = KINDS[kind]
-    model = tiny().eval()
-    assert check(lambda *inputs: wrapped(model(*inputs))).passed
+def test_outputs_come_in_many_wrappings(wrapped):
+    model = TinyDecoder().eval()
+    assert check_decoder(lambda *inputs: wrapped(model(*inputs))).passed
 
 
 @pytest.mark.parametrize(
