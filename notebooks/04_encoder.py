@@ -310,13 +310,15 @@ print(f"mean over all columns is {(counted.norm() / wanted.norm()).item():.3f} o
 
 # %%
 print(check_encoder(EncoderOnly(config).eval()).headline)
-report = check_encoder(Forgetful(config).eval())
+plain = replace(config, attention="reference")  # whose weights can be watched
+report = check_encoder(Forgetful(plain).eval())
 print(report.headline)
 for bug in report.likely:
     print("likely bug:", bug)
 
 # %% [markdown]
-# It names several bugs, because all of them fail these checks in the same way. The first is ours.
+# Several bugs fail these checks in the same way: no mask at all, a mask in the first layer only, a
+# mean over padding. The suite also watches what each softmax gives to padding, and names ours.
 #
 # ### Try it: which layer is it?
 #
