@@ -146,6 +146,7 @@ def test_the_exponent_of_a_power_is_its_exponent(power):
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory as Linux tells it")
+@pytest.mark.slow
 def test_memory_is_that_of_the_work_alone():
     small, large = (growth.in_a_process("mask of one packed row of n", n) for n in (100, 4_000))
     assert small["MiB"] < 8  # not that of torch

@@ -397,6 +397,7 @@ def test_ctrl_c_keeps_what_was_reached_and_says_where(tmp_path):
     assert main(["generate", str(tmp_path / "runs" / "dates"), "3 June 2025"]) == 0
 
 
+@pytest.mark.slow
 def test_a_reader_that_stops_early_is_no_error(folders):
     few = ["--max-new-tokens", "1"]
     process = command("generate", str(folders / "lm"), *few, *(["w1"] * 2_000))

@@ -322,6 +322,7 @@ def test_whatever_it_does_is_reported_as_itself(body, said):
     assert said in " ".join(str(feedback).split())
 
 
+@pytest.mark.slow
 def test_the_first_check_of_all_has_the_time_of_any_other():
     program = """
 import torch

@@ -39,7 +39,16 @@ def of_library(*libraries: str) -> list[str]:
     return [name for name, one in KNOWN.items() if one.library in libraries]
 
 
-@pytest.mark.parametrize("name", of_library("torch", "minitransformer"))
+SLOW = {"torch.nn.attention.flex_attention:flex_attention", "minitransformer.models:EncoderDecoder"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW))
+        for name in of_library("torch", "minitransformer")
+    ],
+)
 def test_its_core_outcome_is_as_recorded(name):
     subject = known(name)
     assert isinstance(subject, Subject)
