@@ -75,6 +75,8 @@ def test_every_student_has_a_row_whatever_was_handed_in(tmp_path):
             "ida/notes.docx": b"PK",
             "__MACOSX/._ann.py": b"\0",
             ".DS_Store": b"\0",
+            "README.txt": "Hand in by Friday.",
+            "roster.csv": "name",
         },
     )
     right = {"ann", "BOB", "cyd", "dan", "eve", "gus", "hal"}

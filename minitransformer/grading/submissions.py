@@ -30,6 +30,7 @@ LARGEST_INDEX = 2**20  # bytes in which an archive lists its files: some 10,000 
 CODE = (".py", ".ipynb", ".txt")
 READ = "only .py, .ipynb, .txt and .zip files are"
 SYSTEM = {"__MACOSX", "__pycache__", "venv", "env", "site-packages", "node_modules", "Thumbs.db"}
+NOTES = {"readme", "roster", "grades", "scores"}  # names of files that are no student's
 UNPRINTABLE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 Cells = list[tuple[str, str]]  # (label, source)
@@ -90,7 +91,7 @@ def submissions_in(folder: Path) -> list[Submission]:
         raise InputError(f"{folder}: no such folder; expected one file or folder for each student")
     found: dict[str, list[Path]] = {}
     for entry in sorted(folder.iterdir()):
-        if not _is_system(entry.name):
+        if not _is_system(entry.name) and not _is_for_the_grader(entry):
             found.setdefault(_without_suffix(entry), []).append(entry)
     if not found:
         raise InputError(f"{folder}: holds no submissions: no files and no folders")
@@ -111,6 +112,12 @@ def submissions_in(folder: Path) -> list[Submission]:
 def _is_system(name: str) -> bool:
     """Of an operating system or an installation, not the student's own."""
     return name.startswith(".") or name in SYSTEM
+
+
+def _is_for_the_grader(entry: Path) -> bool:
+    """A list or a note that lies beside the submissions."""
+    name, suffix = entry.stem.lower(), entry.suffix.lower()
+    return name in NOTES and suffix not in (".py", ".ipynb", ".zip") and entry.is_file()
 
 
 def _without_suffix(entry: Path) -> str:
@@ -218,7 +225,7 @@ def code_of(submission: Submission, names: Sequence[str]) -> tuple[Cells, list[s
     cells = [cell for _, cells in found for cell in cells]
     if not submission.files:
         notes.append("nothing was handed in that can be read")
-    elif not any(source.strip() for _, source in cells):
+    elif found and not any(source.strip() for _, source in cells):
         notes.append("what was handed in holds no code")
     else:
         definitions = [
