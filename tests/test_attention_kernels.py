@@ -593,3 +593,28 @@ def test_cudnn_is_never_asked(monkeypatch):
         strips.fused_kernel(*inputs, is_causal=True)
     assert allowed == [False]
     assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e25])  # 1e25² is Inf
+@pytest.mark.parametrize("poisoned", ["query", "key", "value", "query and key"])
+def test_rows_nearly_alike_are_read_before_they_are_trusted(poisoned, poison):
+    """Taken as they are, uncopied, unless a number could reach a real token, or its gradient."""
+    real = from_lengths([128, 127, 125, 128], 128)
+    mask = padding_mask(real)
+    assert not make_plan(mask, 4, 2, whole=True).groups
+    clean = dict(zip(("query", "key", "value"), random_inputs(4, 2, 128, 128), strict=True))
+    clean = {name: x.detach().float() for name, x in clean.items()}
+    padding = (real == 0)[:, None, :, None]
+    dirty = {n: x.masked_fill(padding, poison) if n in poisoned else x for n, x in clean.items()}
+    outputs, gradients = [], []
+    for inputs in (clean, dirty):
+        leaves = [x.clone().requires_grad_() for x in inputs.values()]
+        output = kernel("auto")(*leaves, mask)
+        outputs.append(output.detach())
+        gradients.append(torch.autograd.grad(output.square().sum(), leaves))
+        with torch.no_grad():
+            assert torch.equal(kernel("auto")(*inputs.values(), mask), output)
+    assert torch.equal(*outputs)
+    for wanted, found in zip(*gradients, strict=True):
+        assert torch.equal(wanted, found)
+        assert (found.masked_select(padding) == 0.0).all()
