@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from minitransformer.checks import LabelsSubject, MaskSubject
-from minitransformer.checks.engine.check import expect
+from minitransformer.checks import LabelsSubject, MaskSubject, expect
 from minitransformer.exercises.chapters.padding import SIDES
 from minitransformer.exercises.exercise import Draw, exercise
 

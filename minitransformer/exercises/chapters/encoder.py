@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from minitransformer.checks.engine.check import expect
+from minitransformer.checks import expect
 from minitransformer.exercises.exercise import Draw, exercise
 
 

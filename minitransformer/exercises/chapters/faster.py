@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from minitransformer.checks import AttentionSubject
-from minitransformer.checks.engine.check import expect
+from minitransformer.checks import AttentionSubject, expect
 from minitransformer.exercises.chapters.attention import _attention_inputs
 from minitransformer.exercises.exercise import Draw, exercise
 

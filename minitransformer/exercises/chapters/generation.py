@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from minitransformer.checks import GeneratorSubject
-from minitransformer.checks.engine.check import expect
+from minitransformer.checks import GeneratorSubject, expect
 from minitransformer.exercises.exercise import Draw, exercise
 
 

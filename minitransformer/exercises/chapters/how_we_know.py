@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from minitransformer.checks.engine.bugs import bugs
-from minitransformer.checks.engine.check import expect
+from minitransformer.checks import bugs, expect
 from minitransformer.exercises.exercise import Draw, exercise
 
 

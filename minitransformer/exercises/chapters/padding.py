@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from minitransformer.checks import MaskSubject
-from minitransformer.checks.engine.check import expect
+from minitransformer.checks import MaskSubject, expect
 from minitransformer.exercises.exercise import Draw, exercise
 
 
