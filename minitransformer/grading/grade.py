@@ -48,10 +48,15 @@ from minitransformer.exercises.exercise import (
     find,
 )
 from minitransformer.grading.sandbox import Died, Sandbox, Unsafe
-from minitransformer.grading.submissions import Submission, code_of, plain, submissions_in
+from minitransformer.grading.submissions import (
+    LONGEST,
+    Submission,
+    code_of,
+    plain,
+    submissions_in,
+)
 
 SECONDS = 5.0  # of CPU time that one check may take, and one answer
-LONGEST = 2**20  # characters of code that are looked through
 NOTES = 20  # of a submission that are kept
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
@@ -26,6 +27,7 @@ from minitransformer.exercises.exercise import find
 
 LARGEST = 2**23  # bytes of code in a submission
 LARGEST_FILE = 100 * 2**20  # bytes of a file: a notebook keeps the pictures that it showed
+LONGEST = 2**20  # characters of code that are looked through
 LARGEST_INDEX = 2**20  # bytes in which an archive lists its files: some 10,000 of them
 CODE = (".py", ".ipynb", ".txt")
 READ = "only .py, .ipynb, .txt and .zip files are"
@@ -240,6 +242,7 @@ def _one_answer_each(
     found: list[tuple[File, Cells]], names: Sequence[str], notes: list[str]
 ) -> list[tuple[File, Cells]]:
     """Where several files define an exercise, the newest that answers it counts, with a note."""
+    lost: list[set[str]] = [set() for _ in found]
     for name in names:
         nodes = [[n for cell in cells for n in _definitions(*cell, name)] for _, cells in found]
         defining = [number for number, some in enumerate(nodes) if some]
@@ -255,25 +258,33 @@ def _one_answer_each(
         notes.append(f"{name} stands in {files}: {found[best][0].name} counts, {why}")
         for number in defining:
             if number != best:
-                file, cells = found[number]
-                found[number] = file, [(label, _blanked(label, s, name)) for label, s in cells]
-    return found
+                lost[number].add(name)
+    return [
+        (file, [(label, _blanked(label, source, names)) for label, source in cells])
+        for (file, cells), names in zip(found, lost, strict=True)
+    ]
 
 
 def _definitions(label: str, source: str, name: str) -> list[ast.FunctionDef]:
     """Of a function, in a cell that is Python."""
-    if name not in source:
-        return []
-    with suppress(ValueError):
-        statements = parse_cell(label, source)
-        return [x for x in statements if isinstance(x, ast.FunctionDef) and x.name == name]
+    return [node for node in _functions(label, source) if node.name == name]
+
+
+@lru_cache(maxsize=256)  # each cell is asked for every exercise
+def _functions(label: str, source: str) -> list[ast.FunctionDef]:
+    if len(source) <= LONGEST:
+        with suppress(ValueError):
+            statements = parse_cell(label, source)
+            return [node for node in statements if isinstance(node, ast.FunctionDef)]
     return []
 
 
-def _blanked(label: str, source: str, name: str) -> str:
-    """The cell without the function; all else stays in its line."""
+def _blanked(label: str, source: str, names: set[str]) -> str:
+    """The cell without these functions; all else stays in its line."""
     lines = source.split("\n")
-    for node in _definitions(label, source, name):
+    for node in _functions(label, source) if names else ():
+        if node.name not in names:
+            continue
         first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
         lines[first - 1 : node.end_lineno] = [""] * (node.end_lineno - first + 1)
     return "\n".join(lines)
