@@ -248,13 +248,13 @@ def _one_answer_each(
         defining = [number for number, some in enumerate(nodes) if some]
         if len(defining) < 2:
             continue
-
-        def is_better(number: int, name: str = name, nodes: list = nodes) -> tuple:
-            return not _is_untouched(nodes[number][-1]), found[number][0].changed, number
-
-        best = max(defining, key=is_better)
+        answered = [bool(some) and not _is_untouched(some[-1]) for some in nodes]
+        newest = {
+            number: (answered[number], found[number][0].changed, number) for number in defining
+        }
+        best = max(newest, key=newest.__getitem__)
         files = " and ".join(found[number][0].name for number in defining)
-        why = "the newest that answers it" if is_better(best)[0] else "the newest"
+        why = "the newest that answers it" if answered[best] else "the newest"
         notes.append(f"{name} stands in {files}: {found[best][0].name} counts, {why}")
         for number in defining:
             if number != best:
