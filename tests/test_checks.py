@@ -565,6 +565,7 @@ def test_what_only_raises_is_asked_where_most_checks_would_pass():
 
 
 def test_what_is_wrong_however_declared_is_asked_nothing():
+    assert check_attention(raises).question == ""
     assert check_attention(after_softmax).question == ""
     assert check_attention(attention).question == ""
 

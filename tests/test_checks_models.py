@@ -10,7 +10,7 @@ import torch
 from conftest import PARTS
 from torch import Tensor, nn
 
-from minitransformer import Config, DecoderOnly, EncoderDecoder, EncoderOnly
+from minitransformer import Config, DecoderOnly, EncoderDecoder, EncoderOnly, padding_mask
 from minitransformer.checks import check_decoder, check_encoder, check_encoder_decoder
 from minitransformer.checks.finding import parse_declarations
 from minitransformer.checks.models.bugs import (
@@ -439,3 +439,21 @@ def test_the_model_given_is_left_unchanged(kind):
         assert x.dtype == torch.float32
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(part._forward_hooks for part in model.modules())
+
+
+class Maskless(EncoderOnly):
+    def encode(self, input_ids, attention_mask, segment_ids=None, at=None):
+        x, rotation = self.embedding(input_ids, attention_mask, segment_ids)
+        everything = torch.ones_like(padding_mask(attention_mask))
+        return self.encoder(x, everything, rotation, at=at)
+
+
+@pytest.mark.parametrize(
+    ("attention", "named"), [("auto", ()), ("reference", ("padding mask never used (encoder)",))]
+)
+def test_bugs_that_cannot_be_told_apart_are_not_listed(attention, named):
+    """Five fail the same checks, until the weights inside are seen."""
+    config = Config(30, 32, 3, 4, max_length=64, attention=attention)
+    report = check_encoder(Maskless(config))
+    assert report.failed
+    assert report.likely == named

@@ -174,6 +174,20 @@ def test_expected_failures_come_from_a_file(pytester):
     result.stdout.fnmatch_lines(["*XPASS(strict)* no longer true"])
 
 
+def test_a_file_of_expected_failures_serves_tests_too(pytester):
+    (pytester.path / "known.toml").write_text('weights_sum_to_one = "the first try"\n')
+    result = run(
+        pytester,
+        """
+@parametrize_with_checks(after_softmax)
+def test_masks(subject, check):
+    check(subject)
+""",
+        "-k", "sum_to_one", "--mask-failures=known.toml",
+    )  # fmt: skip
+    assert result.parseoutcomes()["xfailed"] == 1
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

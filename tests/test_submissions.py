@@ -10,7 +10,7 @@ import pytest
 
 from minitransformer.exercises import EXERCISES
 from minitransformer.exercises.cells import load_cells
-from minitransformer.grading import submissions
+from minitransformer.grading import grade, submissions
 from minitransformer.grading.submissions import code_of, submissions_in
 
 NAMES = ["causal_mask", "softmax"]
@@ -268,3 +268,20 @@ def test_an_encrypted_member_is_named(tmp_path):
     _, notes = read(hand_in(tmp_path / "in", {"ann.zip": bytes(data)})["ann"])
     assert "a.py cannot be read" in notes[0]
     assert "encrypted" in notes[0]
+
+
+def test_very_long_code_is_run_and_not_looked_through(tmp_path, monkeypatch):
+    found = hand_in(tmp_path, {"ann/a.py": OTHER, "ann/b.py": ANSWER})
+    assert read(found["ann"])[1] != []
+    monkeypatch.setattr(submissions, "LONGEST", 10)
+    submissions._functions.cache_clear()
+    assert read(found["ann"]) == (["a.py", "b.py"], [])
+    submissions._functions.cache_clear()
+
+
+def test_what_is_graded_depends_on_the_version_of_the_checks(tmp_path, monkeypatch):
+    one = hand_in(tmp_path, {"ann.py": ANSWER})["ann"]
+    before = grade.key_of(one, NAMES, 1)
+    assert grade.key_of(one, NAMES, 1) == before
+    monkeypatch.setattr(grade, "_version", lambda: "another")
+    assert grade.key_of(one, NAMES, 1) != before

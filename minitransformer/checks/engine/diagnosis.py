@@ -39,7 +39,7 @@ def _with_a_question(report: Report, subject: Subject, seconds: float) -> Report
         for check in checks:
             outcome = run_check(check, other, seconds).outcome
             passed, failed = passed + (outcome == "pass"), failed + (outcome == "fail")
-            if failed > (0 if report.ran else passed):
+            if failed and report.ran:
                 break
         else:
             if passed > failed:
