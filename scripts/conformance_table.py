@@ -4,7 +4,7 @@
     python scripts/conformance_table.py --update # keep what was recorded of other libraries
 
 Writes table.md, table.png and results.json. A check asks for what `minitransformer.checks` calls an
-invariant; where a library does something else the table says that it exceeds, and by how much.
+invariant; where a library does something else the table says that it differs, and by how much.
 Whether that is a fault is not for a table to say: much of it is documented, and noted so.
 """
 
@@ -326,7 +326,7 @@ def versions(rows: list[Row], recorded: dict) -> dict[str, str]:
     return found
 
 
-def by_bank(rows: list[Row]) -> dict[str, list[Row]]:
+def by_kind(rows: list[Row]) -> dict[str, list[Row]]:
     kinds: dict[str, list[Row]] = {}
     for row in rows:
         if row.report is not None:
@@ -358,7 +358,7 @@ def as_json(rows: list[Row], tier: str, about: dict) -> str:
             {"check": c.name, "tier": c.tier, "statement": c.statement, "measures": c.measures}
             for c in checks_of(kind, tier)
         ]
-        for kind in by_bank(rows)
+        for kind in by_kind(rows)
     }
     whole = about | {"tier": tier, "checks": checks, "subjects": subjects}
     return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -383,7 +383,7 @@ def as_markdown(rows: list[Row], tier: str, about: dict) -> str:
         "",
         " · ".join(f"{one} {meaning}" for one, meaning in LEGEND.items()),
     ]
-    for kind, members in by_bank(rows).items():
+    for kind, members in by_kind(rows).items():
         checks = checks_of(kind, tier)
         lines += ["", f"## {kind}", "", *_overview(members, checks)]
         lines += ["", *_matrix(members, checks), "", *_differences(members, checks)]
@@ -516,7 +516,7 @@ INK, PALE = "#222222", "#666666"
 
 def as_picture(rows: list[Row], tier: str, about: dict) -> Figure:
     """Blocks of cells of one size, checks down and subjects across, laid out in shelves."""
-    kinds = by_bank(rows)
+    kinds = by_kind(rows)
     blocks, placed = [], set()
     for kind in kinds:
         together = next((group for group in TOGETHER if kind in group), (kind,))

@@ -107,7 +107,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="instead: mask bugs of real code, and what catches them; SUBJECT may name one",
     )
-    parser.add_argument("--out", metavar="DIR", help="with --museum: draw its attention pieces")
+    parser.add_argument("--out", metavar="DIR", help="with --museum: draw its attention bugs")
 
 
 SHORTHANDS = ("mask_means", "mask_values", "mask_layout", "layout", "dtypes", "device")
@@ -190,7 +190,7 @@ def _museum(options: argparse.Namespace) -> int:
                 f"the museum has no {options.subject!r}; {hint}`minitransformer check --museum` "
                 "lists what it has"
             )
-    reports = {one.name: report_of(one) for one in _progress(chosen, "piece")}
+    reports = {one.name: report_of(one) for one in _progress(chosen, "bug")}
     if options.json:
         print(json.dumps([_as_dict(one, reports[one.name]) for one in chosen], indent=2))
     elif options.subject:
@@ -210,7 +210,7 @@ def report_of(one: Bug) -> Report:
 
 
 def table(chosen: list[Bug], reports: dict[str, Report]) -> str:
-    """A paragraph for each piece, by what it is."""
+    """A paragraph for each bug, by what it is."""
     lines, kind = [], ""
     for one in chosen:
         if one.kind != kind:
@@ -244,7 +244,7 @@ def _as_dict(one: Bug, report: Report) -> dict:
 
 
 def draw(chosen: list[Bug], reports: dict[str, Report], folder: Path) -> list[Path]:
-    """A picture of each attention piece: the mask wanted beside the weights found."""
+    """A picture of each attention bug: the mask wanted beside the weights found."""
     from minitransformer import visualize
 
     folder.mkdir(parents=True, exist_ok=True)

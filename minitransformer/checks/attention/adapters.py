@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (b, h, q, k) -> may attend
-
 
 def from_varlen(fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A function of packed sequences, for masks (B,K) of the keys: the others are left out.

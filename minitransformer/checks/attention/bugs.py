@@ -1,7 +1,7 @@
 """Attention functions that are wrong in one place each: a chapter on mask bugs.
 
 `attention` below is right: exact zeros for forbidden keys, zeros for queries that may see nothing,
-no NaN out of the padding. Every piece after it is the same with one thing bent. Most of them run,
+no NaN out of the padding. Every bug after it is the same with one thing bent. Most of them run,
 train and give falling losses.
 """
 
@@ -31,7 +31,7 @@ def careful_scores(query: Tensor, key: Tensor) -> Tensor:
 
 
 def scores(query: Tensor, key: Tensor) -> Tensor:
-    """The same as it is usually written. Bugs come in usual code, so most pieces use this."""
+    """The same as it is usually written. Bugs come in usual code, so most of them use this."""
     return query @ key.mT / query.shape[-1] ** 0.5
 
 

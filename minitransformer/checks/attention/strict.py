@@ -24,8 +24,6 @@ from minitransformer.masks import padding_mask
 
 NAN, INF = float("nan"), float("inf")
 
-# ---- strict: NaN and Inf in padding --------------------------------------------------------------
-
 
 def _poisoned(case: Case, poison: float, keys: bool = True, values: bool = True) -> Case:
     """The same case with poison in the padding."""

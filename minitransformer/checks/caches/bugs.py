@@ -1,6 +1,6 @@
 """Decoders that are right without a cache, or without padding, and wrong with both.
 
-`Cached` is right: an ordinary small decoder. Each piece overrides one of its methods.
+`Cached` is right: an ordinary small decoder. Each bug overrides one of its methods.
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
 """The museum: mask bugs of real code, rebuilt small, so that the checks have something to catch.
 
-Each piece is a broken implementation with its story, its source, the checks that must fail and the
-diagnosis that must be given. The same pieces give the checks their words: a subject that fails as
-a piece does, by the same numbers, gets that piece's diagnosis.
+Each bug is a broken implementation with its story, its source, the checks that must fail and the
+diagnosis that must be given. The same bugs give a report its words: a subject that fails as one of
+them does, by the same numbers, gets its diagnosis.
 
     @bug(
         "attention",
@@ -41,7 +41,7 @@ class Bug:
     also: tuple[Any, ...] = ()  # the same bug in other bodies, which fail other checks
 
     def subject(self, body: int = 0) -> Any:
-        """The piece, ready to be checked."""
+        """Ready to be checked; `body` says which of its implementations."""
         fn = (self.implementation, *self.also)[body]
         fn = fn() if isinstance(fn, type) else fn
         return SUBJECTS[self.kind](fn, name=f"museum: {self.name}", **self.conventions)
@@ -88,7 +88,7 @@ def bug(
 
 
 def bugs(kind: str | None = None) -> list[Bug]:
-    """Every piece, or those of one kind of subject, kind by kind."""
+    """Every bug, or those of one kind of subject, kind by kind."""
     files = [import_module(f"minitransformer.checks.{kind}.bugs").__name__ for kind in _KINDS]
     ordered = sorted(_BUGS, key=lambda one: files.index(one.implementation.__module__))
     return [one for one in ordered if kind in (None, one.kind)]

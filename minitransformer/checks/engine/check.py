@@ -104,6 +104,8 @@ def checks_of(kind: str, tier: str = "strict") -> list[Check]:
 def at_most(limit: float, x: Tensor | float, says: str, **example: Tensor) -> float:
     """The largest magnitude in `x`; the check fails where that is above `limit`, or NaN.
 
+    Yield it where it is the number that the report shows.
+
     `says` is what was seen, with the number where it has {measured}. `example`: small tensors to
     show, _ in their names for spaces.
     """

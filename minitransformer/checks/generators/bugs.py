@@ -1,7 +1,7 @@
 """Generators that write something else to prompts in a batch than to each alone.
 
 `Greedy` is right: every line that padding or an end has to do with is a method of its own, and
-each piece overrides one. All of them write fluent text.
+each bug overrides one. All of them write fluent text.
 """
 
 import torch

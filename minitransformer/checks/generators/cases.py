@@ -19,9 +19,6 @@ EXTRA = (1, 3, 6)  # columns of padding beyond the longest prompt
 Rows = Sequence[Sequence[int]]
 
 
-# ---- the model, and what it must write -----------------------------------------------------------
-
-
 @cache
 def the_model(device: str = "cpu", dropout: float = 0.0) -> DecoderOnly:
     """In float64, in which no two tokens are equally likely by rounding."""

@@ -12,8 +12,6 @@ from minitransformer.checks.generators.cases import NEW, PAD, Rows, the_model
 from minitransformer.data import pad
 from minitransformer.models import DecoderOnly
 
-# ---- subject -------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class GeneratorSubject(Subject):

@@ -13,9 +13,6 @@ from minitransformer.checks.engine.subject import Subject, one_of
 END = 2
 
 
-# ---- subjects ------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class LabelsSubject(Subject):
     """Labels for language modelling: `fn(input_ids, attention_mask) -> labels`, (B,T) int64.

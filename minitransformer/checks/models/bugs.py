@@ -1,6 +1,6 @@
 """Models that let padding, the future or a neighbour in. One small transformer, and what is wrong.
 
-`Tiny` is right. Each piece is a fault, a class that overrides one of its methods, mixed into those
+`Tiny` is right. Each bug is a fault, a class that overrides one of its methods, mixed into those
 of the three models that can have it.
 """
 

@@ -9,10 +9,6 @@ from minitransformer.checks.models.subject import LENGTHS, EncoderSubject
 
 BATCH = len(LENGTHS[0])
 
-
-# ---- inputs --------------------------------------------------------------------------------------
-
-
 Stream = tuple[Tensor, Tensor]  # token ids (B,T), and their attention_mask (B,T) int64
 
 

@@ -11,8 +11,6 @@ from minitransformer.checks.engine.check import expect, max_abs, needs
 from minitransformer.checks.models.cases import Stream, batch_of, others, seeded
 from minitransformer.checks.models.subject import LENGTHS, EncoderSubject
 
-# ---- making a subject ready ----------------------------------------------------------------------
-
 
 class Ready:
     """The subject as a check calls it: a copy of its own, in eval mode, without dropout."""

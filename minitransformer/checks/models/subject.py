@@ -13,9 +13,6 @@ from minitransformer.checks.engine.subject import Subject, as_dtype, one_of
 LENGTHS = ((2, 7, 5, 1), (4, 1, 6, 3))
 
 
-# ---- subjects ------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class EncoderSubject(Subject):
     """An encoder `fn(input_ids, attention_mask) -> hidden states or logits (B,T,X)`.
