@@ -7,6 +7,7 @@ can be taken for another and no mask is its own transpose.
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -14,7 +15,6 @@ from minitransformer.checks.attention.cases import (
     BATCH,
     HF,
     KEYS,
-    QUERIES,
     TOLERANCE,
     TORCH,
     Case,
@@ -35,12 +35,13 @@ from minitransformer.checks.attention.subject import (
 from minitransformer.checks.engine.check import Failed, at_most, check, expect, max_abs, needs
 from minitransformer.masks import causal_mask
 
+core = partial(check, "attention", "core")
+
+
 # ---- core: the weights ---------------------------------------------------------------------------
 
 
-@check(
-    "attention",
-    "core",
+@core(
     measures="largest weight on a forbidden key",
     mirrors="https://github.com/keras-team/keras/pull/15390",
 )
@@ -56,9 +57,7 @@ def forbidden_keys_get_exactly_zero(subject: AttentionSubject) -> Iterator[float
         )
 
 
-@check(
-    "attention",
-    "core",
+@core(
     measures="keys wrongly hidden",
     mirrors="https://github.com/harvard-edge/cs249r_book/pull/1785",
 )
@@ -76,7 +75,7 @@ def allowed_keys_get_weight(subject: AttentionSubject) -> Iterator[float]:
         )
 
 
-@check("attention", "core", measures="largest distance of a row's sum from 1")
+@core(measures="largest distance of a row's sum from 1")
 def weights_sum_to_one(subject: AttentionSubject) -> Iterator[float]:
     """The weights of a query over the keys that it may see sum to 1.
 
@@ -113,7 +112,7 @@ def _off_the_formula(case: Case, question: str) -> float:
     )
 
 
-@check("attention", "core", measures="largest difference from the formula")
+@core(measures="largest difference from the formula")
 def without_padding_it_is_the_formula(subject: AttentionSubject) -> Iterator[float]:
     """Where every key may be seen, the output is softmax(QKᵀ/√d) V."""
     query, key, value = make_inputs(subject)
@@ -126,7 +125,7 @@ def without_padding_it_is_the_formula(subject: AttentionSubject) -> Iterator[flo
     yield _off_the_formula(case, question)
 
 
-@check("attention", "core", measures="largest difference from the formula")
+@core(measures="largest difference from the formula")
 def with_a_mask_it_is_the_formula(subject: AttentionSubject) -> Iterator[float]:
     """With any mask the output is softmax(QKᵀ/√d) V over the allowed keys."""
     question = "Is each query given its own row of the mask, and each sequence its own mask?"
@@ -136,7 +135,7 @@ def with_a_mask_it_is_the_formula(subject: AttentionSubject) -> Iterator[float]:
         yield _off_the_formula(replace(case, name=f"{case}, as many queries as keys"), question)
 
 
-@check("attention", "core", measures="largest difference from the formula")
+@core(measures="largest difference from the formula")
 def each_head_has_its_own_mask(subject: AttentionSubject) -> Iterator[float]:
     """Where the mask has a head axis, each head obeys its own."""
     needs("h" in subject.mask_layout, "its mask is one for all heads")
@@ -147,7 +146,7 @@ def each_head_has_its_own_mask(subject: AttentionSubject) -> Iterator[float]:
     yield _off_the_formula(case, "Does it use the first head's?")
 
 
-@check("attention", "core", measures="largest weight on a forbidden key among 300")
+@core(measures="largest weight on a forbidden key among 300")
 def long_sequences_are_masked_too(subject: AttentionSubject) -> Iterator[float]:
     """The mask holds at 300 keys as it does at 7: over the edges of any block of a kernel."""
     keys, seen = 300, torch.arange(300, device=subject.device)
@@ -171,7 +170,7 @@ def long_sequences_are_masked_too(subject: AttentionSubject) -> Iterator[float]:
 # ---- core: padding and neighbours ----------------------------------------------------------------
 
 
-@check("attention", "core", measures="largest change of an output")
+@core(measures="largest change of an output")
 def what_padding_holds_is_irrelevant(subject: AttentionSubject) -> Iterator[float]:
     """Other keys and values at forbidden positions change no bit of the output."""
     for case in cases(subject, key_masks):
@@ -190,7 +189,7 @@ def what_padding_holds_is_irrelevant(subject: AttentionSubject) -> Iterator[floa
         )
 
 
-@check("attention", "core", measures="largest change of an output")
+@core(measures="largest change of an output")
 def how_much_padding_is_irrelevant(subject: AttentionSubject) -> Iterator[float]:
     """1, 3, 9 or 60 more padded keys, on either side, change no output."""
     needs(not subject.same_length, "it needs as many queries as keys")
@@ -214,9 +213,7 @@ def how_much_padding_is_irrelevant(subject: AttentionSubject) -> Iterator[float]
             )
 
 
-@check(
-    "attention",
-    "core",
+@core(
     measures="largest change of an output",
     mirrors=(
         HF + "issues/26869",
@@ -251,7 +248,7 @@ def a_row_alone_equals_it_in_the_batch(subject: AttentionSubject) -> Iterator[fl
                 )
 
 
-@check("attention", "core", measures="largest change of an output")
+@core(measures="largest change of an output")
 def the_order_of_keys_is_irrelevant(subject: AttentionSubject) -> Iterator[float]:
     """Keys and values shuffled together with their mask give the same output."""
     order = torch.tensor([3, 6, 0, 5, 1, 4, 2], device=subject.device)
@@ -268,7 +265,7 @@ def the_order_of_keys_is_irrelevant(subject: AttentionSubject) -> Iterator[float
         )
 
 
-@check("attention", "core", measures="largest change of an output in the past")
+@core(measures="largest change of an output in the past")
 def the_future_is_invisible(subject: AttentionSubject) -> Iterator[float]:
     """Under a causal mask, another future changes no bit of the past's outputs."""
     needs(subject.full_masks, "its mask is one for all queries")
@@ -288,7 +285,7 @@ def the_future_is_invisible(subject: AttentionSubject) -> Iterator[float]:
         )
 
 
-@check("attention", "core", measures="largest difference from the whole call")
+@core(measures="largest difference from the whole call")
 def the_last_queries_alone_give_the_same(subject: AttentionSubject) -> Iterator[float]:
     """The last two queries, asked alone with their rows of the mask, give what they gave among all.
 
@@ -312,7 +309,7 @@ def the_last_queries_alone_give_the_same(subject: AttentionSubject) -> Iterator[
 # ---- core: the backward pass ---------------------------------------------------------------------
 
 
-@check("attention", "core", measures="largest weight on a forbidden key in the backward pass")
+@core(measures="largest weight on a forbidden key in the backward pass")
 def the_backward_pass_uses_the_same_weights(subject: AttentionSubject) -> Iterator[float]:
     """The weights by which gradients flow to values are those of the output, zeros included."""
     needs(subject.differentiable, "it does not promise gradients")
@@ -337,7 +334,7 @@ def the_backward_pass_uses_the_same_weights(subject: AttentionSubject) -> Iterat
         )
 
 
-@check("attention", "core", measures="largest gradient at a forbidden key or value")
+@core(measures="largest gradient at a forbidden key or value")
 def no_gradient_reaches_padding(subject: AttentionSubject) -> Iterator[float]:
     """The gradients of forbidden keys and values are exactly 0."""
     needs(subject.differentiable, "it does not promise gradients")
@@ -351,7 +348,7 @@ def no_gradient_reaches_padding(subject: AttentionSubject) -> Iterator[float]:
         )
 
 
-@check("attention", "core", measures="largest difference from the true gradient")
+@core(measures="largest difference from the true gradient")
 def gradients_are_right(subject: AttentionSubject) -> Iterator[float]:
     """The gradients of query, key and value are those of the formula."""
     needs(subject.differentiable, "it does not promise gradients")
@@ -379,7 +376,7 @@ def gradients_are_right(subject: AttentionSubject) -> Iterator[float]:
 # ---- core: manners -------------------------------------------------------------------------------
 
 
-@check("attention", "core", mirrors="https://github.com/hyunwoongko/transformer/issues/11")
+@core(mirrors="https://github.com/hyunwoongko/transformer/issues/11")
 def the_output_has_the_shape_dtype_and_device_of_its_inputs(subject: AttentionSubject) -> None:
     """The output is (batch, heads, queries, width of value), of the dtype and device given."""
     query, key, value = make_inputs(subject)
@@ -404,7 +401,7 @@ def the_output_has_the_shape_dtype_and_device_of_its_inputs(subject: AttentionSu
         )
 
 
-@check("attention", "core", measures="largest change of an argument", mirrors=())
+@core(measures="largest change of an argument", mirrors=())
 def the_arguments_are_left_alone(subject: AttentionSubject) -> Iterator[float]:
     """Query, key, value and mask are the same after the call as before."""
     for mask in key_masks(subject).values():
@@ -420,7 +417,7 @@ def the_arguments_are_left_alone(subject: AttentionSubject) -> Iterator[float]:
                 )
 
 
-@check("attention", "core", measures="largest difference between two calls")
+@core(measures="largest difference between two calls")
 def the_same_call_gives_the_same_result(subject: AttentionSubject) -> Iterator[float]:
     """Called again with the same arguments it returns the same bits; nothing random, no memory."""
     for case in cases(subject):
@@ -432,7 +429,7 @@ def the_same_call_gives_the_same_result(subject: AttentionSubject) -> Iterator[f
         )
 
 
-@check("attention", "core", measures="largest difference", mirrors=TORCH + "issues/97111")
+@core(measures="largest difference", mirrors=TORCH + "issues/97111")
 def the_result_is_the_same_without_gradients(subject: AttentionSubject) -> Iterator[float]:
     """Under no_grad, and for inputs that need no gradient, the result is that of training."""
     for case in cases(subject):
@@ -447,12 +444,7 @@ def the_result_is_the_same_without_gradients(subject: AttentionSubject) -> Itera
         )
 
 
-@check(
-    "attention",
-    "core",
-    measures="largest difference",
-    mirrors="https://github.com/keras-team/keras/issues/23038",
-)
+@core(measures="largest difference", mirrors="https://github.com/keras-team/keras/issues/23038")
 def returned_weights_are_those_used(subject: AttentionSubject) -> Iterator[float]:
     """Where it returns weights too, they are the ones that make the output."""
     for case in cases(subject):
@@ -471,9 +463,7 @@ def returned_weights_are_those_used(subject: AttentionSubject) -> Iterator[float
 # ---- core: flags ---------------------------------------------------------------------------------
 
 
-@check(
-    "attention",
-    "core",
+@core(
     measures="largest difference",
     mirrors=(TORCH + "issues/99282", "https://github.com/keras-team/keras/issues/23038"),
 )
@@ -498,47 +488,7 @@ def mask_and_causal_flag_are_combined(subject: AttentionSubject) -> Iterator[flo
     )
 
 
-@check(
-    "attention",
-    "robust",
-    measures="largest difference",
-    mirrors=(TORCH + "issues/108108", "https://github.com/onnx/onnx/pull/8068"),
-)
-def the_causal_flag_aligns_the_last_query_with_the_last_key(
-    subject: AttentionSubject,
-) -> Iterator[float]:
-    """With fewer queries than keys, the causal flag lets the last query see every key.
-
-    So it is needed to decode with a cache; aligned at the first, a new token would see one key.
-    """
-    needs(subject.causal_flag, "it declares no causal_flag")
-    needs(not subject.same_length, "it needs as many queries as keys")
-    inputs = make_inputs(subject)
-    every = torch.ones(BATCH, 1, QUERIES, KEYS, dtype=torch.bool, device=subject.device)
-    try:
-        output = subject(*inputs, every, **{subject.causal_flag: True})
-    except Failed:
-        raise
-    except Exception:  # not with a mask, then
-        (call, *_) = subject.calls(*inputs, every)
-        output = subject.answer(subject.call(*call[:3], **{subject.causal_flag: True}))[0]
-        output = subject.gather([output], BATCH)
-    mask = causal_mask(QUERIES, KEYS, device=subject.device)
-    yield at_most(
-        TOLERANCE[subject.dtype],
-        output.double() - Case(subject, "causal", mask, inputs).wanted,
-        "With 5 queries and 7 keys the output is off by {measured}: does the flag align the first "
-        "query with the first key?",
-        mask_wanted=mask[0, 0],
-    )
-
-
-@check(
-    "attention",
-    "core",
-    measures="largest weight on a forbidden key",
-    mirrors=TORCH + "issues/124464",
-)
+@core(measures="largest weight on a forbidden key", mirrors=TORCH + "issues/124464")
 def dropout_leaves_forbidden_keys_at_zero(subject: AttentionSubject) -> Iterator[float]:
     """With dropout, forbidden keys still get exactly 0, and a kept weight is scaled by 1/(1-p)."""
     needs(subject.dropout_flag, "it declares no dropout_flag")

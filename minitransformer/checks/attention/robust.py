@@ -1,6 +1,7 @@
 """What must hold of an attention function in half precision, without keys to see, or misused."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from minitransformer.checks.attention.cases import (
     BATCH,
     HF,
     KEYS,
+    QUERIES,
     TOLERANCE,
     TORCH,
     Case,
@@ -29,15 +31,60 @@ from minitransformer.checks.engine.between_calls import (
     asked_inside_inference_mode,
     masks_are_written_to,
 )
-from minitransformer.checks.engine.check import at_most, check, exceeds, expect, max_abs, needs
+from minitransformer.checks.engine.check import (
+    Failed,
+    at_most,
+    check,
+    exceeds,
+    expect,
+    max_abs,
+    needs,
+)
 from minitransformer.masks import causal_mask
+
+robust = partial(check, "attention", "robust")
+
+
+# ---- robust: flags -------------------------------------------------------------------------------
+
+
+@robust(
+    measures="largest difference",
+    mirrors=(TORCH + "issues/108108", "https://github.com/onnx/onnx/pull/8068"),
+)
+def the_causal_flag_aligns_the_last_query_with_the_last_key(
+    subject: AttentionSubject,
+) -> Iterator[float]:
+    """With fewer queries than keys, the causal flag lets the last query see every key.
+
+    So it is needed to decode with a cache; aligned at the first, a new token would see one key.
+    """
+    needs(subject.causal_flag, "it declares no causal_flag")
+    needs(not subject.same_length, "it needs as many queries as keys")
+    inputs = make_inputs(subject)
+    every = torch.ones(BATCH, 1, QUERIES, KEYS, dtype=torch.bool, device=subject.device)
+    try:
+        output = subject(*inputs, every, **{subject.causal_flag: True})
+    except Failed:
+        raise
+    except Exception:  # not with a mask, then
+        (call, *_) = subject.calls(*inputs, every)
+        output = subject.answer(subject.call(*call[:3], **{subject.causal_flag: True}))[0]
+        output = subject.gather([output], BATCH)
+    mask = causal_mask(QUERIES, KEYS, device=subject.device)
+    yield at_most(
+        TOLERANCE[subject.dtype],
+        output.double() - Case(subject, "causal", mask, inputs).wanted,
+        "With 5 queries and 7 keys the output is off by {measured}: does the flag align the first "
+        "query with the first key?",
+        mask_wanted=mask[0, 0],
+    )
+
 
 # ---- robust: half precision and large scores -----------------------------------------------------
 
 
-@check(
-    "attention",
-    "robust",
+@robust(
     measures="largest weight on a forbidden key",
     mirrors=(HF + "pull/17306", "https://github.com/facebookresearch/fairseq/issues/3575"),
 )
@@ -58,9 +105,7 @@ def half_precision_gets_exact_zeros_too(subject: AttentionSubject) -> Iterator[f
             )
 
 
-@check(
-    "attention",
-    "robust",
+@robust(
     measures="largest weight on a forbidden key",
     mirrors=(
         "https://github.com/flashinfer-ai/flashinfer/issues/4267",
@@ -95,9 +140,7 @@ def no_score_is_large_enough_to_leak(subject: AttentionSubject) -> Iterator[floa
                 )
 
 
-@check(
-    "attention",
-    "robust",
+@robust(
     measures="largest difference from the formula",
     mirrors="https://github.com/ml-explore/mlx/issues/1725",
 )
@@ -117,12 +160,7 @@ def scores_beyond_float16_are_right(subject: AttentionSubject) -> Iterator[float
             )
 
 
-@check(
-    "attention",
-    "robust",
-    measures="largest difference",
-    mirrors=(TORCH + "issues/196678", TORCH + "issues/119320"),
-)
+@robust(measures="largest difference", mirrors=(TORCH + "issues/196678", TORCH + "issues/119320"))
 def every_length_works(subject: AttentionSubject) -> Iterator[float]:
     """Lengths around the blocks of kernels, with very negative scores, forward and backward."""
     for keys in (1, 2, 3, 15, 16, 17, 63, 64, 65, 127, 128, 129, 192):
@@ -143,7 +181,7 @@ def every_length_works(subject: AttentionSubject) -> Iterator[float]:
             expect(finite, f"With {case}, a gradient is not finite.")
 
 
-@check("attention", "robust", measures="largest difference from float64")
+@robust(measures="largest difference from float64")
 def float64_is_computed_in_float64(subject: AttentionSubject) -> Iterator[float]:
     """For float64 inputs nothing on the way is rounded to float32."""
     needs(torch.float64 in subject.dtypes, "it does not declare float64")
@@ -156,12 +194,7 @@ def float64_is_computed_in_float64(subject: AttentionSubject) -> Iterator[float]
         )
 
 
-@check(
-    "attention",
-    "robust",
-    measures="largest weight on a forbidden key",
-    mirrors=TORCH + "issues/119131",
-)
+@robust(measures="largest weight on a forbidden key", mirrors=TORCH + "issues/119131")
 def autocast_changes_nothing_but_rounding(subject: AttentionSubject) -> Iterator[float]:
     """Under autocast to bfloat16, forbidden keys get exactly 0; the output is right to rounding."""
     needs(subject.dtype == torch.float32, "it does not declare float32")
@@ -177,7 +210,7 @@ def autocast_changes_nothing_but_rounding(subject: AttentionSubject) -> Iterator
         )
 
 
-@check("attention", "robust", measures="largest difference")
+@robust(measures="largest difference")
 def how_tensors_lie_in_memory_is_irrelevant(subject: AttentionSubject) -> Iterator[float]:
     """Transposed, strided and expanded inputs give what contiguous ones give."""
 
@@ -210,9 +243,7 @@ def how_tensors_lie_in_memory_is_irrelevant(subject: AttentionSubject) -> Iterat
 # ---- robust: queries that may see nothing --------------------------------------------------------
 
 
-@check(
-    "attention",
-    "robust",
+@robust(
     measures="outputs that are not finite",
     mirrors=(TORCH + "issues/41508", "https://github.com/lucidrains/x-transformers/issues/263"),
 )
@@ -229,7 +260,7 @@ def a_query_that_sees_nothing_gets_no_nan(subject: AttentionSubject) -> Iterator
         )
 
 
-@check("attention", "robust", measures="largest output of a query that may see nothing")
+@robust(measures="largest output of a query that may see nothing")
 def a_query_that_sees_nothing_gets_zeros(subject: AttentionSubject) -> Iterator[float]:
     """A query that may see no key gets exact zeros: not an average of what it must not see."""
     needs(subject.dead_rows == "zeros", "it declares dead_rows='any'")
@@ -244,9 +275,7 @@ def a_query_that_sees_nothing_gets_zeros(subject: AttentionSubject) -> Iterator[
         )
 
 
-@check(
-    "attention",
-    "robust",
+@robust(
     measures="gradients that are not finite",
     mirrors=(TORCH + "issues/41508", "https://github.com/Xilinx/brevitas/pull/1591"),
 )
@@ -266,7 +295,7 @@ def gradients_are_finite_where_queries_see_nothing(subject: AttentionSubject) ->
             )
 
 
-@check("attention", "robust", mirrors="https://github.com/Xilinx/brevitas/pull/1591")
+@robust(mirrors="https://github.com/Xilinx/brevitas/pull/1591")
 def there_is_no_nan_inside_the_graph(subject: AttentionSubject) -> None:
     """torch.autograd.set_detect_anomaly finds no NaN, even where queries see nothing."""
     needs(subject.differentiable, "it does not promise gradients")
@@ -283,7 +312,7 @@ def there_is_no_nan_inside_the_graph(subject: AttentionSubject) -> None:
                 raise
 
 
-@check("attention", "robust", measures="outputs that are not finite")
+@robust(measures="outputs that are not finite")
 def half_precision_bears_queries_that_see_nothing(subject: AttentionSubject) -> Iterator[float]:
     """In half precision too, a query that may see no key gets a finite output."""
     for dtype in half_dtypes(subject):
@@ -295,7 +324,7 @@ def half_precision_bears_queries_that_see_nothing(subject: AttentionSubject) -> 
             )
 
 
-@check("attention", "robust", measures="largest difference from the numerical gradient")
+@robust(measures="largest difference from the numerical gradient")
 def gradcheck_passes(subject: AttentionSubject) -> None:
     """torch.autograd.gradcheck agrees in float64, for queries that see nothing too."""
     needs(subject.differentiable, "it does not promise gradients")
@@ -319,7 +348,7 @@ def gradcheck_passes(subject: AttentionSubject) -> None:
         expect(False, f"gradcheck disagrees: {says}")
 
 
-@check("attention", "robust", measures="largest difference from the value")
+@robust(measures="largest difference from the value")
 def one_visible_key_gives_its_value(subject: AttentionSubject) -> Iterator[float]:
     """A query that may see one key only gets that key's value, to the bit."""
     needs(subject.sums_to_one, "its weights need not sum to 1")
@@ -340,9 +369,7 @@ def one_visible_key_gives_its_value(subject: AttentionSubject) -> Iterator[float
 # ---- robust: misuse ------------------------------------------------------------------------------
 
 
-@check(
-    "attention",
-    "robust",
+@robust(
     measures="largest difference from the bool mask",
     mirrors=("https://github.com/harvard-edge/cs249r_book/pull/1785", TORCH + "issues/97605"),
 )
@@ -365,11 +392,7 @@ def ones_and_zeros_are_understood_or_refused(subject: AttentionSubject) -> Itera
             )
 
 
-@check(
-    "attention",
-    "robust",
-    mirrors=(TORCH + "issues/64706", "https://github.com/pbloem/former/issues/10"),
-)
+@robust(mirrors=(TORCH + "issues/64706", "https://github.com/pbloem/former/issues/10"))
 def a_mask_of_keys_is_not_taken_for_one_of_queries(subject: AttentionSubject) -> None:
     """A (batch, length) mask, given where queries × keys belong, is refused or means the keys.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -21,6 +22,8 @@ from minitransformer.checks.attention.cases import (
 from minitransformer.checks.attention.subject import AttentionSubject
 from minitransformer.checks.engine.check import at_most, check, expect, needs
 from minitransformer.masks import padding_mask
+
+strict = partial(check, "attention", "strict")
 
 NAN, INF = float("nan"), float("inf")
 
@@ -50,9 +53,7 @@ def _poison_stays_out(
             )
 
 
-@check(
-    "attention",
-    "strict",
+@strict(
     measures="outputs changed",
     mirrors=(
         "https://github.com/Dao-AILab/flash-attention/issues/1745",
@@ -64,14 +65,14 @@ def nan_in_padded_values_reaches_nothing(subject: AttentionSubject) -> Iterator[
     return _poison_stays_out(subject, (NAN, INF, -INF), "values")
 
 
-@check("attention", "strict", measures="outputs changed", mirrors=TORCH + "issues/64525")
+@strict(measures="outputs changed", mirrors=TORCH + "issues/64525")
 def nan_in_padded_keys_reaches_nothing(subject: AttentionSubject) -> Iterator[float]:
     """NaN, Inf or 1e30 in forbidden keys changes no bit of the output."""
     large = 1e30 if subject.dtype != torch.float16 else 6e4
     return _poison_stays_out(subject, (NAN, INF, large), "keys")
 
 
-@check("attention", "strict", measures="outputs changed")
+@strict(measures="outputs changed")
 def nan_in_whole_padded_tokens_reaches_nothing(subject: AttentionSubject) -> Iterator[float]:
     """NaN in query, key and value of padded tokens changes no bit of a real token's output."""
     needs(subject.full_masks, "its mask is one for all queries")
@@ -88,9 +89,7 @@ def nan_in_whole_padded_tokens_reaches_nothing(subject: AttentionSubject) -> Ite
         )
 
 
-@check(
-    "attention",
-    "strict",
+@strict(
     measures="gradients that are not finite or not 0 at padding",
     mirrors=TORCH + "issues/101967",
 )
@@ -115,7 +114,7 @@ def nan_in_padding_reaches_no_gradient(subject: AttentionSubject) -> Iterator[fl
         expect(same, f"With {case}, NaN in the padding changes the gradient of the query.")
 
 
-@check("attention", "strict", measures="outputs, or numbers of gradients, changed")
+@strict(measures="outputs, or numbers of gradients, changed")
 def nan_in_queries_that_see_nothing_reaches_nothing(subject: AttentionSubject) -> Iterator[float]:
     """NaN or Inf in a query that may see no key, as a padded one, changes no output, no gradient.
 
@@ -158,7 +157,7 @@ def nan_in_queries_that_see_nothing_reaches_nothing(subject: AttentionSubject) -
             )
 
 
-@check("attention", "strict", measures="outputs changed")
+@strict(measures="outputs changed")
 def half_precision_keeps_nan_out_too(subject: AttentionSubject) -> Iterator[float]:
     """In half precision too, NaN in padded keys and values changes no bit of the output."""
     for dtype in half_dtypes(subject):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from minitransformer.checks.engine.check import expect, needs
-from minitransformer.checks.models.cases import seeded
+from minitransformer.checks.models.cases import seeded, usable
 from minitransformer.checks.models.ready import Ready
 
 PROMPTS = (2, 4, 1, 3)  # real tokens of each prompt
@@ -41,10 +41,9 @@ class Text:
 
 def text(subject, side: str, seed: int = 3) -> Text:
     """Prompts padded on the "left" or the "right", or "full": all of two tokens, none padded."""
-    usable = torch.tensor([i for i in range(subject.vocab_size) if i != subject.pad_id])
-    longest = max(PROMPTS)
-    drawn = torch.randint(len(usable), (len(PROMPTS), longest + NEW), generator=seeded(seed))
-    tokens = usable[drawn].to(subject.device)
+    real, longest = usable(subject), max(PROMPTS)
+    drawn = torch.randint(len(real), (len(PROMPTS), longest + NEW), generator=seeded(seed))
+    tokens = real[drawn.to(real.device)]
     if side == "full":
         return Text(tokens[:, :2], torch.ones_like(tokens[:, :2]), tokens[:, longest:])
     ids = torch.full_like(tokens[:, : longest + 1], subject.pad_id)

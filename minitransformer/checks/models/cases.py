@@ -16,20 +16,24 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def usable(subject: EncoderSubject) -> Tensor:
+    """(N,) ids that real tokens have: all but the padding's."""
+    ids = torch.arange(subject.vocab_size, device=subject.device)
+    return ids[ids != subject.pad_id]
+
+
 def sentences(subject: EncoderSubject, stream: int) -> Tensor:
     """(B,T) ids, real tokens all of them."""
-    usable = [i for i in range(subject.vocab_size) if i != subject.pad_id]
-    shape = (BATCH, max(LENGTHS[stream]))
-    chosen = torch.randint(len(usable), shape, generator=seeded(3 + stream))
-    return torch.tensor(usable)[chosen].to(subject.device)
+    ids, shape = usable(subject), (BATCH, max(LENGTHS[stream]))
+    return ids[torch.randint(len(ids), shape, generator=seeded(3 + stream)).to(ids.device)]
 
 
 def others(subject: EncoderSubject, ids: Tensor, step: int = 1) -> Tensor:
     """Another token for each, and never the padding's id."""
-    usable = [i for i in range(subject.vocab_size) if i != subject.pad_id]
+    real = usable(subject)
     rank = torch.zeros(subject.vocab_size, dtype=torch.long, device=ids.device)
-    rank[usable] = torch.arange(len(usable), device=ids.device)
-    return torch.tensor(usable, device=ids.device)[(rank[ids] + step) % len(usable)]
+    rank[real] = torch.arange(len(real), device=ids.device)
+    return real[(rank[ids] + step) % len(real)]
 
 
 def laid_out(subject: EncoderSubject, stream: int, where: str, extra: int = 0) -> Stream:
