@@ -11,7 +11,12 @@ from conftest import PARTS
 from torch import Tensor, nn
 
 from minitransformer import Config, DecoderOnly, EncoderDecoder, EncoderOnly, padding_mask
-from minitransformer.checks import check_decoder, check_encoder, check_encoder_decoder
+from minitransformer.checks import (
+    check_decoder,
+    check_encoder,
+    check_encoder_decoder,
+    check_layer,
+)
 from minitransformer.checks.finding import parse_declarations
 from minitransformer.checks.models.bugs import (
     VOCAB,
@@ -457,3 +462,25 @@ def test_bugs_that_cannot_be_told_apart_are_not_listed(attention, named):
     report = check_encoder(Maskless(config))
     assert report.failed
     assert report.likely == named
+
+
+# ---- was it declared as what it is? --------------------------------------------------------------
+
+
+class Hides(nn.Module):
+    """A layer whose mask is True where a key is hidden, as torch's."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x, key_padding_mask):
+        return self.attention(x, x, x, key_padding_mask=key_padding_mask)[0]
+
+
+def test_a_layer_is_first_asked_whether_its_mask_hides():
+    report = check_layer(Hides())
+    assert not report.passed
+    assert report.would_pass == {"mask_values": "bool", "mask_means": "ignore"}
+    assert check_layer(Hides(), **report.would_pass).passed
+    assert check_encoder(Maskless(Config(11, 16, 2, 2, max_length=40)), documents=True).failed

@@ -1,12 +1,13 @@
 """A model as a subject: what it may declare."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from minitransformer.checks.engine.subject import Subject, as_dtype, one_of
+from minitransformer.checks.engine.subject import Subject, as_dtype, one_of, other_conventions
 
 # How many real tokens each row has. The first is what encoders and decoders read, and the source;
 # the second is the target. Unsorted, and no two sizes alike.
@@ -104,6 +105,11 @@ class EncoderSubject(Subject):
     def streams(self) -> int:
         """How many sequences it reads: one, or a source and a target."""
         return len(self.arguments) // 2
+
+    def otherwise(self) -> Iterator[dict[str, Any]]:
+        """Other values and polarities of the mask; numbers of documents have but one."""
+        if not self.documents:
+            yield from other_conventions(self)
 
     def stand_in(self, other: Subject) -> Subject:
         """Called as it wishes, but asked only what this subject is asked."""
