@@ -16,7 +16,9 @@ from wrong_solutions import WRONG
 from minitransformer.cli import main
 from minitransformer.data.files import InputError
 from minitransformer.exercises import EXERCISES, check, hint
-from minitransformer.exercises.exercise import BEGIN, END, Draw, expect_same
+from minitransformer.exercises.answers import expect_same
+from minitransformer.exercises.exercise import Draw
+from minitransformer.exercises.mistakes import BEGIN, END
 from minitransformer.exercises.export import EXPORTS, export
 
 NAMES = list(EXERCISES)
@@ -298,8 +300,8 @@ def test_a_museum_piece_is_called_by_its_name():
         ".softmax(dim=-1).masked_fill(~mask, 0.0)",
     )
     feedback = one.run(written(source, "attention"))
-    assert feedback.report.likely == ("mask after the softmax",)
-    assert "likely bug: mask after the softmax" in str(feedback)
+    assert feedback.mistake.startswith("Mask after the softmax. The mask is multiplied in after")
+    assert str(feedback).splitlines()[2].startswith("Mask after the softmax.")
     assert "data:image/png" in feedback.to_html()
 
 

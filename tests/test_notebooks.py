@@ -14,7 +14,7 @@ pytest.importorskip("jupytext")
 import nbformat
 
 from minitransformer.exercises import EXERCISES
-from minitransformer.exercises.exercise import BEGIN, END
+from minitransformer.exercises.mistakes import BEGIN, END
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"

@@ -7,6 +7,7 @@ hint("padding_mask")                 # three steps: hint("padding_mask", 2), hin
 """
 
 from minitransformer.exercises.chapters import EXERCISES
-from minitransformer.exercises.exercise import Exercise, Feedback, check, find, hint
+from minitransformer.exercises.exercise import Exercise, check, find, hint
+from minitransformer.exercises.feedback import Feedback
 
 __all__ = ["EXERCISES", "Exercise", "Feedback", "check", "find", "hint"]

@@ -14,15 +14,19 @@ the solution on random input, fresh for every seed; no point counts before it pa
     @padding_mask.check(points=1)
     def a_padded_query_sees_nothing(fn, draw):
         \"\"\"What must hold.\"\"\"
-        expect(..., "a diagnosis that a learner understands")
+        expect(..., "what was seen, in words that a learner understands")
+
+    padding_mask.mistake("Only the keys are hidden.", {"real[:, None, :, None] & ": ""})
+
+A mistake is a sentence for the learner, and an edit of the solution that makes it; see
+`mistakes.py` for when it is named.
 """
 
 import dis
-import html
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -32,15 +36,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minitransformer.checks import CHECKS, Report, Result, diagnose
-from minitransformer.checks.engine.check import Check, Failed, expect
-from minitransformer.checks.engine.report import WIDTH, picture
+from minitransformer.checks import CHECKS, Report, Result, bugs
+from minitransformer.checks.engine.check import Check, Failed
+from minitransformer.checks.engine.report import WIDTH
 from minitransformer.checks.engine.running import run_check
 from minitransformer.checks.engine.subject import Subject
+from minitransformer.exercises import mistakes
+from minitransformer.exercises.answers import expect_alike, leaves
+from minitransformer.exercises.feedback import NOT_STARTED, Feedback
 from minitransformer.exercises.forbidding import Forbidding
+from minitransformer.exercises.mistakes import (
+    SOLUTION,
+    UNKNOWN,
+    Case,
+    Diagnosis,
+    Edit,
+    Group,
+    Mistake,
+)
+from minitransformer.exercises.usual_checks import (
+    arguments_left_alone,
+    as_check,
+    right_answers,
+    right_at_the_edge,
+)
 
 EXERCISES: dict[str, "Exercise"] = {}
-BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 SECONDS = 10.0  # of CPU time that one check may take
 LONGEST = 2_000  # characters of a diagnosis: it may quote an answer
 PACKAGE = "minitransformer"
@@ -74,11 +95,14 @@ class Draw:
         mask = (torch.arange(length) < lengths.unsqueeze(1)).long()
         return mask if side == "right" else mask.flip(1)
 
-    def mask(self, batch: int, queries: int, keys: int) -> Tensor:
-        """(batch, 1, queries, keys) bool, a True in every row."""
-        mask = torch.rand(batch, 1, queries, keys, generator=self.generator) < 0.5
+    def mask(self, batch: int, queries: int, keys: int, heads: int = 1) -> Tensor:
+        """(batch, heads, queries, keys) bool, a True in every row."""
+        mask = torch.rand(batch, heads, queries, keys, generator=self.generator) < 0.5
         mask[..., 0] |= ~mask.any(dim=-1)
         return mask
+
+
+Inputs = dict[str, tuple]  # what is special about it ("padding on the left") -> arguments
 
 
 @dataclass(frozen=True)
@@ -99,12 +123,15 @@ class Exercise:
     about: str
     solution: Callable
     hints: tuple[str, ...]
-    inputs: Callable[[Draw], Iterable[tuple]] | None
+    inputs: Callable[[Draw], Inputs] | None
+    edges: Callable[[Draw], Inputs]
+    gradients: bool  # of the floating arguments, which are compared too
     forbidden: tuple[str, ...]  # parts of the names of torch's operators
     subject: Callable[[Callable], Subject] | None
     start: Callable | None  # a broken function to begin from, in place of a blank
     tolerance: float
     aims: list[Aim] = field(default_factory=list)
+    mistakes: list[Mistake] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -121,10 +148,21 @@ class Exercise:
         """Register `function(fn, draw)` as one more check; its docstring says what must hold."""
 
         def register(function: Callable) -> Callable:
-            self.aims.append(Aim(_as_check(function, measures), points))
+            self.aims.append(Aim(as_check(function, measures), points))
             return function
 
         return register
+
+    def mistake(self, says: str, *edits: Edit) -> None:
+        """One that learners make: what they are told, and edits of the solution that make it."""
+        self.mistakes.append(Mistake(" ".join(says.split()), edits))
+
+    def cases(self, seed: int = 0) -> list[Case]:
+        """What a submission is tried on to find out its mistake, the simplest first."""
+        inputs = self.inputs(Draw(seed)) if self.inputs else {}
+        ordinary = [Case(name, arguments, True) for name, arguments in inputs.items()]
+        edges = self.edges(Draw(seed)).items()
+        return ordinary + [Case(name, arguments, False) for name, arguments in edges]
 
     @property
     def refused(self) -> tuple[str, ...]:
@@ -143,7 +181,7 @@ class Exercise:
         body = '    raise NotImplementedError("your turn")\n'
         if self.start is not None:
             body = _body_of(self.start)
-        stub, count = re.subn(rf" *{BEGIN}\n.*?{END}\n", lambda _: body, source, flags=re.DOTALL)
+        stub, count = SOLUTION.subn(lambda _: body, source)
         if count != 1:
             raise ValueError(f"{self.name}: expected one solution between its marks, found {count}")
         return (_imports(self.solution) + stub).rstrip()
@@ -185,19 +223,24 @@ class Exercise:
                 results.append(run_check(replace(aim.check, function=call), guarded, seconds))
             stumbled = results[-1].raised and not results[-1].hung and answered
             misfits.append(self.misfit(*answered[0]) if stumbled else "")
-        report = Report(subject.kind if subject else "", self.name, "core", results)
-        if subject and diagnosed:
-            known = [result for result in results if result.check in CHECKS[subject.kind]]
-            likely = diagnose(replace(report, results=known), subject)
-            report = replace(
-                report,
-                likely=likely.likely,
-                explanation=likely.explanation,
-                certain=likely.certain,
-                not_compared=likely.not_compared,
-            )
         results = [_told(result, misfit) for result, misfit in zip(results, misfits, strict=True)]
-        return Feedback(self, replace(report, results=results))
+        report = Report(subject.kind if subject else "", self.name, "core", results)
+        known = self.diagnose(guarded, seed) if diagnosed and _answered(report) else UNKNOWN
+        return Feedback(self, report, known)
+
+    def diagnose(self, fn: Callable, seed: int = 0) -> Diagnosis:
+        """Which mistakes give the answers of `fn`, if known ones do."""
+        given = self.mistakes, self.source, self.name
+        museum = bugs(self.subject(fn).kind) if self.subject else []
+        groups = [
+            Group(mistakes.written(*given)),
+            Group(mistakes.of_the_museum(museum)),
+            Group(mistakes.pairs(*given)),
+            Group(mistakes.slips(self.source, self.name), first_only=True),
+            Group(mistakes.written_and_slips(*given), first_only=True),
+        ]
+        cases = self.cases(seed)
+        return mistakes.diagnose(fn, cases, self.solution, groups, self.tolerance, self.gradients)
 
     def misfit(self, arguments: tuple, flags: dict, answer: Any) -> str:
         """In what an answer is of another type, shape or dtype than the solution's, if it is.
@@ -207,8 +250,8 @@ class Exercise:
         """
         try:
             wanted = self.solution(*arguments, **flags)
-            for path, a, b in _leaves(wanted, answer, self.name):
-                _expect_alike(path, a, b)
+            for path, a, b in leaves(wanted, answer, self.name):
+                expect_alike(path, a, b)
         except Failed as failure:
             return failure.diagnosis
         except Exception:  # it is called with what the solution cannot answer either
@@ -226,18 +269,6 @@ class Exercise:
         return Feedback(self, Report("", self.name, "core", results))
 
 
-NOT_STARTED = "It raised NotImplementedError: your turn"
-NOT_THERE = "It was not handed in."
-NOT_LOADED = "It could not be loaded."
-NOT_GRADED = "It could not be graded."
-WITHOUT_ANSWER = {  # why there is nothing to say about it -> in the headline
-    NOT_STARTED: "not written yet",
-    NOT_THERE: "not handed in",
-    NOT_LOADED: "could not be loaded",
-    NOT_GRADED: "could not be graded",
-}
-
-
 @cache
 def _warm_up() -> None:
     """What the guard's first use imports, for a second or more, is not the learner's time."""
@@ -251,7 +282,9 @@ def exercise(
     chapter: int,
     about: str,
     hints: Sequence[str],
-    inputs: Callable[[Draw], Iterable[tuple]] | None,
+    inputs: Callable[[Draw], Inputs] | None,
+    edges: Callable[[Draw], Inputs] = lambda draw: {},
+    gradients: bool = False,
     points: int = 2,
     forbidden: Sequence[str] = (),
     subject: Callable[[Callable], Subject] | None = None,
@@ -261,10 +294,23 @@ def exercise(
 ) -> Callable[[Callable], Exercise]:
     """Make an exercise of its solution.
 
-    `inputs(draw)` gives tuples of arguments; `points` are for answering each as the solution does.
-    Where there is nothing to compare with, `inputs` is None, and the first check is another.
-    `promises` are checks of the kind of `subject`, with their points.
+    `inputs(draw)` gives arguments by name, the simplest first; `points` are for answering each as
+    the solution does, and one more for leaving tensors and lists in them as they are. Where there
+    is nothing to compare with, `inputs` is None, and the first check is another. `edges(draw)` are
+    arguments with something unusual about them, each worth a point. `promises` are checks of the
+    kind of `subject`, with their points. With `gradients` those of the solution are compared too.
     """
+
+    if inputs is not None:
+        unnamed = inputs
+
+        def inputs(draw):  # TODO: remove when every chapter names its inputs
+            found = unnamed(draw)
+            return (
+                found
+                if isinstance(found, dict)
+                else {f"input {i}": a for i, a in enumerate(found, 1)}
+            )
 
     def make(solution: Callable) -> Exercise:
         if len(hints) != 3:
@@ -276,20 +322,19 @@ def exercise(
             solution,
             tuple(" ".join(text.split()) for text in hints),
             inputs,
+            edges,
+            gradients,
             tuple(forbidden),
             subject,
             start,
             tolerance,
         )
 
-        def it_gives_what_is_wanted(fn: Callable, draw: Draw) -> None:
-            """On ordinary input it gives what the task says."""
-            for arguments in inputs(draw):
-                wanted = solution(*_copies(arguments))
-                expect_same(wanted, fn(*_copies(arguments)), arguments, one)
-
         if inputs is not None:
-            one.aims.append(Aim(_as_check(it_gives_what_is_wanted), points))
+            one.aims.append(Aim(right_answers(one), points))
+            if left_alone := arguments_left_alone(one):
+                one.aims.append(Aim(left_alone, 1))
+        one.aims += [Aim(right_at_the_edge(one, name), 1) for name in edges(Draw(0))]
         for name, worth in (promises or {}).items():
             kind = CHECKS[subject(solution).kind]
             one.aims.append(Aim(kind[name], worth, on_subject=True))
@@ -365,200 +410,13 @@ def _module_of(thing: Any) -> str:
     return name.partition(".")[0] if isinstance(name, str) else ""
 
 
-# ---- feedback --------------------------------------------------------------------------------
+# ---- what it is made of --------------------------------------------------------------------------
 
 
-FIRST_FIRST = "No point counts before the first check passes."
-
-
-@dataclass(frozen=True)
-class Feedback:
-    """What the checks found, and what it is worth."""
-
-    exercise: Exercise
-    report: Report
-
-    @property
-    def right(self) -> bool:
-        """It does what is wanted on ordinary input, so that points count."""
-        return self.report.results[0].outcome == "pass"
-
-    @property
-    def earned(self) -> list[int]:
-        """The points of each check."""
-        return [
-            aim.points if self.right and result.outcome == "pass" else 0
-            for aim, result in zip(self.exercise.aims, self.report, strict=True)
-        ]
-
-    @property
-    def score(self) -> int:
-        return sum(self.earned)
-
-    @property
-    def points(self) -> int:
-        return self.exercise.points
-
-    @property
-    def passed(self) -> bool:
-        return self.score == self.points
-
-    @property
-    def started(self) -> bool:
-        return not self.report.results[0].raised.startswith(tuple(WITHOUT_ANSWER))
-
-    @property
-    def headline(self) -> str:
-        if not self.started:
-            raised = self.report.results[0].raised
-            what = next(said for why, said in WITHOUT_ANSWER.items() if raised.startswith(why))
-            return f"{self.exercise.name}: {what} (0 of {self.points} points)"
-        what = "all right" if self.passed else "not yet"
-        return f"{self.exercise.name}: {self.score} of {self.points} points, {what}"
-
-    def __str__(self) -> str:
-        if not self.started:
-            return self.headline
-        blocks = [self.headline]
-        if self.report.likely:
-            named = " or ".join(self.report.likely)
-            blocks.append(textwrap.fill(f"{self.report.alike}: {named}", WIDTH))
-            blocks[-1] += "\n" + textwrap.indent(
-                textwrap.fill(self.report.explanation, WIDTH - 4), "    "
-            )
-        failures = [result for result in self.report if result.outcome == "fail"]
-        blocks += [str(failures[0])] if failures else []
-        rest = [result for result in self.report if result not in failures[:1]]
-        lines = []
-        for aim, result, earned in zip(self.exercise.aims, self.report, self.earned, strict=True):
-            if result in rest:
-                text = result.brief if result.outcome == "fail" else result.title
-                worth = f"{earned}/{aim.points}"
-                lines.append(f"{worth}  {text}")
-        blocks.append("\n".join(lines))
-        if not self.right:
-            blocks[-1] += f"\n{FIRST_FIRST}"
-        if not self.passed:
-            blocks.append(f'stuck? hint("{self.exercise.name}")')
-        return "\n\n".join(block for block in blocks if block)
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self.to_html()
-
-    def to_html(self) -> str:
-        """As a table, with the mask wanted beside the weights found where there are any."""
-        parts = [f"<p><b>{html.escape(self.headline)}</b></p>"]
-        if not self.started:
-            return parts[0]
-        if self.report.likely:
-            named = html.escape(" or ".join(self.report.likely))
-            text = html.escape(self.report.explanation)
-            parts.append(f"<p>{self.report.alike}: <b>{named}</b>. {text}</p>")
-        parts.append("<table>")
-        for aim, result, earned in zip(self.exercise.aims, self.report, self.earned, strict=True):
-            failed = result.outcome == "fail"
-            text = html.escape(result.diagnosis if failed else result.statement)
-            shown = picture(result) if failed else ""
-            colour = "#b3261e" if failed else "#2c7a2c" if self.right else "#777777"
-            sign, name = "✗" if failed else "✓", html.escape(result.check.replace("_", " "))
-            parts.append(
-                f'<tr><td style="color:{colour}; white-space:nowrap">{sign} {earned}/{aim.points}'
-                f'</td><td style="text-align:left">{name}'
-                f'</td><td style="text-align:left">{text}{shown}</td></tr>'
-            )
-        parts.append("</table>")
-        if not self.right:
-            parts.append(f"<p>{FIRST_FIRST}</p>")
-        return "\n".join(parts)
-
-
-# ---- comparing -------------------------------------------------------------------------------
-
-
-def expect_same(wanted: Any, found: Any, arguments: tuple, one: Exercise) -> None:
-    """Fail with the first difference, unless both are the same up to rounding."""
-    for path, a, b in _leaves(wanted, found, one.name):
-        if not isinstance(a, Tensor):
-            alike = a == b if not isinstance(a, float) else abs(a - b) <= one.tolerance
-            expect(alike, f"{path} is {b!r} where {a!r} is wanted.")
-            continue
-        _expect_alike(path, a, b)
-        exact = not a.is_floating_point()
-        same = a == b if exact else torch.isclose(a, b, rtol=0, atol=one.tolerance, equal_nan=True)
-        if not same.all():
-            index = tuple((~same).nonzero()[0].tolist())
-            shown = {
-                "wanted": a[index[:-2]] if a.ndim > 1 else a,
-                "found": b[index[:-2]] if a.ndim > 1 else b,
-            }
-            place = f"wrong: at [{', '.join(map(str, index))}] it holds " if index else ""
-            expect(
-                False,
-                f"{path} is {place}{_number(b[index])} where {_number(a[index])} is wanted.",
-                **shown,
-            )
-
-
-def _expect_alike(path: str, wanted: Any, found: Any) -> None:
-    """Fail where a tensor is of another shape or dtype."""
-    if isinstance(wanted, Tensor):
-        shapes = tuple(found.shape), tuple(wanted.shape)
-        expect(
-            shapes[0] == shapes[1], f"{path} has the shape {shapes[0]} where {shapes[1]} is wanted."
-        )
-        expect(
-            wanted.dtype == found.dtype, f"{path} is {found.dtype} where {wanted.dtype} is wanted."
-        )
-
-
-def _leaves(wanted: Any, found: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
-    """Pairs of tensors and numbers, with where they are."""
-    if isinstance(wanted, tuple | list):
-        kind = "tuple" if isinstance(wanted, tuple) else "list"
-        alike = isinstance(found, tuple | list) and len(found) == len(wanted)
-        what = f"{len(found)} of them" if isinstance(found, tuple | list) else _kind(found)
-        expect(alike, f"{path} gives {what} where a {kind} of {len(wanted)} is wanted.")
-        for i, (a, b) in enumerate(zip(wanted, found, strict=True)):
-            yield from _leaves(a, b, f"{path}(...)[{i}]" if "(" not in path else f"{path}[{i}]")
-        return
-    if isinstance(wanted, Tensor):
-        expect(isinstance(found, Tensor), f"{path} gives {_kind(found)}, not a tensor.")
-        yield path, wanted.detach(), found.detach()
-        return
-    if isinstance(found, Tensor) and found.numel() == 1:
-        found = found.item()
-    number = isinstance(wanted, int | float) and isinstance(found, int | float)
-    expect(
-        number or type(wanted) is type(found),
-        f"{path} gives {_kind(found)} where {wanted!r} is wanted.",
-    )
-    yield path, wanted, found
-
-
-def _kind(thing: Any) -> str:
-    if thing is None:
-        return "None (is there a return?)"
-    name = type(thing).__name__
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
-
-
-def _number(x: Tensor) -> str:
-    return f"{x.item():.4g}" if x.is_floating_point() else str(x.item())
-
-
-def _copies(arguments: Any) -> Any:
-    if isinstance(arguments, Tensor):
-        return arguments.clone()
-    if isinstance(arguments, tuple | list):
-        return type(arguments)(_copies(one) for one in arguments)
-    return arguments
-
-
-def _as_check(function: Callable, measures: str = "") -> Check:
-    statement = " ".join((function.__doc__ or "").split())
-    return Check(function.__name__, "", "core", statement, measures, (), function)
+def _answered(report: Report) -> bool:
+    """Something is wrong, and it is not that it never came back."""
+    ended = any(result.hung or result.raised.startswith("It raised Died") for result in report)
+    return bool(report.failed) and report.ran and not ended
 
 
 def _hopeless(result: Result) -> str:

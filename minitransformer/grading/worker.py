@@ -105,7 +105,9 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
             line = ""
             for frame in reversed(traceback.extract_tb(error.__traceback__)):
                 if frame.filename.startswith("<"):
-                    line = f" ({frame.filename.strip('<>')}, line {frame.lineno})"
+                    line = (
+                        f" ({frame.filename.strip('<>')}, line {frame.lineno}: {frame.line[:80]})"
+                    )
                     break
             write_message(
                 sink, {"error": as_text(type(error).__name__), "said": told(error) + line}, []

@@ -82,12 +82,17 @@ def _raised(error: BaseException) -> str:
         str(Path(torch.__file__).parent),
     )
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        inside = (
-            frame.filename.startswith((*between, "<")) and Path(frame.filename).name != "bugs.py"
-        )
-        if not inside:
-            return f"{what} ({Path(frame.filename).name}, line {frame.lineno})."
+        nowhere = frame.filename.startswith("<") and not frame.line  # <string>, <frozen os>
+        inside = frame.filename.startswith(between) and Path(frame.filename).name != "bugs.py"
+        if not inside and not nowhere:
+            return f"{what} ({place_of(frame)})."
     return f"{what}."
+
+
+def place_of(frame: traceback.FrameSummary) -> str:
+    """The file, the line's number, and what stands there."""
+    place = f"{Path(frame.filename.strip('<>')).name}, line {frame.lineno}"
+    return f"{place}: {frame.line[:80]}" if frame.line else place
 
 
 @contextmanager

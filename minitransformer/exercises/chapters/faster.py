@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from minitransformer.checks import AttentionSubject, expect
-from minitransformer.exercises.chapters.attention import _attention_inputs
+from minitransformer.exercises.chapters.attention import attention_inputs
 from minitransformer.exercises.exercise import Draw, exercise
 
 
@@ -23,7 +23,9 @@ from minitransformer.exercises.exercise import Draw, exercise
         "powers.sum(-1); output = output * scale + powers @ value; at the end output / total.",
     ],
     inputs=lambda draw: [
-        (*arguments, size) for arguments in _attention_inputs(draw) for size in (1, 2, 3, 64)
+        (*arguments, size)
+        for arguments in attention_inputs(draw).values()
+        for size in (1, 2, 3, 64)
     ],
     subject=lambda fn: AttentionSubject(
         lambda q, k, v, m: fn(q, k, v, m, 2), dtypes=("float32", "float64")

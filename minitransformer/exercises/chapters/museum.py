@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from minitransformer.checks import AttentionSubject
-from minitransformer.exercises.chapters.attention import _attention_inputs
+from minitransformer.exercises.chapters.attention import attention, attention_inputs
 from minitransformer.exercises.exercise import exercise
 
 
@@ -24,7 +24,8 @@ def _broken(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         "What the softmax has divided by cannot be taken back: the mask belongs before it.",
         "Divide by the root of the width, query.shape[-1], and fill forbidden scores with -inf.",
     ],
-    inputs=_attention_inputs,
+    inputs=attention_inputs,
+    gradients=True,
     subject=lambda fn: AttentionSubject(fn, dead_rows="any"),
     promises={
         "weights_sum_to_one": 2,
@@ -45,3 +46,6 @@ def find_the_bug(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Ten
     scores = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5
     return scores.masked_fill(~mask, float("-inf")).softmax(dim=-1) @ value
     ### END SOLUTION
+
+
+find_the_bug.mistakes += attention.mistakes

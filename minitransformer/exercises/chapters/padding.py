@@ -4,7 +4,20 @@ import torch
 from torch import Tensor
 
 from minitransformer.checks import MaskSubject, expect
-from minitransformer.exercises.exercise import Draw, exercise
+from minitransformer.exercises.exercise import Draw, Inputs, exercise
+
+SIDES = ("right", "left")
+
+
+def attention_masks(draw: Draw) -> Inputs:
+    """Ordinary ones: rows of different lengths, padded on one side."""
+    return {
+        "one sequence without padding": (torch.ones(1, 3, dtype=torch.int64),),
+        "one sequence, padded on the right": (torch.tensor([[1, 1, 0]]),),
+        "one sequence, padded on the left": (torch.tensor([[0, 1, 1, 1]]),),
+        "four sequences, padded on the right": (draw.attention_mask(4, 5),),
+        "five sequences, padded on the left": (draw.attention_mask(5, 4, "left"),),
+    }
 
 
 @exercise(
@@ -17,7 +30,11 @@ from minitransformer.exercises.exercise import Draw, exercise
         "attention_mask[:, None, :, None] has queries down; what has keys across?",
         "Compare with 0 to get booleans, then combine the two views with &: broadcasting does it.",
     ],
-    inputs=lambda draw: [(draw.attention_mask(4, n, side),) for n in (5, 4) for side in SIDES],
+    inputs=attention_masks,
+    edges=lambda draw: {
+        "a sequence of padding alone": (torch.tensor([[1, 1, 0], [0, 0, 0]]),),
+        "padding between tokens": (torch.tensor([[1, 0, 1, 0], [1, 1, 0, 1]]),),
+    },
     subject=lambda fn: MaskSubject(fn, dead_queries="nothing"),
     promises={"each_query_may_see_what_it_should": 1, "a_rows_mask_is_its_own": 1},
 )
@@ -33,7 +50,76 @@ def padding_mask(attention_mask: Tensor) -> Tensor:
     ### END SOLUTION
 
 
-SIDES = ("right", "left")
+BOTH = "real[:, None, :, None] & real[:, None, None, :]"
+PAIRS = "real[:, :, None] & real[:, None]"
+padding_mask.mistake(
+    """Only padded keys are hidden, as in most libraries: a padded query still sees keys. Nobody
+    reads what it collects, but a mask that hides keys alone cannot say which outputs are padding.
+    Hide the queries too.""",
+    {"real[:, None, :, None] & ": ""},
+    {"real[:, None, :, None] & ": "torch.ones_like(real)[:, None, :, None] & "},
+)
+padding_mask.mistake(
+    """Only padded queries are hidden: a real query still sees padded keys, and collects what they
+    hold. What is hidden from attention is a column of the mask, the key.""",
+    {" & real[:, None, None, :]": ""},
+    {"real[:, None, None, :]": "torch.ones_like(real)[:, None, None, :]"},
+)
+padding_mask.mistake(
+    """The mask is upside down: True where it hides. Here, as in torch's
+    scaled_dot_product_attention, True means "may attend".""",
+    {BOTH: f"~({BOTH})"},
+)
+padding_mask.mistake(
+    """Padding is taken for real, and real tokens for padding: 1 in attention_mask is a real token.
+    """,
+    {"attention_mask != 0": "attention_mask == 0"},
+)
+padding_mask.mistake(
+    """One of the two is enough in this mask: a pair is allowed as soon as the query or the key is
+    real. Both must be.""",
+    {"None] & real": "None] | real"},
+)
+padding_mask.mistake(
+    """A token may not see itself in this mask, or sees only itself: what is compared are the two
+    numbers of a pair, not whether both are 1.""",
+    {BOTH: BOTH.replace("&", "!=")},
+    {BOTH: BOTH.replace("&", "==")},
+)
+padding_mask.mistake(
+    """The future is hidden too: this mask is causal. Padding alone is asked for; an encoder reads
+    in both directions.""",
+    {
+        "real[:, None, None, :]": "real[:, None, None, :] & real.new_ones(real.shape[1], "
+        "real.shape[1]).tril()"
+    },
+)
+padding_mask.mistake(
+    "Every sequence has the mask of the first one.",
+    {"real[:, None, None, :]": "real[:1, None, None, :]"},
+    {"real[:, None, :, None]": "real[:1, None, :, None]"},
+    {"attention_mask != 0": "attention_mask[:1].expand_as(attention_mask) != 0"},
+)
+padding_mask.mistake(
+    """The axis for the heads is missing, or stands elsewhere: (batch, 1, length, length) is
+    wanted, so that one mask serves every head.""",
+    {BOTH: PAIRS},
+    {BOTH: f"({PAIRS})[None]"},
+    {BOTH: f"({PAIRS})[:, :, None]"},
+)
+padding_mask.mistake(
+    """These are numbers, not True and False: ~ and masked_fill do something else with them.
+    Compare with 0, or end with .bool().""",
+    {BOTH: f"({BOTH}).long()"},
+    {BOTH: f"({BOTH}).float()"},
+    {BOTH: f"({BOTH}).int()"},
+)
+padding_mask.mistake(
+    """This is what is added to the scores, 0 and a large negative number. A mask of True and False
+    is wanted: it can be combined and inverted, and says what it means.""",
+    {BOTH: f"torch.where({BOTH}, 0.0, float('-inf'))"},
+    {BOTH: f"torch.where({BOTH}, 0.0, -1e9)"},
+)
 
 
 @padding_mask.check(points=1)
@@ -43,8 +129,7 @@ def a_padded_query_sees_nothing(fn, draw: Draw):
     seen = fn(attention_mask)[attention_mask[:, None] == 0]
     expect(
         not seen.any(),
-        "A padded query may see keys. Nobody reads what it collects, but a mask that hides keys "
-        "only cannot tell you which outputs are padding: hide the queries too.",
+        "A padded query may see keys.",
     )
 
 
@@ -59,6 +144,10 @@ def the_mask_is_bool_with_an_axis_for_heads(fn, draw: Draw):
     )
 
 
+def _with_nan(hidden: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    return hidden.masked_fill((attention_mask == 0)[:, :, None], float("nan")), attention_mask
+
+
 @exercise(
     "Mean pooling that is proof against padding",
     chapter=1,
@@ -69,9 +158,17 @@ def the_mask_is_bool_with_an_axis_for_heads(fn, draw: Draw):
         "Times 0 is not enough: NaN * 0 is NaN. What sets a place to zero whatever it held?",
         "hidden.masked_fill(padding, 0.0).sum(dim=1) / count.clamp(min=1)",
     ],
-    inputs=lambda draw: [
-        (draw.normal(3, n, 4), draw.attention_mask(3, n, side)) for n in (5, 6) for side in SIDES
-    ],
+    inputs=lambda draw: {
+        name: (draw.normal(*mask.shape, 6), mask) for name, (mask,) in attention_masks(draw).items()
+    },
+    edges=lambda draw: {
+        "padding between tokens": (
+            draw.normal(2, 4, 3),
+            torch.tensor([[1, 0, 1, 0], [1, 1, 0, 1]]),
+        ),
+        "a row of padding alone": (draw.normal(2, 3, 4), torch.tensor([[1, 1, 0], [0, 0, 0]])),
+        "NaN in padding": _with_nan(draw.normal(2, 4, 3), torch.tensor([[1, 1, 0, 0], [1] * 4])),
+    },
 )
 def mean_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
     """The mean of the vectors of each row's real tokens; zeros for a row without any.
@@ -87,6 +184,71 @@ def mean_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
     ### END SOLUTION
 
 
+POOLED = "hidden.masked_fill(padding, 0.0).sum(dim=1) / count.clamp(min=1)"
+mean_pool.mistake(
+    """Padding is counted in, as if it were tokens: this is the mean over every position.""",
+    {POOLED: "hidden.mean(dim=1)"},
+)
+mean_pool.mistake(
+    """The sum leaves padding out, but what it is divided by counts it: the length of the row, not
+    the number of real tokens.""",
+    {"count.clamp(min=1)": "hidden.shape[1]"},
+    {POOLED: "hidden.masked_fill(padding, 0.0).mean(dim=1)"},
+)
+mean_pool.mistake(
+    "The sum takes padding in; only what it is divided by leaves it out.",
+    {"hidden.masked_fill(padding, 0.0)": "hidden"},
+)
+mean_pool.mistake(
+    """NaN at a padded place reaches the mean: NaN * 0 is NaN. Do not multiply padding by 0, put a 0
+    in its place.""",
+    {"hidden.masked_fill(padding, 0.0)": "(hidden * ~padding)"},
+)
+mean_pool.mistake(
+    """A row without a real token gives 0 / 0, which is NaN: divide by 1 at least.""",
+    {"count.clamp(min=1)": "count"},
+)
+mean_pool.mistake(
+    """Every row is divided by one more than it has tokens. Only a row without any needs a number
+    other than its count.""",
+    {"count.clamp(min=1)": "(count + 1)"},
+)
+mean_pool.mistake(
+    "This is the mean of the padding, not of the real tokens.",
+    {
+        "attention_mask == 0": "attention_mask != 0",
+        "(attention_mask != 0)": "(attention_mask == 0)",
+    },
+    {"attention_mask == 0": "attention_mask != 0"},
+)
+mean_pool.mistake(
+    "This is the sum of the vectors, not their mean.",
+    {" / count.clamp(min=1)": ""},
+)
+mean_pool.mistake(
+    """This is one token's vector, the first or the last of the row, not the mean.""",
+    {POOLED: "hidden[:, 0]"},
+    {POOLED: "hidden[:, -1]"},
+)
+mean_pool.mistake(
+    "This is the largest number of each column, not the mean.",
+    {POOLED: "hidden.masked_fill(padding, float('-inf')).amax(dim=1)"},
+    {POOLED: "hidden.masked_fill(padding, 0.0).amax(dim=1)"},
+)
+mean_pool.mistake(
+    """The mean runs along another axis: each token's numbers are averaged, or the sequences of the
+    batch. Every sequence has a vector of its own, of the width of its tokens.""",
+    {"sum(dim=1) / count.clamp(min=1)": "sum(dim=-1) / count.clamp(min=1)"},
+    {"sum(dim=1) / count.clamp(min=1)": "sum(dim=0) / count.clamp(min=1)"},
+    {POOLED: "hidden.mean(dim=-1)"},
+)
+mean_pool.mistake(
+    "All rows are divided by one number, the real tokens of the whole batch or of the longest row.",
+    {"count.clamp(min=1)": "count.sum().clamp(min=1)"},
+    {"count.clamp(min=1)": "count.amax().clamp(min=1)"},
+)
+
+
 @mean_pool.check(points=1, measures="largest change")
 def more_padding_changes_nothing(fn, draw: Draw):
     """A sentence has the same vector however much padding stands behind it."""
@@ -96,8 +258,8 @@ def more_padding_changes_nothing(fn, draw: Draw):
     change = float((fn(longer, padded) - fn(hidden, short)).abs().max())
     expect(
         change <= 1e-6,
-        "With 5 columns of padding more, the vector of the same sentence changes: padding is "
-        "counted, in the sum or in the number that you divide by.",
+        "With 5 columns of padding more, the vector of the same sentence changes. Is padding "
+        "counted, in the sum or in what it is divided by?",
         change,
     )
     return change
@@ -109,8 +271,7 @@ def a_row_of_padding_gives_zeros(fn, draw: Draw):
     pooled = fn(draw.normal(2, 3, 4), torch.tensor([[1, 1, 0], [0, 0, 0]]))
     expect(
         bool((pooled[1] == 0).all()),
-        "A row of padding alone gives NaN, or what padding holds: its count is 0, so divide by "
-        "at least 1.",
+        f"A row of padding alone gives {pooled[1].tolist()}, not zeros.",
     )
 
 
@@ -123,6 +284,5 @@ def nan_in_padding_stays_there(fn, draw: Draw):
     found = fn(hidden, mask)
     expect(
         torch.equal(wanted, found),
-        "NaN at a padded place reaches the mean: 0 * NaN is NaN. Do not multiply padding by 0, "
-        "put a 0 in its place.",
+        "NaN at a padded place reaches the mean.",
     )

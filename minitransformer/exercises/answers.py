@@ -1,0 +1,182 @@
+"""What a function answers, to compare: with what is wanted, and with what a known mistake gives."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minitransformer.checks.engine.check import expect
+
+
+def copies(arguments: Any) -> Any:
+    """The same again, so that no function can change what the next one is given."""
+    if isinstance(arguments, Tensor):
+        return arguments.clone()
+    if isinstance(arguments, tuple | list):
+        return type(arguments)(copies(one) for one in arguments)
+    return arguments
+
+
+# ---- with what is wanted -------------------------------------------------------------------------
+
+
+def expect_same(wanted: Any, found: Any, name: str, tolerance: float, where: str = "") -> None:
+    """Fail with the first difference, unless both are the same up to rounding.
+
+    `where`: the beginning of the sentence, such as "With padding on the left, ".
+    """
+    for path, a, b in leaves(wanted, found, where + name):
+        if not isinstance(a, Tensor):
+            alike = a == b if not isinstance(a, float) else abs(a - b) <= tolerance
+            expect(alike, f"{path} is {b!r} where {a!r} is wanted.")
+            continue
+        expect_alike(path, a, b)
+        exact = not a.is_floating_point()
+        same = a == b if exact else torch.isclose(a, b, rtol=0, atol=tolerance, equal_nan=True)
+        if not same.all():
+            index = tuple((~same).nonzero()[0].tolist())
+            rows = index[:-2]
+            shown = {"wanted": a[rows], "found": b[rows]} if a.ndim else {}
+            if shown and not exact:
+                shown["difference"] = b[rows] - a[rows]
+            place = f"wrong: at [{', '.join(map(str, index))}] it holds " if index else ""
+            one, other = _two_numbers(b[index], a[index])
+            expect(False, f"{path} is {place}{one} where {other} is wanted.", **shown)
+
+
+def expect_alike(path: str, wanted: Any, found: Any) -> None:
+    """Fail where a tensor is of another shape or dtype."""
+    if isinstance(wanted, Tensor):
+        shapes = tuple(found.shape), tuple(wanted.shape)
+        expect(
+            shapes[0] == shapes[1], f"{path} has the shape {shapes[0]} where {shapes[1]} is wanted."
+        )
+        expect(
+            wanted.dtype == found.dtype, f"{path} is {found.dtype} where {wanted.dtype} is wanted."
+        )
+
+
+def leaves(wanted: Any, found: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    """Pairs of tensors and numbers, with where they are."""
+    if isinstance(wanted, tuple | list):
+        kind = "tuple" if isinstance(wanted, tuple) else "list"
+        alike = isinstance(found, tuple | list) and len(found) == len(wanted)
+        what = f"{len(found)} of them" if isinstance(found, tuple | list) else _kind(found)
+        expect(alike, f"{path} gives {what} where a {kind} of {len(wanted)} is wanted.")
+        for i, (a, b) in enumerate(zip(wanted, found, strict=True)):
+            yield from leaves(a, b, f"{path}(...)[{i}]" if "(" not in path else f"{path}[{i}]")
+        return
+    if isinstance(wanted, Tensor):
+        expect(isinstance(found, Tensor), f"{path} gives {_kind(found)}, not a tensor.")
+        yield path, wanted.detach(), found.detach()
+        return
+    if isinstance(found, Tensor) and found.numel() == 1:
+        found = found.item()
+    number = isinstance(wanted, int | float) and isinstance(found, int | float)
+    expect(
+        number or type(wanted) is type(found),
+        f"{path} gives {_kind(found)} where {wanted!r} is wanted.",
+    )
+    yield path, wanted, found
+
+
+def _kind(thing: Any) -> str:
+    if thing is None:
+        return "None (is there a return?)"
+    name = type(thing).__name__
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def _two_numbers(one: Tensor, other: Tensor) -> tuple[str, str]:
+    """Both with as many digits as tell them apart."""
+    if not one.is_floating_point():
+        return str(one.item()), str(other.item())
+    for digits in range(4, 10):
+        shown = f"{one.item():.{digits}g}", f"{other.item():.{digits}g}"
+        if shown[0] != shown[1]:
+            break
+    return shown
+
+
+# ---- with what a mistake gives -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back from a call, as numbers, and what these stood in; or the error's name."""
+
+    form: str  # "tensor (2, 3) float32", "list of 2: ..., ..."
+    numbers: Tensor  # float64, every tensor and number in turn
+    raised: bool = False
+
+    def equals(self, other: "Answer", tolerance: float) -> bool:
+        """The same up to rounding, NaN and form included."""
+        return self.form == other.form and self.has_numbers_of(other, tolerance)
+
+    def has_numbers_of(self, other: "Answer", tolerance: float) -> bool:
+        """The same numbers in turn, in whatever form."""
+        a, b = self.numbers, other.numbers
+        return a.shape == b.shape and torch.allclose(
+            a, b, rtol=1e-4, atol=tolerance, equal_nan=True
+        )
+
+
+def answer(fn: Callable, arguments: tuple, with_gradients: bool = False) -> Answer:
+    """What `fn` gives on copies of these, with the gradients of floating arguments, if asked."""
+    try:
+        found, slopes = call(fn, arguments, with_gradients)
+        parts: list[Tensor] = []
+        form = _form(found, parts)
+        numbers = [part.detach().double().flatten() for part in (*parts, *slopes.values())]
+        return Answer(form, torch.cat(numbers) if numbers else torch.zeros(0))
+    except Exception as error:
+        return Answer(type(error).__name__, torch.zeros(0), raised=True)
+
+
+def call(fn: Callable, arguments: tuple, with_gradients: bool) -> tuple[Any, dict[int, Tensor]]:
+    """What `fn` gives on copies of these, and by its place the gradient of each floating tensor.
+
+    The gradients, if asked for, are those of a sum that weighs each element of the outputs
+    differently: 0 where an argument has no part in them.
+    """
+    if not with_gradients:
+        return fn(*copies(arguments)), {}
+    given = tuple(x.detach().requires_grad_() if _is_floating(x) else x for x in arguments)
+    found = fn(*copies(given))
+    outputs = [x for x in _tensors(found) if x.requires_grad]
+    weights = [torch.arange(x.numel()).cos().view(x.shape).to(x.dtype) for x in outputs]
+    inputs = {i: x for i, x in enumerate(given) if _is_floating(x)}
+    slopes = [None] * len(inputs)
+    if outputs:
+        slopes = torch.autograd.grad(outputs, list(inputs.values()), weights, allow_unused=True)
+    return found, {
+        i: torch.zeros_like(x) if slope is None else slope
+        for (i, x), slope in zip(inputs.items(), slopes, strict=True)
+    }
+
+
+def _is_floating(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.is_floating_point()
+
+
+def _form(found: Any, parts: list[Tensor]) -> str:
+    """What the numbers stand in; these go to `parts`."""
+    if isinstance(found, Tensor):
+        parts.append(found)
+        return f"tensor {tuple(found.shape)} {found.dtype}"
+    if isinstance(found, tuple | list):
+        return f"{len(found)} of: " + ", ".join(_form(one, parts) for one in found)
+    if isinstance(found, int | float):
+        parts.append(torch.tensor(float(found)))
+        return "number"
+    return type(found).__name__
+
+
+def _tensors(found: Any) -> Iterator[Tensor]:
+    if isinstance(found, Tensor):
+        yield found
+    elif isinstance(found, tuple | list):
+        for one in found:
+            yield from _tensors(one)
