@@ -353,19 +353,21 @@ def test_the_first_difference_is_shown():
 
     from minitransformer.checks.engine.check import Failed
 
-    one = EXERCISES["softmax"]
+    def same(wanted, found):
+        expect_same(wanted, found, "softmax", 1e-5)
+
     wanted = torch.zeros(2, 3)
     found = wanted.clone()
     found[1, 2] = 0.5
     with pytest.raises(Failed, match=r"at \[1, 2\] it holds 0.5 where 0 is wanted"):
-        expect_same(wanted, found, (), one)
-    expect_same(wanted, wanted + 1e-7, (), one)
+        same(wanted, found)
+    same(wanted, wanted + 1e-7)
     with pytest.raises(Failed, match=r"^softmax is 0.5 where 2 is wanted\.$"):
-        expect_same(torch.tensor(2.0), torch.tensor(0.5), (), one)
+        same(torch.tensor(2.0), torch.tensor(0.5))
     with pytest.raises(Failed, match="gives 1 of them where a list of 2 is wanted"):
-        expect_same([1, 2], [1], (), one)
+        same([1, 2], [1])
     with pytest.raises(Failed, match="is 3 where 2 is wanted"):
-        expect_same([1, 2], [1, 3], (), one)
+        same([1, 2], [1, 3])
 
 
 # ---- the command line ------------------------------------------------------------------------
