@@ -60,6 +60,7 @@ def assemble(source: Path) -> nbformat.NotebookNode:
 def build(source: Path) -> nbformat.NotebookNode:
     """The notebook of a source, executed. Raises CellExecutionError where a cell fails."""
     notebook = assemble(source)
+    os.environ["MINITRANSFORMER_PROGRESS"] = ""  # what is built here is nobody's progress
     client = NotebookClient(
         notebook,
         timeout=SECONDS,

@@ -31,6 +31,12 @@ def pairs(tmp_path_factory):
     return str(path)
 
 
+@pytest.fixture(autouse=True)
+def nobodys_progress(monkeypatch):
+    """What tests check is no progress of whoever runs them."""
+    monkeypatch.setenv("MINITRANSFORMER_PROGRESS", "")
+
+
 ONE_BY_ONE = ("test_grading.py", "test_sandbox.py")  # of seconds each, which share nothing
 
 

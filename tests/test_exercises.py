@@ -15,7 +15,7 @@ from wrong_solutions import WRONG
 
 from minitransformer.cli import main
 from minitransformer.data.files import InputError
-from minitransformer.exercises import EXERCISES, check, hint
+from minitransformer.exercises import EXERCISES, check, hint, limit_hints, progress, solution
 from minitransformer.exercises.answers import expect_same
 from minitransformer.exercises.exercise import Draw
 from minitransformer.exercises.mistakes import BEGIN, END
@@ -119,10 +119,79 @@ def test_what_a_learner_gets_is_complete_and_holds_no_solution(name):
 def test_hints_are_three_steps(capsys):
     hint("attention", 2)
     assert "Hint 2 of 3: Forbidden scores become -inf" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="there are hints 1, 2 and 3, got 4"):
+    with pytest.raises(ValueError, match="there are hints 1 to 3, got 4"):
         hint("attention", 4)
-    with pytest.raises(ValueError, match="no exercise 'atention': there are padding_mask"):
+    with pytest.raises(ValueError, match="no exercise 'atention': did you mean attention"):
         hint("atention")
+    with pytest.raises(ValueError, match="no exercise 'tokenizer': there are padding_mask, "):
+        hint("tokenizer")
+
+
+def test_an_instructor_may_keep_the_last_hint(capsys, tmp_path):
+    try:
+        limit_hints(2)
+        hint("attention", 2)
+        assert "Hint 2 of 2" in capsys.readouterr().out
+        with pytest.raises(ValueError, match="there are hints 1 to 2, got 3"):
+            hint("attention", 3)
+    finally:
+        limit_hints(3)
+    for to in EXPORTS:
+        export(["softmax"], to, tmp_path / to, hints=2)
+        texts = [p.read_text() for p in (tmp_path / to).rglob("*") if p.suffix in (".py", ".ipynb")]
+        assert any("limit_hints(2)" in text for text in texts)
+    export(["softmax"], "nbgrader", tmp_path / "all")
+    assert "limit_hints" not in next((tmp_path / "all").rglob("*.ipynb")).read_text()
+
+
+def test_progress_is_kept_and_the_solution_is_for_the_end(capsys, tmp_path, monkeypatch):
+    file = tmp_path / "deep" / "progress.json"
+    monkeypatch.setenv("MINITRANSFORMER_PROGRESS", str(file))
+    one = EXERCISES["softmax"]
+    check("softmax", written(one.stub, "softmax"))
+    assert not file.exists()  # the empty stub is no attempt
+    with pytest.raises(ValueError, match="is for who has all"):
+        solution("softmax")
+    check("softmax", written(one.source, "softmax"))
+    check("softmax", lambda scores: scores)
+    hint("attention", 3)
+    told = progress()
+    assert told.done == ["softmax"]
+    assert told.score == one.points
+    assert told.next == "padding_mask"
+    assert f"✓ softmax                  {one.points:>2} of {one.points:>2}   2 attempts" in str(
+        told
+    )
+    assert "… attention                 0 of" in str(told)
+    assert "next: padding_mask (chapter 1: A padding mask)" in str(told)
+    assert "2 attempts" in told._repr_html_()
+    capsys.readouterr()
+    solution("softmax")
+    solution("attention")  # its last hint was read
+    printed = capsys.readouterr().out
+    assert "SOLUTION" not in printed
+    assert written(printed, "attention")
+    assert main(["exercise", "progress"]) == 0
+    assert "1 of" in capsys.readouterr().out
+    assert main(["exercise", "solution", "mean_pool"]) == 2
+
+
+def test_a_broken_file_of_progress_is_told_and_kept(tmp_path, monkeypatch):
+    file = tmp_path / "progress.json"
+    file.write_text("{broken")
+    monkeypatch.setenv("MINITRANSFORMER_PROGRESS", str(file))
+    assert check("softmax", EXERCISES["softmax"].run).score == 0  # which goes on
+    with pytest.raises(InputError, match="cannot be read as the progress in the exercises"):
+        progress()
+    assert file.read_text() == "{broken"
+    monkeypatch.setenv("MINITRANSFORMER_PROGRESS", "")
+    assert progress().score == 0
+
+
+def test_a_home_that_cannot_be_written_keeps_nobody_from_checking(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MINITRANSFORMER_PROGRESS", str(tmp_path / "file" / "progress.json"))
+    assert not check("softmax", lambda scores: scores).passed
 
 
 def test_borrowing_the_package_is_told():

@@ -9,7 +9,15 @@ from pathlib import Path
 from minitransformer.checks.finding import find as find_callable
 from minitransformer.cli.options import positive, seed
 from minitransformer.data.files import LARGEST_TEXT, InputError, read_file
-from minitransformer.exercises import EXERCISES, Feedback, check, find, hint
+from minitransformer.exercises import (
+    EXERCISES,
+    Feedback,
+    check,
+    find,
+    hint,
+    progress,
+    solution,
+)
 from minitransformer.exercises.cells import load_cells, read_cells
 from minitransformer.exercises.export import EXPORTS, export
 
@@ -17,8 +25,10 @@ HELP = """
 to learn:
   minitransformer exercise list                  what there is, and how far you are
   minitransformer exercise start padding_mask    writes padding_mask.py for you to fill in
-  minitransformer exercise check padding_mask    points, and the first mistake in words
+  minitransformer exercise check padding_mask    the mistake in words, an example, and points
   minitransformer exercise hint padding_mask     three hints: --step 2, --step 3
+  minitransformer exercise progress              what is done, and what comes next
+  minitransformer exercise solution padding_mask when you have all points or read the last hint
 
 to teach:
   minitransformer exercise export --to nbgrader DIR
@@ -45,9 +55,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     hinted = verb("hint", _hint, "give a hint")
     hinted.add_argument("name", metavar="NAME")
     hinted.add_argument("--step", type=int, default=1, choices=(1, 2, 3), help="default: 1")
+    verb("progress", _progress, "show points, attempts and what comes next")
+    solved = verb("solution", _solution, "show the solution, after full points or the last hint")
+    solved.add_argument("name", metavar="NAME")
     exported = verb("export", _export, "write the exercises for another tool")
     exported.add_argument("--to", required=True, choices=EXPORTS)
     exported.add_argument("folder", type=Path, metavar="DIR", help="a new or empty folder")
+    exported.add_argument(
+        "--hints",
+        type=int,
+        choices=(1, 2, 3),
+        default=3,
+        help="how many of the three students may read; the third is nearly the answer; default: 3",
+    )
     grade = verb("grade", _grade, "grade a folder of submissions")
     grade.add_argument(
         "submissions",
@@ -140,8 +160,18 @@ def _hint(options: argparse.Namespace) -> int:
     return 0
 
 
+def _progress(options: argparse.Namespace) -> int:
+    print(progress())
+    return 0
+
+
+def _solution(options: argparse.Namespace) -> int:
+    solution(options.name)
+    return 0
+
+
 def _export(options: argparse.Namespace) -> int:
-    print(export(options.only or list(EXERCISES), options.to, options.folder))
+    print(export(options.only or list(EXERCISES), options.to, options.folder, options.hints))
     return 0
 
 

@@ -29,6 +29,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import cache
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -41,7 +42,7 @@ from minitransformer.checks.engine.check import Check, Failed
 from minitransformer.checks.engine.report import WIDTH
 from minitransformer.checks.engine.running import run_check
 from minitransformer.checks.engine.subject import Subject
-from minitransformer.exercises import mistakes
+from minitransformer.exercises import mistakes, standings
 from minitransformer.exercises.answers import expect_alike, leaves
 from minitransformer.exercises.feedback import NOT_STARTED, Feedback
 from minitransformer.exercises.forbidding import Forbidding
@@ -347,24 +348,51 @@ def exercise(
 def find(name: str) -> Exercise:
     """Raises ValueError with the names there are."""
     if name not in EXERCISES:
-        raise ValueError(f"no exercise {name!r}: there are {', '.join(EXERCISES)}")
+        close = get_close_matches(name, EXERCISES, n=1)
+        meant = f"did you mean {close[0]}?" if close else f"there are {', '.join(EXERCISES)}"
+        raise ValueError(f"no exercise {name!r}: {meant}")
     return EXERCISES[name]
 
 
-def check(name: str, fn: Callable, seed: int = 0) -> "Feedback":
-    """Points, and what is wrong, for a learner's function."""
+def check(name: str, fn: Callable, seed: int = 0) -> Feedback:
+    """Points, and what is wrong, for a learner's function; `progress` keeps the best."""
     one = find(name)
-    if what := borrows(fn):
-        return one.borrowed(what)
-    return one.run(fn, seed)
+    what = borrows(fn)
+    feedback = one.borrowed(what) if what else one.run(fn, seed)
+    if feedback.started:
+        standings.record(name, score=feedback.score)
+    return feedback
 
 
 def hint(name: str, step: int = 1) -> None:
     """Print one of the three hints, each of which says more than the one before."""
     one = find(name)
-    if step not in (1, 2, 3):
-        raise ValueError(f"there are hints 1, 2 and 3, got {step!r}")
-    print(textwrap.fill(f"Hint {step} of 3: {one.hints[step - 1]}", WIDTH))
+    if step not in range(1, _most_hints + 1):
+        raise ValueError(f"there are hints 1 to {_most_hints}, got {step!r}")
+    standings.record(name, hint=step)
+    print(textwrap.fill(f"Hint {step} of {_most_hints}: {one.hints[step - 1]}", WIDTH))
+
+
+def solution(name: str) -> None:
+    """Print the solution, for who has all points or has read the last hint."""
+    one = find(name)
+    standing = standings.read_standings().get(name, standings.Standing())
+    if standing.best < one.points and standing.hint < 3:
+        raise ValueError(
+            f"the solution of {name} is for who has all {one.points} points or has read hint 3"
+        )
+    print(one.source.replace(f"    {mistakes.BEGIN}\n", "").replace(f"    {mistakes.END}\n", ""))
+
+
+_most_hints = 3
+
+
+def limit_hints(steps: int) -> None:
+    """Give no more than so many of the three: the last one is nearly the line itself."""
+    global _most_hints
+    if steps not in (1, 2, 3):
+        raise ValueError(f"expected 1, 2 or 3 hints, got {steps!r}")
+    _most_hints = steps
 
 
 def borrows(fn: Callable) -> str:

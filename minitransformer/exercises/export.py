@@ -20,10 +20,10 @@ from minitransformer.data.files import InputError
 from minitransformer.exercises.exercise import Exercise, find
 
 
-def export(names: Sequence[str], to: str, folder: Path) -> str:
+def export(names: Sequence[str], to: str, folder: Path, hints: int = 3) -> str:
     """Write the exercises for `to`, one of EXPORTS; returns what the instructor does next.
 
-    Raises ValueError for unknown names, InputError where `folder` holds something already.
+    `hints`: how many of the three a student may read there. Raises ValueError for unknown names, InputError where `folder` holds something already.
     """
     if to not in EXPORTS:
         raise ValueError(f"expected one of {', '.join(EXPORTS)}, got {to!r}")
@@ -31,7 +31,7 @@ def export(names: Sequence[str], to: str, folder: Path) -> str:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: is there already; name an empty or a new folder")
     folder.mkdir(parents=True, exist_ok=True)
-    return EXPORTS[to](chosen, folder)
+    return EXPORTS[to](chosen, folder, hints)
 
 
 # ---- notebooks -------------------------------------------------------------------------------
@@ -56,9 +56,10 @@ def _notebook(cells: list[tuple[str, str, dict[str, Any]]], path: Path) -> None:
     path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def student_notebook(exercises: Sequence[Exercise], path: Path) -> None:
+def student_notebook(exercises: Sequence[Exercise], path: Path, hints: int) -> None:
     """Text, stub and check of each."""
     cells: list[tuple[str, str, dict[str, Any]]] = [("markdown", "# Exercises", {})]
+    cells += [("code", code, {}) for code in _fewer_hints(hints)]
     for one in exercises:
         cells += [
             ("markdown", one.text(2), {}),
@@ -66,6 +67,12 @@ def student_notebook(exercises: Sequence[Exercise], path: Path) -> None:
             ("code", _check_cell(one), {}),
         ]
     _notebook(cells, path)
+
+
+def _fewer_hints(hints: int) -> list[str]:
+    """Code that allows no more of them; none where all three are."""
+    code = f"from minitransformer.exercises import limit_hints\n\nlimit_hints({hints})"
+    return [code] if hints < 3 else []
 
 
 def _given(one: Exercise) -> str:
@@ -77,7 +84,7 @@ def _check_cell(one: Exercise) -> str:
     return f'from minitransformer.exercises import check\n\ncheck("{one.name}", {one.name})'
 
 
-def to_nbgrader(exercises: Sequence[Exercise], folder: Path) -> str:
+def to_nbgrader(exercises: Sequence[Exercise], folder: Path, hints: int) -> str:
     """A source notebook: nbgrader cuts the solutions out, and takes the score that a cell gives."""
 
     def meta(name: str, grade: bool, solution: bool, points: int | None = None) -> dict[str, Any]:
@@ -91,7 +98,9 @@ def to_nbgrader(exercises: Sequence[Exercise], folder: Path) -> str:
         }
         return {"nbgrader": about | ({"points": points} if points is not None else {})}
 
-    cells: list[tuple[str, str, dict[str, Any]]] = []
+    cells: list[tuple[str, str, dict[str, Any]]] = [
+        ("code", code, meta("hints", False, False)) for code in _fewer_hints(hints)
+    ]
     for one in exercises:
         name = one.name
         hidden = (
@@ -124,11 +133,12 @@ def to_nbgrader(exercises: Sequence[Exercise], folder: Path) -> str:
     )
 
 
-def to_otter(exercises: Sequence[Exercise], folder: Path) -> str:
+def to_otter(exercises: Sequence[Exercise], folder: Path, hints: int) -> str:
     """A master notebook for `otter assign`: each check is a test case with points of its own."""
     cells: list[tuple[str, str, dict[str, Any]]] = [
         ("raw", "# ASSIGNMENT CONFIG\ninit_cell: true\ntests:\n    ok_format: false\n", {})
     ]
+    cells += [("code", code, {}) for code in _fewer_hints(hints)]
     for one in exercises:
         cells += [
             ("raw", f"# BEGIN QUESTION\nname: {one.name}\n", {}),
@@ -168,7 +178,7 @@ def _for_otter(one: Exercise) -> str:
 # ---- files -----------------------------------------------------------------------------------
 
 
-def to_pytest(exercises: Sequence[Exercise], folder: Path) -> str:
+def to_pytest(exercises: Sequence[Exercise], folder: Path, hints: int) -> str:
     """A stub and a test file for each exercise: a test for each check."""
     for one in exercises:
         (folder / f"{one.name}.py").write_text(one.stub + "\n", encoding="utf-8")
@@ -176,7 +186,8 @@ def to_pytest(exercises: Sequence[Exercise], folder: Path) -> str:
             f'"""{one.title}: {one.points} points. Run with pytest."""\n\n'
             "import pytest\n"
             f"from {one.name} import {one.name}\n\n"
-            "from minitransformer.exercises import check\n\n"
+            "from minitransformer.exercises import check, limit_hints\n\n"
+            f"limit_hints({hints})\n"
             f'FEEDBACK = check("{one.name}", {one.name})\n'
             "POINTS = [aim.points for aim in FEEDBACK.exercise.aims]\n"
             "NAMES = [result.check for result in FEEDBACK.report]\n\n\n"
@@ -211,7 +222,7 @@ cp "$root/out/students/student/results.json" "$root/results/results.json" ||
 """
 
 
-def to_gradescope(exercises: Sequence[Exercise], folder: Path) -> str:
+def to_gradescope(exercises: Sequence[Exercise], folder: Path, hints: int) -> str:
     """An autograder.zip for Gradescope, and the notebook for the students.
 
     It brings this package along, as a wheel: nothing is installed by a name that others may take,
@@ -227,7 +238,7 @@ def to_gradescope(exercises: Sequence[Exercise], folder: Path) -> str:
     with zipfile.ZipFile(folder / "autograder.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
             _add(archive, name, content)
-    student_notebook(exercises, folder / "exercises.ipynb")
+    student_notebook(exercises, folder / "exercises.ipynb", hints)
     return (
         f"upload {folder / 'autograder.zip'} as the autograder, and hand out exercises.ipynb; on "
         "Linux torch brings CUDA, some gigabytes, unless its line in setup.sh names a CPU build"
@@ -289,7 +300,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-EXPORTS: dict[str, Callable[[Sequence[Exercise], Path], str]] = {
+EXPORTS: dict[str, Callable[[Sequence[Exercise], Path, int], str]] = {
     "nbgrader": to_nbgrader,
     "otter": to_otter,
     "pytest": to_pytest,

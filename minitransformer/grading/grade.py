@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from minitransformer.checks import Result
 from minitransformer.checks.engine.time_limit import OutOfTime
 from minitransformer.data.files import (
     InputError,
@@ -415,21 +416,29 @@ def results_of(feedback: Sequence[Feedback], errors: Sequence[str]) -> dict[str,
     """As Gradescope reads it: a test for each check."""
     tests = []
     for one in feedback:
+        mistake = one.mistake  # said once, where the first check fails
         for aim, result, earned in zip(one.exercise.aims, one.report, one.earned, strict=True):
+            output = result.statement
+            if result.outcome == "fail":
+                parts = mistake, result
+                output = _shown(lambda parts=parts: _joined(*parts), result.diagnosis)
+                mistake = ""
             tests.append(
                 {
                     "name": f"{one.exercise.name}: {result.check.replace('_', ' ')}",
                     "score": earned,
                     "max_score": aim.points,
-                    "output": _shown(lambda result=result: str(result), result.diagnosis)
-                    if result.outcome == "fail"
-                    else result.statement,
+                    "output": output,
                     "visibility": "visible",
                 }
             )
     score, points = sum(one.score for one in feedback), sum(one.points for one in feedback)
     output = "\n".join([f"{score} of {points} points", *errors])
     return {"score": score, "output": output, "tests": tests}
+
+
+def _joined(mistake: str, result: Result) -> str:
+    return f"{mistake}\n\n{result}" if mistake else str(result)
 
 
 STYLE = """

@@ -1,0 +1,199 @@
+"""A mistake is named where its answers are the submission's, and nothing is where they are not."""
+
+import ast
+
+import pytest
+import torch
+
+from minitransformer.exercises.answers import answer
+from minitransformer.exercises.mistakes import (
+    BEGIN,
+    END,
+    Case,
+    Group,
+    Mistake,
+    diagnose,
+    edited,
+    function,
+    pairs,
+    slips,
+    written,
+    written_and_slips,
+)
+from minitransformer.exercises.variants import variants
+
+SOURCE = f'''def mean(x, count):
+    """The sum of the first `count` numbers, divided by count."""
+    {BEGIN}
+    return x[:count].sum() / max(count, 1)
+    {END}
+'''
+MISTAKES = [
+    Mistake("This is the sum.", ({" / max(count, 1)": ""},)),
+    Mistake("All are summed.", ({"[:count]": ""}, "return x.sum() / max(count, 1)")),
+    Mistake("No count is 0 / 0.", ({"max(count, 1)": "count"},)),
+    Mistake("It raises.", ("raise KeyError",)),
+]
+CASES = [
+    Case("three of four", (torch.tensor([1.0, 5.0, 3.0, 7.0]), 3), True),
+    Case("two of five", (torch.tensor([2.0, 8.0, 1.0, 9.0, 4.0]), 2), True),
+    Case("none", (torch.tensor([2.0, 8.0]), 0), False),
+]
+mean = function(SOURCE, "mean")
+
+
+def said(fn, mistakes=MISTAKES, cases=CASES, **options):
+    groups = [
+        Group(written(mistakes, SOURCE, "mean")),
+        Group(pairs(mistakes, SOURCE, "mean")),
+        Group(slips(SOURCE, "mean"), first_only=True),
+        Group(written_and_slips(mistakes, SOURCE, "mean"), first_only=True),
+    ]
+    return diagnose(fn, cases, mean, groups, tolerance=1e-6, **options)
+
+
+def test_the_right_answers_have_no_mistake():
+    assert said(lambda x, count: sum(x[:count], torch.tensor(0.0)) / (count or 1)).says == ()
+
+
+def test_a_mistake_is_named_however_it_is_written():
+    assert said(lambda x, count: torch.stack(list(x[:count]) or [x[0] * 0]).sum()).says == (
+        "This is the sum.",
+    )
+    assert said(lambda x, count: torch.mean(x) * len(x) / max(count, 1)).says == (
+        "All are summed.",
+    )
+    told = said(lambda x, count: x[:count].mean())  # NaN of an empty mean
+    assert told.says == ("No count is 0 / 0.",)
+    assert told.where == "on every input that was tried"
+
+
+def test_the_same_failures_with_other_answers_are_not_named():
+    assert said(lambda x, count: x[:count].sum() * 1.01).says == ()
+    assert said(lambda x, count: x.sum() / max(count, 1) + 1e-3).says == ()
+
+
+def test_two_mistakes_at_once_are_both_named():
+    assert said(lambda x, count: x.sum()).says == ("This is the sum. And: All are summed.",)
+
+
+def test_another_dtype_or_shape_is_another_answer():
+    assert said(lambda x, count: x[:count].sum().double()).says == ()
+    assert said(lambda x, count: x[:count].sum()[None]).says == ()
+
+
+def test_ordinary_input_is_enough_where_the_rest_differs():
+    def fn(x, count):
+        return x[:count].sum() if count else torch.tensor(-1.0)
+
+    told = said(fn)
+    assert told.says == ("This is the sum.",)
+    assert told.where == "on ordinary input"
+
+
+def test_what_nobody_wrote_down_is_named_by_its_kind():
+    assert said(lambda x, count: x[: count + 1].sum() / max(count, 1)).says == (
+        "Something is off by one: a count, an index, an exponent or an axis.",
+    )
+    (told,) = said(lambda x, count: x[: count + 1].sum()).says
+    assert told.startswith("This is the sum. And: Something is off by one")
+
+
+def test_what_raises_everywhere_speaks_for_itself():
+    def fn(x, count):
+        raise KeyError
+
+    assert said(fn).says == ()
+
+
+def test_an_error_counts_as_an_answer():
+    def fn(x, count):
+        if not count:
+            raise ZeroDivisionError
+        return x[:count].sum()
+
+    mistakes = [Mistake("Empty sums raise.", ("1 / count\nreturn x[:count].sum()",))]
+    assert said(fn, mistakes).says == ("Empty sums raise.",)
+
+
+def test_a_mistake_that_never_ends_is_passed_over():
+    endless = Mistake("It never ends.", ("while True: pass",))
+    assert said(lambda x, count: x[:count].sum(), [endless, *MISTAKES]).says == (
+        "This is the sum.",
+    )
+
+
+def test_three_mistakes_that_answer_alike_are_none():
+    same = [Mistake(f"Sum {i}.", ({" / max(count, 1)": ""},)) for i in range(3)]
+    assert said(lambda x, count: x[:count].sum(), same[:2]).says == ("Sum 0.", "Sum 1.")
+    assert "Sum" not in str(said(lambda x, count: x[:count].sum(), same))
+
+
+def test_gradients_are_answers_too():
+    def fn(x, count):
+        return x[:count].detach().sum() / max(count, 1) + 0 * x.sum()
+
+    cut = Mistake("Cut off.", ("return x[:count].detach().sum() / max(count, 1) + 0 * x.sum()",))
+    assert said(fn, [cut]).says == ()  # the numbers are right
+    assert said(fn, [cut], with_gradients=True).says == ("Cut off.",)
+
+
+def test_what_is_changed_in_place_stays_with_who_changed_it():
+    def fn(x, count):
+        x += 1
+        return x.sum()
+
+    given = torch.ones(3)
+    answer(fn, (given, 2), with_gradients=True)
+    assert given.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_an_edit_must_stand_in_the_solution():
+    with pytest.raises(ValueError, match="'median' does not stand in the solution"):
+        edited(SOURCE, {"median": "mean"})
+    assert "pass" in edited(SOURCE, "pass")
+    assert BEGIN not in edited(SOURCE, "pass")
+
+
+# ---- every change of one place -------------------------------------------------------------------
+
+
+def test_variants_differ_from_the_source_and_from_each_other():
+    made = [source for _, source in variants(SOURCE)]
+    assert len(made) == len(set(made)) > 15
+    assert ast.unparse(ast.parse(SOURCE)) not in made
+    for source in made:
+        tree = ast.parse(source)
+        assert ast.get_docstring(tree.body[0]) == ast.get_docstring(ast.parse(SOURCE).body[0])
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "slip"),
+    [
+        ("return x / y", "return x", "A division is missing."),
+        ("return x / y", "return x * y", "Something is multiplied with what it should be divided"),
+        ("return x - y", "return y - x", "A difference is taken the wrong way round."),
+        ("return x @ y", "return y @ x", "The two sides of a matrix product"),
+        ("return ~x", "return x", "A condition is used upside down"),
+        ("return x < y", "return x <= y", "At the boundary it decides the other way"),
+        ("return x == y", "return x != y", "A condition is used upside down"),
+        ("return x.exp().sum()", "return x.sum()", "A step is missing: the right answers without"),
+        ("return x.sum(dim=-1)", "return x.sum(dim=0)", "Something goes along another axis"),
+        ("return x.sum(dim=-1)", "return x.mean(dim=-1)", "mean is taken where sum belongs."),
+        ("return x[:3]", "return x[:4]", "Something is off by one"),
+        ("return x[:y]", "return x[:y - 1]", "Something is off by one"),
+        ("return x[1:]", "return x", "The whole is taken where a part of it belongs."),
+        ("return x * y", "return x[:1] * y", "Every sequence of the batch is given what belongs"),
+        ("return x * y", "return y * y", "y is used where x belongs."),
+        ("x = x + 1\n    return x", "pass\n    return x", "A step is missing."),
+        ("if x:\n        y = 1\n    return y", "y = 1\n    return y", "Something is done always"),
+        ("return x if y else 2", "return x", "Of two cases only one is treated."),
+        ("return f(x, y)", "return f(y, x)", "Two things have changed places."),
+        ("return float('-inf')", "return float(-1e9)", "-inf is replaced by -1e9"),
+        ("return x.sum(keepdim=True)", "return x.sum()", "keepdim is not what it should be."),
+    ],
+)
+def test_a_slip_is_described(right, wrong, slip):
+    head = "def f(x, y):\n    "
+    made = {source: told for told, source in variants(head + right)}
+    assert made[ast.unparse(ast.parse(head + wrong))].startswith(slip)
