@@ -123,6 +123,17 @@ def test_a_mistake_that_never_ends_is_passed_over():
     )
 
 
+def test_what_it_answers_is_compared_where_it_raises_elsewhere():
+    def fn(x, count):
+        if len(x) == 5:
+            raise IndexError
+        return x[:count].sum()
+
+    told = said(fn)
+    assert told.says == ("This is the sum.",)
+    assert told.where == "wherever it gives an answer"
+
+
 def test_three_mistakes_that_answer_alike_are_none():
     same = [Mistake(f"Sum {i}.", ({" / max(count, 1)": ""},)) for i in range(3)]
     assert said(lambda x, count: x[:count].sum(), same[:2]).says == ("Sum 0.", "Sum 1.")

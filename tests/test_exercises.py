@@ -18,8 +18,8 @@ from minitransformer.data.files import InputError
 from minitransformer.exercises import EXERCISES, check, hint, limit_hints, progress, solution
 from minitransformer.exercises.answers import expect_same
 from minitransformer.exercises.exercise import Draw
-from minitransformer.exercises.mistakes import BEGIN, END
 from minitransformer.exercises.export import EXPORTS, export
+from minitransformer.exercises.mistakes import BEGIN, END
 
 NAMES = list(EXERCISES)
 
@@ -181,7 +181,7 @@ def test_a_broken_file_of_progress_is_told_and_kept(tmp_path, monkeypatch):
     file.write_text("{broken")
     monkeypatch.setenv("MINITRANSFORMER_PROGRESS", str(file))
     assert check("softmax", EXERCISES["softmax"].run).score == 0  # which goes on
-    with pytest.raises(InputError, match="cannot be read as the progress in the exercises"):
+    with pytest.raises(InputError, match="cannot be read as progress in the exercises"):
         progress()
     assert file.read_text() == "{broken"
     monkeypatch.setenv("MINITRANSFORMER_PROGRESS", "")

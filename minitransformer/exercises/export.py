@@ -23,7 +23,8 @@ from minitransformer.exercises.exercise import Exercise, find
 def export(names: Sequence[str], to: str, folder: Path, hints: int = 3) -> str:
     """Write the exercises for `to`, one of EXPORTS; returns what the instructor does next.
 
-    `hints`: how many of the three a student may read there. Raises ValueError for unknown names, InputError where `folder` holds something already.
+    `hints`: how many of the three a student may read there. Raises ValueError for unknown names,
+    InputError where `folder` holds something already.
     """
     if to not in EXPORTS:
         raise ValueError(f"expected one of {', '.join(EXPORTS)}, got {to!r}")

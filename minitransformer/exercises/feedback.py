@@ -1,12 +1,13 @@
 """What a learner reads: the mistake, if it is known, then an example, then the other checks."""
 
 import html
+import re
 import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from minitransformer.checks import Report, Result
-from minitransformer.checks.engine.report import WIDTH, picture
+from minitransformer.checks.engine.report import SIGNS, WIDTH, picture
 from minitransformer.exercises.mistakes import UNKNOWN, Diagnosis
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ WITHOUT_ANSWER = {  # why there is nothing to say about it -> in the headline
     NOT_LOADED: "could not be loaded",
     NOT_GRADED: "could not be graded",
 }
+INDENTED = {"initial_indent": " " * 8, "subsequent_indent": " " * 8}
 FIRST_FIRST = "No point counts before the first check passes."
 
 
@@ -77,6 +79,10 @@ class Feedback:
         return str(self.diagnosis)
 
     @property
+    def _why_this(self) -> str:
+        return f"with this mistake a solution answers as yours does, {self.diagnosis.where}"
+
+    @property
     def _failures_first(self) -> list[tuple[int, int, Result]]:
         """(earned, points, result) of each check; those that failed come first."""
         aims = zip(self.earned, self.exercise.aims, self.report, strict=True)
@@ -89,17 +95,19 @@ class Feedback:
         blocks = [self.headline]
         if self.mistake:
             blocks.append("\n".join(textwrap.fill(s, WIDTH) for s in self.mistake.splitlines()))
-            blocks[-1] += f"\n    (its answers are yours, {self.diagnosis.where})"
-        lines, told = [], set()
-        for number, (earned, points, result) in enumerate(self._failures_first):
-            failed = result.outcome == "fail"
-            if number == 0 and failed:
-                blocks.append(str(result))
-            elif failed and result.raised and result.raised in told:
-                lines.append(f"{earned}/{points}  {result.title}   as above")
-            else:
-                lines.append(f"{earned}/{points}  {result.brief if failed else result.title}")
-            told.add(result.raised)
+            blocks[-1] += f"\n    ({self._why_this})"
+        (_, _, worst), *others = self._failures_first
+        if worst.outcome == "fail":
+            blocks.append(str(worst))
+        else:
+            others = self._failures_first
+        lines, told = [], {_error(worst)}
+        for earned, points, result in others:
+            error = _error(result)
+            lines.append(_line(earned, points, result, as_above=bool(error) and error in told))
+            if error not in told | {""}:
+                lines.append(textwrap.fill(result.raised, WIDTH, **INDENTED))
+            told.add(error)
         blocks.append("\n".join(lines))
         if not self.right:
             blocks[-1] += f"\n{FIRST_FIRST}"
@@ -119,8 +127,7 @@ class Feedback:
             return parts[0]
         if self.mistake:
             said = html.escape(self.mistake).replace("\n", "<br>")
-            parts.append(f"<p>{said}<br><small>Its answers are yours, {self.diagnosis.where}.")
-            parts[-1] += "</small></p>"
+            parts.append(f"<p>{said}<br><small>({self._why_this})</small></p>")
         parts.append("<table>")
         for earned, points, result in self._failures_first:
             failed = result.outcome == "fail"
@@ -137,3 +144,19 @@ class Feedback:
         if not self.right:
             parts.append(f"<p>{FIRST_FIRST}</p>")
         return "\n".join(parts)
+
+
+def _error(result: Result) -> str:
+    """Which error it raised, if any: the same one at other sizes is the same."""
+    return re.sub(r"\d+", "0", result.raised)
+
+
+def _line(earned: int, points: int, result: Result, as_above: bool) -> str:
+    """One line: points, name, and what was found, as far as there is room."""
+    found = "as above" if as_above else ""
+    if result.outcome == "fail" and not result.raised:
+        found = result.diagnosis
+    elif result.measured is not None:
+        found = f"{result.measures}: {result.measured:.3g}"
+    line = f"{earned}/{points}  {SIGNS[result.outcome]} {result.check}   {found}".rstrip()
+    return line if len(line) <= WIDTH else f"{line[: WIDTH - 2]} …"

@@ -34,8 +34,13 @@ BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 SOLUTION = re.compile(rf" *{BEGIN}\n.*?{END}\n", re.DOTALL)
 SECONDS = 3.0  # of CPU time in all, after which nothing more is tried
 ONE = 0.5  # of CPU time, for one candidate on one input
+ALL, GIVEN, ORDINARY = (  # where a candidate's answers are the submission's
+    "on every input that was tried",
+    "wherever it gives an answer",
+    "on ordinary input",
+)
 MOST = 2  # names: where more mistakes give these answers, none of them says much
-GIVEN = {  # names that a solution and its edits may use
+NAMES = {  # what a solution and its edits may use
     "math": math,
     "torch": torch,
     "Tensor": Tensor,
@@ -102,7 +107,7 @@ def edited(source: str, edit: Edit) -> str:
 @cache
 def function(source: str, name: str) -> Callable:
     """The function of this name that a source defines."""
-    space = dict(GIVEN)
+    space = dict(NAMES)
     exec(compile(source, f"<{name}>", "exec"), space)
     return space[name]
 
@@ -117,7 +122,7 @@ def diagnose(
 ) -> Diagnosis:
     """The mistakes whose answers are those of `fn`: of the first group in which there are any.
 
-    Equal on every input; else, where it is wrong on ordinary ones, equal on all of these.
+    Equal on every input; else on those on which it raises no error; else on the ordinary ones.
     """
     ask = partial(_answers, with_gradients=with_gradients)
     asked = partial(_same, tolerance=tolerance)
@@ -127,16 +132,19 @@ def diagnose(
     wrong = [i for i, _ in enumerate(cases) if not asked(found[i], wanted[i])]
     if all(found[i].raised for i in wrong):  # its own error says more, and where
         return UNKNOWN
-    # Where it is wrong first, for nearly every candidate differs there.
-    order = sorted(range(len(cases)), key=lambda i: (not cases[i].ordinary, i not in wrong))
-    ordinary = sum(case.ordinary for case in cases)
-    nearly: list[list[Candidate]] = []  # of each group: equal on ordinary input
+    # Where it is wrong on ordinary input first, for nearly every candidate differs there.
+    order = sorted(
+        range(len(cases)), key=lambda i: (found[i].raised, not cases[i].ordinary, i not in wrong)
+    )
+    counts = _counts(cases, found)
+    sure = {where: n for where, n in counts.items() if n and set(order[:n]) & set(wrong)}
+    equal: dict[str, list[list[Candidate]]] = {where: [] for where in sure}  # of each group
     start = time.process_time()
     for group in groups:
-        equal: list[Candidate] = []
-        nearly.append([])
+        for candidates in equal.values():
+            candidates.append([])
         for candidate in group.candidates:
-            if time.process_time() - start > SECONDS or (equal and group.first_only):
+            if time.process_time() - start > SECONDS or (group.first_only and equal[ALL][-1]):
                 break
             with quarantine():
                 theirs = ask(candidate.fn, [cases[i] for i in order], seconds=ONE)
@@ -145,16 +153,22 @@ def diagnose(
                     if not asked(one, found[i]):
                         break
                     alike += 1
-            if alike == len(cases):
-                equal.append(candidate)
-            elif alike >= ordinary and cases[order[0]].ordinary and order[0] in wrong:
-                nearly[-1].append(candidate)
-        if says := _told(equal):
-            return Diagnosis(says, "on every input that was tried")
-    for group in nearly:
-        if says := _told(group):
-            return Diagnosis(says, "on ordinary input")
+            for where, count in sure.items():
+                if alike >= count:
+                    equal[where][-1].append(candidate)
+        if says := _told(equal[ALL][-1], group):
+            return Diagnosis(says, ALL)
+    for where, candidates in equal.items():
+        for group, those in zip(groups, candidates, strict=True):
+            if says := _told(those, group):
+                return Diagnosis(says, where)
     return UNKNOWN
+
+
+def _counts(cases: Sequence[Case], found: Sequence[Answer]) -> dict[str, int]:
+    """How many answers must be the same, of those that come first, to be so sure."""
+    given = [case for case, one in zip(cases, found, strict=True) if not one.raised]
+    return {ALL: len(cases), GIVEN: len(given), ORDINARY: sum(case.ordinary for case in given)}
 
 
 def _answers(
@@ -173,9 +187,9 @@ def _same(one: Answer, other: Answer, tolerance: float) -> bool:
     return one.equals(other, tolerance)
 
 
-def _told(equal: list[Candidate]) -> tuple[str, ...]:
+def _told(equal: list[Candidate], group: Group) -> tuple[str, ...]:
     """The sentences of these, if they are few; of more, those that all of them share."""
-    says = list(dict.fromkeys(one.says for one in equal))
+    says = list(dict.fromkeys(one.says for one in equal))[: 1 if group.first_only else None]
     if len(says) > MOST:
         shared = set(says[0]).intersection(*says[1:])
         says = [tuple(s for s in says[0] if s in shared)] if shared else []

@@ -52,7 +52,7 @@ def read_standings() -> dict[str, Standing]:
         return {str(name): Standing(**one) for name, one in found.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path}: cannot be read as the progress in the exercises ({error}): repair or delete it"
+            f"{path}: cannot be read as progress in the exercises ({error}): repair or delete it"
         ) from None
 
 
