@@ -13,7 +13,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -124,67 +124,70 @@ def diagnose(
 
     Equal on every input; else on those on which it raises no error; else on the ordinary ones.
     """
-    ask = partial(_answers, with_gradients=with_gradients)
-    asked = partial(_same, tolerance=tolerance)
-    wanted = [answer(solution, case.arguments, with_gradients) for case in cases]
-    with quarantine():
-        found = list(ask(fn, cases, seconds=10.0))
-    wrong = [i for i, _ in enumerate(cases) if not asked(found[i], wanted[i])]
-    if all(found[i].raised for i in wrong):  # its own error says more, and where
+    submission = _Submission(fn, cases, solution, tolerance, with_gradients)
+    if not submission.levels:
         return UNKNOWN
-    # Where it is wrong on ordinary input first, for nearly every candidate differs there.
-    order = sorted(
-        range(len(cases)), key=lambda i: (found[i].raised, not cases[i].ordinary, i not in wrong)
-    )
-    counts = _counts(cases, found)
-    sure = {where: n for where, n in counts.items() if n and set(order[:n]) & set(wrong)}
-    equal: dict[str, list[list[Candidate]]] = {where: [] for where in sure}  # of each group
+    equal = {level: [[] for _ in groups] for level in submission.levels}
     start = time.process_time()
-    for group in groups:
-        for candidates in equal.values():
-            candidates.append([])
+    for number, group in enumerate(groups):
         for candidate in group.candidates:
-            if time.process_time() - start > SECONDS or (group.first_only and equal[ALL][-1]):
+            done = group.first_only and ALL in equal and equal[ALL][number]
+            if done or time.process_time() - start > SECONDS:
                 break
-            with quarantine():
-                theirs = ask(candidate.fn, [cases[i] for i in order], seconds=ONE)
-                alike = 0
-                for i, one in zip(order, theirs, strict=True):
-                    if not asked(one, found[i]):
-                        break
-                    alike += 1
-            for where, count in sure.items():
-                if alike >= count:
-                    equal[where][-1].append(candidate)
-        if says := _told(equal[ALL][-1], group):
+            for level in submission.agrees_with(candidate.fn):
+                equal[level][number].append(candidate)
+        if ALL in equal and (says := _told(equal[ALL][number], group)):
             return Diagnosis(says, ALL)
-    for where, candidates in equal.items():
-        for group, those in zip(groups, candidates, strict=True):
-            if says := _told(those, group):
-                return Diagnosis(says, where)
+    for level, found in equal.items():
+        for group, candidates in zip(groups, found, strict=True):
+            if says := _told(candidates, group):
+                return Diagnosis(says, level)
     return UNKNOWN
 
 
-def _counts(cases: Sequence[Case], found: Sequence[Answer]) -> dict[str, int]:
-    """How many answers must be the same, of those that come first, to be so sure."""
-    given = [case for case, one in zip(cases, found, strict=True) if not one.raised]
-    return {ALL: len(cases), GIVEN: len(given), ORDINARY: sum(case.ordinary for case in given)}
+class _Submission:
+    """What a function answers, and on how much of it another must agree to explain it."""
 
+    def __init__(
+        self,
+        fn: Callable,
+        cases: Sequence[Case],
+        solution: Callable,
+        tolerance: float,
+        with_gradients: bool,
+    ):
+        self.tolerance, self.with_gradients = tolerance, with_gradients
+        found = [self.ask(fn, case, seconds=10.0) for case in cases]
+        right = [answer(solution, case.arguments, with_gradients) for case in cases]
+        wrong = [not a.equals(b, tolerance) for a, b in zip(found, right, strict=True)]
+        # Where it is wrong on ordinary input first, for nearly every candidate differs there.
+        order = sorted(
+            range(len(cases)), key=lambda i: (found[i].raised, not cases[i].ordinary, not wrong[i])
+        )
+        self.cases, self.found = [cases[i] for i in order], [found[i] for i in order]
+        given = [case for case, one in zip(self.cases, self.found, strict=True) if not one.raised]
+        counts = {ALL: len(cases), GIVEN: len(given), ORDINARY: sum(c.ordinary for c in given)}
+        explains = {  # an error says more of itself than its name is worth
+            level: any(wrong[i] and not found[i].raised for i in order[:count])
+            for level, count in counts.items()
+        }
+        self.levels = {level: count for level, count in counts.items() if explains[level]}
 
-def _answers(
-    fn: Callable, cases: Sequence[Case], seconds: float, with_gradients: bool
-) -> Iterator[Answer]:
-    for case in cases:
+    def ask(self, fn: Callable, case: Case, seconds: float) -> Answer:
         try:
-            with time_limit(seconds):
-                one = answer(fn, case.arguments, with_gradients)
+            with quarantine(), time_limit(seconds):
+                return answer(fn, case.arguments, self.with_gradients)
         except OutOfTime:
-            one = Answer("no end", torch.zeros(0), raised=True)
-        yield one
+            return Answer("no end", torch.zeros(0), raised=True)
 
-
-def _same(one: Answer, other: Answer, tolerance: float) -> bool:
-    return one.equals(other, tolerance)
+    def agrees_with(self, fn: Callable) -> Iterator[str]:
+        """The levels on which another function gives the same answers."""
+        alike = 0
+        for case, one in zip(self.cases, self.found, strict=True):
+            if not self.ask(fn, case, ONE).equals(one, self.tolerance):
+                break
+            alike += 1
+        yield from (level for level, count in self.levels.items() if alike >= count)
 
 
 def _told(equal: list[Candidate], group: Group) -> tuple[str, ...]:
