@@ -22,14 +22,18 @@ SOURCES = sorted(FOLDER.glob("[0-9]*.py"))
 sys.path.insert(0, str(ROOT / "scripts"))
 import notebooks  # noqa: E402 -- scripts/notebooks.py
 
-chapter = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+ENTRANCE, *CHAPTERS = SOURCES
+
+notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+chapter = pytest.mark.parametrize("source", CHAPTERS, ids=lambda source: source.stem)
 
 
-def test_there_are_thirteen_chapters():
-    assert [int(source.stem[:2]) for source in SOURCES] == list(range(1, 14))
+def test_there_are_an_entrance_and_thirteen_chapters():
+    assert ENTRANCE.stem == "00_two_questions"
+    assert [int(source.stem[:2]) for source in CHAPTERS] == list(range(1, 14))
 
 
-@chapter
+@notebook
 def test_the_notebook_is_that_of_its_source(source):
     made = notebooks.assemble(source)
     committed = nbformat.read(source.with_suffix(".ipynb"), 4)
@@ -39,7 +43,7 @@ def test_the_notebook_is_that_of_its_source(source):
     nbformat.validate(committed)
 
 
-@chapter
+@notebook
 def test_every_cell_was_run_and_none_failed(source):
     committed = nbformat.read(source.with_suffix(".ipynb"), 4)
     code = [cell for cell in committed.cells if cell.cell_type == "code"]
@@ -61,6 +65,19 @@ def test_a_chapter_says_what_you_will_be_able_to_do_and_ends_with_questions(sour
     assert "Try it" in text
 
 
+def test_every_claim_of_the_entrance_has_a_verdict_and_an_assert():
+    """In the table and below it, in one order, and both say the same word."""
+    text = ENTRANCE.read_text(encoding="utf-8")
+    table = re.findall(r"^# \| ([AB]\d+) \|.*?\| (true|loose|wrong)\b", text, re.M)
+    parts = re.split(r"^# ## ([AB]\d+)\. .*\n", text, flags=re.M)
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    assert list(sections) == [name for name, _ in table]
+    assert len(table) == 18
+    for name, verdict in table:
+        assert sections[name].startswith(f"#\n# **{verdict.capitalize()}"), name
+        assert re.search(r"^ *assert ", sections[name], re.M), name
+
+
 def test_every_exercise_stands_in_its_chapter_once():
     found = {
         name: int(source.stem[:2])
@@ -70,7 +87,7 @@ def test_every_exercise_stands_in_its_chapter_once():
     assert found == {name: one.chapter for name, one in EXERCISES.items()}
 
 
-@chapter
+@notebook
 def test_no_notebook_holds_a_solution(source):
     text = source.with_suffix(".ipynb").read_text(encoding="utf-8")
     text = "\n".join(c.source for c in nbformat.reads(text, 4).cells)
