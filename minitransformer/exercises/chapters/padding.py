@@ -286,3 +286,149 @@ def nan_in_padding_stays_there(fn, draw: Draw):
         torch.equal(wanted, found),
         "NaN at a padded place reaches the mean.",
     )
+
+
+def _rows(draw: Draw, *lengths: int) -> list[list[int]]:
+    """Token ids, none of them a pad_id of these inputs."""
+    return [(draw.ids(length) + 10).tolist() for length in lengths]
+
+
+@exercise(
+    "A batch of rows of different length",
+    chapter=1,
+    about="""A tensor is a rectangle and texts are not: short rows are filled up with a padding
+        token, and a mask says which tokens are real. The ids alone cannot say it, for many models
+        pad with a token that they also use (GPT-2 with its end of text).""",
+    hints=[
+        "How long is the longest row? Make the two rectangles first: one full of pad_id, the other "
+        "of 0. Then write each row into its place.",
+        "Padded on the right, a row begins in column 0. In which column does it begin if the "
+        "padding comes first?",
+        "With start = 0 or longest - len(row): input_ids[i, start : start + len(row)] = the row as "
+        "a tensor of int64, and 1 at the same place of attention_mask.",
+    ],
+    inputs=lambda draw: {
+        "one row": (_rows(draw, 3), 0, "right"),
+        "two rows, padded on the right": (_rows(draw, 2, 3), 0, "right"),
+        "two rows, padded on the left": (_rows(draw, 3, 1), 0, "left"),
+        "four rows and another pad_id": (_rows(draw, 2, 5, 1, 3), draw.integer(2, 9), "right"),
+        "five rows and another pad_id": (_rows(draw, 3, 1, 4, 2, 4), draw.integer(2, 9), "left"),
+    },
+    edges=lambda draw: {
+        "tokens whose id is pad_id": ([[7, 12, 7], [7], [13, 7]], 7, "right"),
+        "tokens whose id is pad_id, padded on the left": ([[7, 12, 7], [7], [7, 13]], 7, "left"),
+        "an empty row, padded on the right": ([[], *_rows(draw, 3, 2)], 4, "right"),
+        "an empty row, padded on the left": ([*_rows(draw, 2, 4), []], 4, "left"),
+        "empty rows only": ([[], []], 0, "right"),
+    },
+)
+def pad_batch(rows: list[list[int]], pad_id: int, side: str) -> tuple[Tensor, Tensor]:
+    """Fill every row up to the longest with pad_id, in their order, and mark what is real.
+
+    rows: token ids of each text, at least one row. A row may be empty: it becomes padding alone. A
+    token whose id is pad_id is as real as any other.
+    side: where the padding goes, "right" (behind the tokens) or "left" (before them)
+    returns: input_ids and attention_mask, both (batch, longest) int64; attention_mask holds 1 at
+    real tokens and 0 at padding
+    """
+    ### BEGIN SOLUTION
+    longest = max(len(row) for row in rows)
+    input_ids = torch.full((len(rows), longest), pad_id)
+    attention_mask = torch.zeros(len(rows), longest, dtype=torch.int64)
+    for i, row in enumerate(rows):
+        start = 0 if side == "right" else longest - len(row)
+        input_ids[i, start : start + len(row)] = torch.tensor(row, dtype=torch.int64)
+        attention_mask[i, start : start + len(row)] = 1
+    return input_ids, attention_mask
+    ### END SOLUTION
+
+
+LONGEST = "longest = max(len(row) for row in rows)"
+START = '0 if side == "right" else longest - len(row)'
+MARK = "attention_mask[i, start : start + len(row)] = 1"
+PADDED = "return input_ids, attention_mask"
+pad_batch.mistake(
+    """The mask is read off the ids, so a real token whose id is pad_id counts as padding. What is
+    real is known from the length of a row.""",
+    {PADDED: "return input_ids, (input_ids != pad_id).long()"},
+)
+pad_batch.mistake(
+    "`side` is not looked at: every batch is padded on the same side.",
+    {START: "0"},
+    {START: "longest - len(row)"},
+)
+pad_batch.mistake(
+    """The sides are mixed up. "right" is where the padding goes: then the tokens begin in column 0.
+    """,
+    {'== "right"': '== "left"'},
+)
+pad_batch.mistake(
+    "The mask is upside down: 1 is a real token, 0 is padding.",
+    {PADDED: "return input_ids, 1 - attention_mask"},
+)
+pad_batch.mistake(
+    "Padding is filled with another number than pad_id.",
+    {"longest), pad_id)": "longest), 0)"},
+    {"longest), pad_id)": "longest), 1)"},
+    {"longest), pad_id)": "longest), -1)"},
+    {"longest), pad_id)": "longest), -100)"},
+)
+pad_batch.mistake(
+    """The ids are padded on the one side and the mask on the other: it calls padding real and hides
+    tokens.""",
+    {MARK: "attention_mask[i, : len(row)] = 1"},
+    {MARK: "attention_mask[i, longest - len(row) :] = 1"},
+)
+pad_batch.mistake(
+    """An empty row becomes real from end to end: x[-0:] is x[0:], the whole row. Count from the
+    front: longest - len(row).""",
+    {MARK: "attention_mask[i, slice(len(row)) if side == 'right' else slice(-len(row), None)] = 1"},
+)
+pad_batch.mistake(
+    "An empty row is given a real token. It has none: its mask is 0 throughout.",
+    {MARK: "attention_mask[i, start : start + max(len(row), 1)] = 1"},
+    {MARK: f"{MARK}\n        if not row: attention_mask[i, 0] = 1"},
+    {MARK: f"{MARK}\n        if not row: attention_mask[i, -1:] = 1"},
+)
+pad_batch.mistake(
+    "Empty rows are left out: the batch has fewer rows than texts, and what follows is moved up.",
+    {LONGEST: "rows = [row for row in rows if row]\n    longest = max(map(len, rows))"},
+)
+pad_batch.mistake(
+    """The padding is on the left, and so are the last tokens: each row is reversed. Turning a batch
+    around that was padded on the right turns its texts around too.""",
+    {
+        START: "0",
+        PADDED: f"{PADDED}\n    ".replace("return ", "if side == 'right': return ")
+        + "return input_ids.flip(1), attention_mask.flip(1)",
+    },
+    {"torch.tensor(row,": "torch.tensor(row if side == 'right' else row[::-1],"},
+)
+pad_batch.mistake(
+    "Rows are cut to the length of the shortest: tokens are lost.",
+    {LONGEST: "longest = min(map(len, rows))\n    rows = [row[:longest] for row in rows]"},
+)
+pad_batch.mistake(
+    """The batch is wider than its longest row, so that even this one is padded. The longest row has
+    no padding.""",
+    {LONGEST: f"{LONGEST} + 1"},
+    {LONGEST: f"{LONGEST}\n    longest += -longest % 8"},
+)
+pad_batch.mistake(
+    "The rows come back in another order, sorted by length. Row i belongs to text i.",
+    {LONGEST: f"rows = sorted(rows, key=len)\n    {LONGEST}"},
+    {LONGEST: f"rows = sorted(rows, key=len, reverse=True)\n    {LONGEST}"},
+)
+pad_batch.mistake(
+    "The mask is not int64: 1 and 0 are wanted as whole numbers, as tokenizers give them.",
+    {PADDED: "return input_ids, attention_mask.bool()"},
+    {PADDED: "return input_ids, attention_mask.float()"},
+    {PADDED: "return input_ids, attention_mask.int()"},
+)
+pad_batch.mistake(
+    """torch.tensor makes float32 of lists that hold no number, which they do where every row is
+    empty. Say what you want: dtype=torch.int64.""",
+    {PADDED: "return torch.tensor(input_ids.tolist()), torch.tensor(attention_mask.tolist())"},
+    {PADDED: "return torch.tensor(input_ids.tolist()), attention_mask"},
+    {PADDED: "return input_ids, torch.tensor(attention_mask.tolist())"},
+)

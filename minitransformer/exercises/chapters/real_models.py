@@ -185,3 +185,221 @@ def padding_is_hidden_in_every_layer(fn, draw: Draw):
         )
         itself = seen.diagonal(dim1=1, dim2=2)
         expect(bool(itself[real].all()), f"In layer {number} a real token does not see itself.")
+
+
+GPT2_NAMES = [("h.", "layers."), ("ln_1", "norm"), ("attn.c_proj", "attn.output")]
+GPT2_NAMES += [("mlp.c_fc", "mlp.up"), ("mlp.c_proj", "mlp.down"), ("wte", "embedding")]
+
+
+def _checkpoint(draw: Draw, shapes: dict[str, tuple[int, ...]]) -> tuple[list[str], list[Tensor]]:
+    return [*shapes], [draw.normal(*shape) for shape in shapes.values()]
+
+
+def _gpt2(draw: Draw, layers: int, width: int = 6) -> tuple:
+    """Arguments of load_weights: a small GPT-2 with its buffers."""
+    shapes: dict[str, tuple[int, ...]] = {"wte.weight": (11, width)}
+    names = ["embedding.weight"]
+    for layer in range(layers):
+        block = {
+            "ln_1.weight": (width,),
+            "ln_1.bias": (width,),
+            "attn.bias": (1, 1, 4, 4),
+            "attn.masked_bias": (),
+            "attn.c_attn.weight": (width, 3 * width),
+            "attn.c_attn.bias": (3 * width,),
+            "attn.c_proj.weight": (width, width),
+            "attn.c_proj.bias": (width,),
+            "mlp.c_fc.weight": (width, 4 * width),
+            "mlp.c_proj.weight": (4 * width, width),
+        }
+        shapes |= {f"h.{layer}.{name}": shape for name, shape in block.items()}
+        parts = ["mlp.down.weight", "mlp.up.weight", "norm.bias", "norm.weight"]
+        parts += [f"attn.{x}.{y}" for y in ("weight", "bias") for x in ("key", "value", "query")]
+        parts += ["attn.output.weight", "attn.output.bias"]
+        names += [f"layers.{layer}.{part}" for part in parts]
+    return names, *_checkpoint(draw, shapes), GPT2_NAMES
+
+
+@exercise(
+    "Loading somebody else's weights",
+    chapter=10,
+    about="""A checkpoint has names and habits of its own. GPT-2 stores the weights of its linear
+        layers as (in, out), where torch.nn.Linear has (out, in), keeps query, key and value in one
+        matrix, and saves its causal masks as if they were weights. What does not fit must be
+        named, not passed over: a model with one random matrix writes fluent nonsense.""",
+    hints=[
+        "Build a dictionary from our names to tensors, one stored name after the other; then look "
+        "whether its keys are the names wanted.",
+        "name.endswith((...)) finds the buffers. Of c_attn transpose first, as of the others: then "
+        "its outputs are the rows, and tensor.chunk(3) cuts weight and bias alike.",
+        "set(found) ^ set(names) is what is missing or left over: raise KeyError with these. Else "
+        "return [found[name] for name in names].",
+    ],
+    inputs=lambda draw: {
+        "a linear layer": (
+            ["up.weight", "up.bias"],
+            *_checkpoint(draw, {"mlp.c_fc.weight": (2, 4), "mlp.c_fc.bias": (4,)}),
+            [("mlp.c_fc", "up")],
+        ),
+        "an embedding and a norm": (
+            ["norm.weight", "norm.bias", "embedding.weight"],
+            *_checkpoint(draw, {"wte.weight": (5, 3), "ln_1.weight": (3,), "ln_1.bias": (3,)}),
+            GPT2_NAMES,
+        ),
+        "query, key and value in one": (
+            [f"attn.{x}.{y}" for x in ("query", "key", "value") for y in ("weight", "bias")],
+            *_checkpoint(draw, {"attn.c_attn.weight": (3, 9), "attn.c_attn.bias": (9,)}),
+            GPT2_NAMES,
+        ),
+        "a GPT-2 of one layer": _gpt2(draw, 1),
+        "a GPT-2 of two layers": _gpt2(draw, 2, width=9),
+    },
+    edges=lambda draw: {
+        "no renames": (
+            ["a.bias", "a.c_x.weight"],
+            *_checkpoint(draw, {"a.c_x.weight": (3, 2), "a.bias": (4,)}),
+            [],
+        ),
+        "weights of half precision": (
+            ["up.weight"],
+            ["mlp.c_fc.weight"],
+            [draw.normal(2, 3, dtype=torch.float16)],
+            [("mlp.c_fc", "up")],
+        ),
+    },
+    points=4,
+)
+def load_weights(
+    names: list[str], stored: list[str], tensors: list[Tensor], renames: list[tuple[str, str]]
+) -> list[Tensor]:
+    """The tensors of a checkpoint of GPT-2, for parameters that have other names.
+
+    For each stored name and its tensor, in turn:
+    1. A name that ends in ".attn.bias" or ".attn.masked_bias" is a buffer, and is left out.
+    2. A name that contains ".c_" and ends in ".weight" is of a linear layer: its tensor, stored as
+    (in, out), is transposed to (out, in). No other tensor is transposed.
+    3. A name that contains "c_attn" becomes three, with "query", "key" and "value" in place of
+    "c_attn". Its outputs are those of the query, then of the key, then of the value, of equal
+    number; the bias is cut likewise.
+    4. For every pair (old, new) of renames, in order, each `old` in the name is replaced by `new`.
+    No pair touches "c_attn".
+
+    names: of our parameters; stored and tensors: of the checkpoint, in the same order
+    returns: a tensor for each of `names`, in their order, of the dtype it had
+    Raises KeyError whose message contains what is missing (one of `names` that no stored name
+    became) and what is left over (what a stored name became that is none of `names`).
+    """
+    ### BEGIN SOLUTION
+    found = {}
+    for name, tensor in zip(stored, tensors, strict=True):
+        if name.endswith((".attn.bias", ".attn.masked_bias")):
+            continue
+        if ".c_" in name and name.endswith(".weight"):
+            tensor = tensor.T
+        for old, new in renames:
+            name = name.replace(old, new)
+        if "c_attn" in name:
+            for part, third in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                found[name.replace("c_attn", part)] = third
+        else:
+            found[name] = tensor
+    if wrong := sorted(set(found) ^ set(names)):
+        raise KeyError(f"missing or left over: {', '.join(wrong)}")
+    return [found[name] for name in names]
+    ### END SOLUTION
+
+
+TRANSPOSED = 'if ".c_" in name and name.endswith(".weight"):'
+ORDER = '("query", "key", "value")'
+load_weights.mistake(
+    """The weights of linear layers stay (in, out). Square ones fit all the same, and give nonsense:
+    transpose every one.""",
+    {"tensor = tensor.T": "pass", "tensor.chunk(3)": "tensor.chunk(3, dim=-1)"},
+    {"tensor = tensor.T": "pass"},
+)
+load_weights.mistake(
+    """Embeddings are transposed too. They are stored as torch stores them, (vocabulary, width);
+    only linear layers, with a name of c_, are (in, out).""",
+    {TRANSPOSED: "if tensor.ndim == 2:"},
+)
+load_weights.mistake(
+    """Not every linear layer is transposed: there are c_attn and c_proj in attention, c_fc and
+    another c_proj in the feed-forward network.""",
+    {'".c_" in name': '"c_attn" in name'},
+    {'".c_" in name': '("c_attn" in name or "c_fc" in name)'},
+    {'".c_" in name': '".attn." in name'},
+    {'".c_" in name': '"c_fc" in name'},
+    {'".c_" in name': '".mlp." in name'},
+    {'".c_" in name': '("c_fc" in name or "c_proj" in name)'},
+    {TRANSPOSED: f"{TRANSPOSED[:-1]} and tensor.shape[0] != tensor.shape[1]:"},
+)
+load_weights.mistake(
+    """The parts of c_attn are handed out in another order: it is query, key, value. Nothing else
+    would notice, for all three have the same shape.""",
+    {ORDER: '("key", "query", "value")'},
+    {ORDER: '("query", "value", "key")'},
+    {ORDER: '("value", "key", "query")'},
+    {ORDER: '("key", "value", "query")'},
+    {ORDER: '("value", "query", "key")'},
+)
+load_weights.mistake(
+    """The weight of c_attn is cut along its inputs. The three parts stand side by side along its
+    outputs: the columns as it is stored, the rows once it is transposed.""",
+    {"tensor.chunk(3)": "tensor.chunk(3, dim=-1)"},
+)
+load_weights.mistake(
+    """The parts of c_attn are taken in turns, every third row: the query's rows come first, all of
+    them, then the key's, then the value's.""",
+    {"tensor.chunk(3)": "[tensor[i::3] for i in range(3)]"},
+)
+load_weights.mistake(
+    """A weight is reshaped to (out, in), which leaves its numbers in the order they were in.
+    Transpose it.""",
+    {"tensor.T": "tensor.reshape(tensor.shape[::-1])"},
+)
+load_weights.mistake(
+    "Query, key and value are all given the same part of c_attn, or the whole of it.",
+    {"tensor.chunk(3)": "[tensor] * 3"},
+    {"tensor.chunk(3)": "[tensor.chunk(3)[0]] * 3"},
+    {"tensor.chunk(3)": "[tensor.chunk(3)[2]] * 3"},
+)
+load_weights.mistake(
+    "The parts of c_attn are still (in, out): they are linear layers as well.",
+    {"= third": "= third.T"},
+)
+load_weights.mistake(
+    "The tensors come in another order than `names`.",
+    {"return [found[name] for name in names]": "return list(found.values())"},
+    {"for name in names]": "for name in sorted(names)]"},
+)
+load_weights.mistake(
+    "The tensors come back with another dtype than they were stored with.",
+    {"return [found[name] for": "return [found[name].float() for"},
+    {"return [found[name] for": "return [found[name].double() for"},
+)
+
+
+def _refused(fn, draw: Draw, names: list[str], shapes: dict[str, tuple[int, ...]]) -> str:
+    """What the KeyError says; empty where there is none."""
+    try:
+        fn(names, *_checkpoint(draw, shapes), GPT2_NAMES)
+    except KeyError as error:
+        return str(error)
+    return ""
+
+
+@load_weights.check(points=1)
+def what_is_missing_is_named(fn, draw: Draw):
+    """A parameter that the checkpoint does not have is a KeyError with its name."""
+    said = _refused(fn, draw, ["embedding.weight", "norm.weight"], {"wte.weight": (3, 2)})
+    expect(said != "", "The checkpoint has no norm.weight, and there was no KeyError.")
+    expect("norm.weight" in said, f"norm.weight is missing; the KeyError says: {said}")
+
+
+@load_weights.check(points=1)
+def what_is_left_over_is_named(fn, draw: Draw):
+    """A tensor of the checkpoint that no parameter takes is a KeyError with its name."""
+    shapes = {"wte.weight": (3, 2), "lm_head.weight": (3, 2)}
+    said = _refused(fn, draw, ["embedding.weight"], shapes)
+    expect(said != "", "Nobody takes lm_head.weight, and there was no KeyError.")
+    expect("lm_head.weight" in said, f"lm_head.weight is left over; the KeyError says: {said}")

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from minitransformer.checks import expect
 from minitransformer.exercises.exercise import Draw, exercise
@@ -179,3 +180,190 @@ def padding_is_not_counted(fn, draw: Draw):
         f"The mask 0 0 1 1 0 1 gives {found}; [0, 0, 0, 1, 0, 2] is wanted: padding has no "
         "position and takes none.",
     )
+
+
+def _batches(
+    draw: Draw, sizes: list[int], width: int, classes: int, max_norm: float, ignored: float = 0.0
+) -> tuple:
+    """Arguments of training_loop, a batch of each size; a share of the labels is ignored."""
+    labels = []
+    for size in sizes:
+        one = draw.ids(size, vocabulary=classes + 1) - 1
+        hidden = torch.rand(size, generator=draw.generator) < ignored
+        hidden[0] = False
+        labels.append(one.masked_fill(hidden, -100))
+    return (
+        draw.normal(classes, width) / 2,
+        draw.normal(classes) / 2,
+        [draw.normal(size, width) for size in sizes],
+        labels,
+        draw.integer(2, 6) / 10,
+        max_norm,
+    )
+
+
+def _without_labels(draw: Draw) -> tuple:
+    arguments = _batches(draw, [3, 2, 4], 3, 4, 0.4)
+    arguments[3][1] = torch.full((2,), -100)
+    return arguments
+
+
+@exercise(
+    "A training loop",
+    chapter=8,
+    about="""The one exercise in which something learns, and the loop is that of every model: clear
+        the gradients, compute the loss, go backward, clip the gradients, update. The model is the
+        smallest there is, a linear classifier, so that nothing else is in the way.""",
+    hints=[
+        "Work on copies that require a gradient: weight.detach().clone().requires_grad_(). Per "
+        "batch: logits = x @ weight.T + bias, the loss, loss.backward().",
+        "backward() adds to what .grad holds: set it to None before. There is one norm, of all "
+        "gradients together: the root of the sum of their squares. Update under torch.no_grad(), "
+        "in place: p -= ...",
+        "p -= learning_rate * p.grad * max_norm / norm.clamp(min=max_norm), for both. The loss is "
+        "F.cross_entropy(..., reduction='sum') divided by the number of labels that count, at "
+        "least 1.",
+    ],
+    inputs=lambda draw: {
+        "one batch and no clipping": _batches(draw, [1], 2, 3, 100.0),
+        "two batches and no clipping": _batches(draw, [3, 2], 3, 4, 100.0),
+        "one batch and clipping": _batches(draw, [4], 3, 2, 0.1),
+        "four batches and clipping": _batches(draw, [3, 2, 5, 4], 4, 3, 0.15),
+        "labels of -100": _batches(draw, [6, 5, 7], 3, 4, 0.5, ignored=0.5),
+    },
+    edges=lambda draw: {
+        "a batch without a label that counts": _without_labels(draw),
+        "no batches": (*_batches(draw, [2], 3, 4, 1.0)[:2], [], [], 0.1, 1.0),
+    },
+    points=4,
+)
+def training_loop(
+    weight: Tensor,
+    bias: Tensor,
+    inputs: list[Tensor],
+    labels: list[Tensor],
+    learning_rate: float,
+    max_norm: float,
+) -> tuple[Tensor, Tensor, list[float]]:
+    """Train a linear classifier, logits = x @ weight.T + bias, with one step of SGD per batch.
+
+    A step: the loss is the mean cross-entropy over the labels that are not -100 (0 if there are
+    none: nothing changes then). Its gradients for weight and bias have one norm, as if they were
+    one long vector. If it is above max_norm, both are multiplied by max_norm / norm. Then weight
+    and bias move by -learning_rate times their gradients.
+
+    weight: (classes, width) float; bias: (classes,); neither may be changed in place
+    inputs and labels: a tensor for each batch, (batch, width) float and (batch,) int64; there may
+    be no batches
+    max_norm: above 0
+    returns: weight and bias after the last step, and the loss of each batch before its step, a
+    list of numbers
+    """
+    ### BEGIN SOLUTION
+    weight = weight.detach().clone().requires_grad_()
+    bias = bias.detach().clone().requires_grad_()
+    losses = []
+    for x, y in zip(inputs, labels, strict=True):
+        total = F.cross_entropy(x @ weight.T + bias, y, ignore_index=-100, reduction="sum")
+        loss = total / (y != -100).sum().clamp(min=1)
+        weight.grad = bias.grad = None
+        loss.backward()
+        norm = (weight.grad.square().sum() + bias.grad.square().sum()).sqrt()
+        with torch.no_grad():
+            for p in (weight, bias):
+                p -= learning_rate * p.grad * max_norm / norm.clamp(min=max_norm)
+        losses.append(loss.item())
+    return weight.detach(), bias.detach(), losses
+    ### END SOLUTION
+
+
+CLEAR = "        weight.grad = bias.grad = None\n"
+CLIPPED = "p.grad * max_norm / norm.clamp(min=max_norm)"
+NORM = "(weight.grad.square().sum() + bias.grad.square().sum()).sqrt()"
+UPDATE = f"p -= learning_rate * {CLIPPED}\n"
+IN_PLACE = (  # as torch.nn.utils.clip_grad_norm_ does
+    "p.grad *= max_norm / norm.clamp(min=max_norm)\n                p -= learning_rate * p.grad\n"
+)
+COUNTED = " / (y != -100).sum().clamp(min=1)"
+training_loop.mistake(
+    """The gradients are not cleared: backward() adds to .grad, so each step goes along the sum of
+    all gradients so far.""",
+    {CLEAR: ""},
+    {CLEAR: "", UPDATE: IN_PLACE},
+)
+training_loop.mistake(
+    """Nothing is learned: weight and bias come back as they were. Are the gradients cleared before
+    they are used? And p = p - ... makes another tensor of this name; p -= ... changes the weight.
+    """,
+    {"p -= learning_rate": "p = p - learning_rate"},
+    {
+        CLEAR: "",
+        "loss.backward()": "loss.backward()\n        weight.grad *= 0\n        bias.grad *= 0",
+    },
+)
+training_loop.mistake(
+    "The step goes up the slope: the loss rises. Subtract the gradient.",
+    {"p -= ": "p += "},
+)
+training_loop.mistake(
+    "The gradients are not clipped.",
+    {CLIPPED: "p.grad"},
+)
+training_loop.mistake(
+    """Weight and bias are clipped each by its own norm. There is one norm, of both together: one
+    factor for both keeps the direction of the step.""",
+    {"norm.clamp(": "p.grad.norm().clamp("},
+)
+training_loop.mistake(
+    """Each number of a gradient is clipped by itself, to -max_norm ... max_norm. That turns the
+    step into another direction; scale all of them by one factor.""",
+    {CLIPPED: "p.grad.clamp(-max_norm, max_norm)"},
+)
+training_loop.mistake(
+    """The gradients are always brought to the norm max_norm, small ones too. Those whose norm is
+    below it stay as they are.""",
+    {"norm.clamp(min=max_norm)": "norm"},
+    {"norm.clamp(min=max_norm)": "(norm + 1e-6)"},
+    {"norm.clamp(min=max_norm)": "norm.clamp(min=1e-6)"},
+)
+training_loop.mistake(
+    "The norm is another: the root of the sum of the squares of all gradients is wanted.",
+    {".sqrt()": ""},
+    {NORM: "weight.grad.norm() + bias.grad.norm()"},
+    {NORM: "weight.grad.abs().sum() + bias.grad.abs().sum()"},
+    {"weight.grad.square().sum() + bias.grad.square().sum()": "weight.grad.square().sum()"},
+    {NORM: "torch.maximum(weight.grad.abs().max(), bias.grad.abs().max())"},
+)
+training_loop.mistake(
+    "What is clipped is the step, not the gradient: multiply by the learning rate after clipping.",
+    {"norm = (": "norm = learning_rate * ("},
+)
+training_loop.mistake(
+    "Only one of weight and bias is updated.",
+    {"in (weight, bias):": "in (weight,):"},
+    {"in (weight, bias):": "in (bias,):"},
+)
+training_loop.mistake(
+    """The loss is divided by the number of all labels, those of -100 too. Divide by the number of
+    those that count.""",
+    {"(y != -100).sum().clamp(min=1)": "len(y)"},
+)
+training_loop.mistake(
+    "The loss is a sum over the labels, not their mean.",
+    {COUNTED: ""},
+)
+training_loop.mistake(
+    """A batch in which no label counts gives 0 / 0, and NaN in a single step makes NaN of all
+    weights. Divide by 1 at least.""",
+    {".clamp(min=1)": ""},
+)
+training_loop.mistake(
+    "A label of -100 is taken for a class. Such positions have no part in the loss.",
+    {"        total": "        y = y.clamp(min=0)\n        total"},
+    {"        total": "        y = y % weight.shape[0]\n        total"},
+    {"cross_entropy(x @ weight.T + bias, y,": "cross_entropy(x @ weight.T + bias, y.clamp(min=0),"},
+)
+training_loop.mistake(
+    "The losses are those after each step. Before it is wanted: no second forward pass is needed.",
+    {"loss.item()": f"float(F.cross_entropy(x @ weight.T + bias, y, reduction='sum'){COUNTED})"},
+)
