@@ -679,7 +679,7 @@ def test_an_exercise_that_cannot_be_graded_costs_no_other(tmp_path, monkeypatch)
     feedback, notes = grade_one(Submission("ann", (File(path),)), FEW, seed=1, trust=True)
     assert [one.passed for one in feedback] == [True, False, True]
     assert notes == ["softmax could not be graded: MemoryError: too much"]
-    assert str(feedback[1]) == "softmax: could not be graded (0 of 5 points)"
+    assert str(feedback[1]) == "softmax: could not be graded (0 of 6 points)"
 
 
 def test_a_submission_that_cannot_be_graded_gets_a_row_all_the_same(tmp_path, monkeypatch):
@@ -727,7 +727,7 @@ def test_what_cannot_be_loaded_is_not_called_missing(tmp_path):
     feedback, _ = grade_one(
         Submission("ann", (File(path),)), ["softmax", "attention"], 1, trust=True
     )
-    assert str(feedback[0]) == "softmax: could not be loaded (0 of 5 points)"
+    assert str(feedback[0]) == "softmax: could not be loaded (0 of 6 points)"
     assert "not handed in" in str(feedback[1])
 
 

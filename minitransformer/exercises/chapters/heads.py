@@ -4,8 +4,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from minitransformer.checks import expect
-from minitransformer.exercises.exercise import Draw, exercise
+from minitransformer.exercises.exercise import Draw, Inputs, exercise
 
 
 @exercise(
@@ -18,12 +17,20 @@ from minitransformer.exercises.exercise import Draw, exercise
         "view(batch, heads, length, -1) has the right shape and is wrong: it cuts across tokens.",
         "x.view(batch, length, num_heads, -1).transpose(1, 2), or einops: b t (h d) -> b h t d.",
     ],
-    inputs=lambda draw: [(draw.normal(2, 3, 12), 4), (draw.normal(1, 5, 6), 2)],
+    inputs=lambda draw: {
+        "one sequence of two tokens": (draw.normal(1, 2, 12), 4),
+        "three sequences": (draw.normal(3, 5, 8), 4),
+        "more heads than tokens": (draw.normal(2, 3, 20), 5),
+    },
+    edges=lambda draw: {
+        "one head": (draw.normal(2, 3, 4), 1),
+        "heads of width 1": (draw.normal(2, 3, 4), 4),
+    },
 )
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
-    """Head h gets the h-th slice of every token's vector.
+    """Head h gets the h-th slice of every token's vector: numbers h * width to (h + 1) * width - 1.
 
-    x: (batch, length, num_heads * width)
+    x: (batch, length, num_heads * width) float; width is what each head gets
     returns: (batch, num_heads, length, width)
     """
     ### BEGIN SOLUTION
@@ -32,50 +39,108 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
     ### END SOLUTION
 
 
-@split_heads.check(points=1)
-def a_token_stays_a_token(fn, draw: Draw):
-    """Changing one token changes that token in every head, and no other."""
-    x = draw.normal(1, 4, 6)
-    before = fn(x.clone(), 3)
-    x[0, 1] += 1.0
-    changed = (fn(x, 3) != before).any(dim=-1)[0]  # (heads, length)
-    wanted = torch.tensor([[False, True, False, False]]).expand(3, 4)
-    expect(
-        torch.equal(changed, wanted),
-        "Token 1 was changed, and in the heads other places changed: the tensor is cut across "
-        "tokens. Split the last axis, then transpose; do not view into the final shape.",
-        changed_wanted=wanted.int(),
-        changed_found=changed.int(),
-    )
-
-
-@split_heads.check(points=1)
-def any_number_of_heads_works(fn, draw: Draw):
-    """One head, and heads of width 1."""
-    x = draw.normal(2, 3, 4)
-    expect(torch.equal(fn(x, 1)[:, 0], x), "With one head, that head must be x itself.")
-    expect(
-        torch.equal(fn(x, 4)[:, 2, :, 0], x[:, :, 2]),
-        "With heads of width 1, head 2 must be column 2 of x.",
-    )
+CUT = "reshape(batch, length, num_heads, d_model // num_heads)"
+SPLIT = f"x.{CUT}.transpose(1, 2)"
+SLICES = "x.chunk(num_heads, dim=-1)"
+split_heads.mistake(
+    """The numbers are cut straight into the final shape, as they lie in memory: the shape is right,
+    but a head gets numbers of several tokens mixed. Cut the last axis alone, and move the axis of
+    the heads then.""",
+    {SPLIT: "x.reshape(batch, num_heads, length, d_model // num_heads)"},
+    {SPLIT: "x.reshape(num_heads, batch, length, d_model // num_heads).transpose(0, 1)"},
+)
+split_heads.mistake(
+    """The axis of the heads still stands behind the tokens: (batch, length, num_heads, width). Move
+    it in front of them.""",
+    {".transpose(1, 2)": ""},
+    {SPLIT: f"torch.stack({SLICES}, dim=2)"},
+)
+split_heads.mistake(
+    """A head gets every num_heads-th number of a token, not a slice: the last axis is cut into
+    width and heads, where it should be heads and width.""",
+    {SPLIT: "x.reshape(batch, length, d_model // num_heads, num_heads).permute(0, 3, 1, 2)"},
+    {SPLIT: "torch.stack([x[..., h::num_heads] for h in range(num_heads)], dim=1)"},
+)
+split_heads.mistake(
+    """num_heads is taken for the width of a head: there are as many heads as each should have
+    numbers.""",
+    {SPLIT: "x.reshape(batch, length, d_model // num_heads, num_heads).transpose(1, 2)"},
+    {SPLIT: "torch.stack(x.split(num_heads, dim=-1), dim=1)"},
+)
+split_heads.mistake(
+    """The last axis is cut as it should be, but other axes are exchanged than those of tokens and
+    heads, 1 and 2.""",
+    {".transpose(1, 2)": ".transpose(2, 3)"},
+    {".transpose(1, 2)": ".transpose(1, 3)"},
+    {".transpose(1, 2)": ".transpose(0, 2)"},
+    {".transpose(1, 2)": ".transpose(0, 1)"},
+)
+split_heads.mistake(
+    """One axis too many is exchanged: tokens and width have changed places, as keys do for the
+    scores. Leave that to attention.""",
+    {".transpose(1, 2)": ".transpose(1, 2).transpose(2, 3)"},
+)
+split_heads.mistake(
+    """Batch and heads share one axis, as in torch's MultiheadAttention. Here each has its own:
+    (batch, num_heads, length, width).""",
+    {".transpose(1, 2)": ".transpose(1, 2).flatten(0, 1)"},
+)
+split_heads.mistake(
+    "The heads stand in front of the batch: stack them along axis 1.",
+    {".transpose(1, 2)": ".permute(2, 0, 1, 3)"},
+    {SPLIT: f"torch.stack({SLICES})"},
+)
+split_heads.mistake(
+    "The heads lie in a tuple or a list: one tensor is wanted, with them along axis 1.",
+    {SPLIT: SLICES},
+    {SPLIT: f"list({SLICES})"},
+)
+split_heads.mistake(
+    "The slices are joined along the tokens or the batch, so that there is no axis for the heads.",
+    {SPLIT: f"torch.cat({SLICES}, dim=1)"},
+    {SPLIT: f"torch.cat({SLICES}, dim=0)"},
+)
+split_heads.mistake(
+    "Every head gets the whole vector of a token. Each should have a slice of it.",
+    {SPLIT: "x[:, None].expand(-1, num_heads, -1, -1)"},
+)
+split_heads.mistake(
+    "Every head gets the first slice. Head h should have the h-th.",
+    {SPLIT: "x[:, None, :, : d_model // num_heads].expand(-1, num_heads, -1, -1)"},
+)
+split_heads.mistake(
+    "The heads come in the reverse order.",
+    {".transpose(1, 2)": ".transpose(1, 2).flip(1)"},
+)
 
 
 @exercise(
     "Sharing key heads",
     chapter=3,
     about="""In grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245) several
-        neighbouring query heads read one key head: fewer keys to keep in the cache.""",
+        neighboring query heads read one key head: fewer keys to keep in the cache.""",
     hints=[
-        "Each key head is needed several times in a row.",
-        "torch has two ways to repeat: 0 0 1 1 and 0 1 0 1. Neighbours share a head.",
+        "Each key head is needed num_heads // num_kv_heads times in a row.",
+        "torch has two ways to repeat: 0 0 1 1 and 0 1 0 1. Neighbors share a head.",
         "x.repeat_interleave(num_heads // x.shape[1], dim=1)",
     ],
-    inputs=lambda draw: [(draw.normal(2, 2, 3, 4), 6), (draw.normal(1, 3, 2, 2), 3)],
+    inputs=lambda draw: {
+        "two key heads for four query heads": (draw.normal(1, 2, 3, 5), 4),
+        "three key heads for six query heads": (draw.normal(2, 3, 4, 5), 6),
+        "two key heads for six query heads": (draw.normal(3, 2, 4, 5), 6),
+    },
+    edges=lambda draw: {
+        "a single key head": (draw.normal(2, 1, 3, 4), 5),
+        "as many key heads as query heads": (draw.normal(1, 3, 2, 4), 3),
+    },
 )
 def share_heads(x: Tensor, num_heads: int) -> Tensor:
-    """As many heads as there are queries': each repeated for a group of neighbours.
+    """A key head for every query head: each is repeated for a group of neighboring query heads.
 
-    x: (batch, num_kv_heads, length, width); num_heads is a multiple of num_kv_heads
+    Two key heads serve four query heads in the order 0 0 1 1.
+
+    x: (batch, num_kv_heads, length, width) float; the keys, or the values
+    num_heads: of the queries; num_kv_heads or a multiple of it
     returns: (batch, num_heads, length, width)
     """
     ### BEGIN SOLUTION
@@ -83,43 +148,119 @@ def share_heads(x: Tensor, num_heads: int) -> Tensor:
     ### END SOLUTION
 
 
-@share_heads.check(points=1)
-def neighbours_share_a_head(fn, draw: Draw):
-    """Query heads 0 and 1 read key head 0, heads 2 and 3 read key head 1."""
-    x = torch.arange(2.0).view(1, 2, 1, 1)
-    found = fn(x, 4).flatten().tolist()
-    expect(
-        found == [0.0, 0.0, 1.0, 1.0],
-        f"Four query heads read the key heads {[int(i) for i in found]}; [0, 0, 1, 1] is wanted. "
-        "Weights that were trained one way are nonsense the other way.",
-    )
+GROUP = "num_heads // x.shape[1]"
+SHARED = f"x.repeat_interleave({GROUP}, dim=1)"
+share_heads.mistake(
+    """The key heads are repeated as a whole: 0 1 0 1, where 0 0 1 1 is wanted. The shape is right,
+    but weights that were trained one way are nonsense the other way.""",
+    {SHARED: f"x.repeat(1, {GROUP}, 1, 1)"},
+    {SHARED: f"torch.cat([x] * ({GROUP}), dim=1)"},
+    {SHARED: f"x[:, None].expand(-1, {GROUP}, -1, -1, -1).flatten(1, 2)"},
+    {SHARED: "x[:, torch.arange(num_heads) % x.shape[1]]"},
+)
+share_heads.mistake(
+    "Every query head reads the first key head, and the others are lost.",
+    {SHARED: "x[:, :1].expand(-1, num_heads, -1, -1)"},
+)
+share_heads.mistake(
+    """Every key head is repeated as often as there are query heads, or as there are key heads. A
+    group has num_heads // num_kv_heads query heads.""",
+    {GROUP: "num_heads"},
+    {GROUP: "x.shape[1]"},
+)
+share_heads.mistake(
+    "It is not the heads that are repeated, axis 1, but another axis, or the numbers one by one.",
+    {"dim=1": "dim=0"},
+    {"dim=1": "dim=2"},
+    {"dim=1": "dim=-1"},
+    {", dim=1": ""},
+)
+share_heads.mistake(
+    """The copies stand along an axis of their own: bring the two axes together to
+    (batch, num_heads, length, width).""",
+    {SHARED: f"x[:, :, None].expand(-1, -1, {GROUP}, -1, -1)"},
+    {SHARED: f"x[:, None].expand(-1, {GROUP}, -1, -1, -1)"},
+)
+share_heads.mistake(
+    """The positions are repeated, and the result is cut into heads: the shape is right, but a head
+    has some positions several times and others not at all.""",
+    {SHARED: f"x.repeat_interleave({GROUP}, dim=2).reshape(x.shape[0], num_heads, *x.shape[2:])"},
+)
+share_heads.mistake(
+    """The batch is repeated, and the result is cut into heads: query heads read the keys of other
+    sequences.""",
+    {SHARED: f"x.repeat({GROUP}, 1, 1, 1).reshape(x.shape[0], num_heads, *x.shape[2:])"},
+)
+share_heads.mistake(
+    "The key heads are averaged. Each group of query heads reads a head of its own, as it is.",
+    {SHARED: "x.mean(dim=1, keepdim=True).expand(-1, num_heads, -1, -1)"},
+)
+share_heads.mistake(
+    "Nothing is repeated: there are as many heads as before.",
+    {SHARED: "x"},
+)
+share_heads.mistake(
+    """The number of a query head is divided by how many key heads there are. Divide it by the size
+    of a group, num_heads // num_kv_heads.""",
+    {SHARED: "x[:, torch.arange(num_heads) // x.shape[1]]"},
+)
+share_heads.mistake(
+    "Key heads are counted from the end: the last ones serve the first query heads.",
+    {SHARED: SHARED + ".flip(1)"},
+)
+share_heads.mistake(
+    """Query heads beyond the number of key heads get nothing of their own: the last key head again,
+    or zeros. Every key head should serve equally many.""",
+    {SHARED: "x[:, torch.arange(num_heads).clamp(max=x.shape[1] - 1)]"},
+    {SHARED: "torch.cat((x, x.new_zeros(x.shape[0], num_heads - x.shape[1], *x.shape[2:])), 1)"},
+)
 
 
-@share_heads.check(points=1)
-def one_key_head_serves_all(fn, draw: Draw):
-    """With a single key head every query head reads it."""
-    x = draw.normal(1, 1, 3, 2)
-    expect(torch.equal(fn(x, 5), x.expand(1, 5, 3, 2)), "One key head must serve all 5 heads.")
+def _weights_and_mask(draw: Draw, heads: int, queries: int, keys: int) -> tuple[Tensor, Tensor]:
+    """Of an attention that is right: masked keys have weights of 0, and rows sum to 1."""
+    mask = draw.mask(1, queries, keys)[0]
+    mask[0, 0, -1] = False
+    mask[0, 0, 0] = True
+    scores = draw.normal(heads, queries, keys).masked_fill(~mask, float("-inf"))
+    return scores.softmax(dim=-1), mask
+
+
+def _leaks(draw: Draw) -> Inputs:
+    rows = [[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]]
+    mask = torch.tensor(rows).bool()[None]
+    leaking = torch.tensor([[0.5, 0.25, 0.25, 0.0], [0.5, 0.3, 0.2, 1e-9], [0.75, 0.25, 0.0, 0.0]])
+    tight = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.5, 0.3, 0.2, 0.0], [0.25, 0.75, 0.0, 0.0]])
+    unwanted = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.5, 0.0, 0.5, 0.0], [0.0, 1.0, 0.0, 0.0]])
+    return {
+        "masked keys that have a weight, 0.25 and 1e-9": (torch.stack((leaking, tight)), mask),
+        "an allowed key of weight 0": (torch.stack((tight, unwanted)), mask),
+    }
 
 
 @exercise(
     "An attention map that tells the truth",
     chapter=3,
-    about="""Pictures of attention lie easily: a forbidden key looks like one that nobody wanted,
-        heads are averaged away, and rows are stretched until everything is dark. Make the numbers
-        that a picture should show.""",
+    about="""Pictures of attention lie easily: a masked key looks like one that nobody wanted, heads
+        are averaged away, and rows are stretched until everything is dark. Make the numbers that a
+        picture should show, cell by cell.""",
     hints=[
-        "What may not be looked at is not 0, it is nothing at all: matplotlib leaves NaN blank.",
+        "A masked key is not a weight of 0, it is no weight at all: matplotlib leaves NaN blank.",
         "But a weight that leaks through the mask is the most important cell of all: keep it.",
         "weights.masked_fill(~mask & (weights == 0), float('nan')); no averaging, no rescaling.",
     ],
-    inputs=lambda draw: [
-        (torch.softmax(draw.normal(2, 3, 5).masked_fill(~m, float("-inf")), -1), m)
-        for m in (draw.mask(1, 3, 5)[0], draw.mask(1, 3, 5)[0])
-    ],
+    inputs=lambda draw: {
+        "one head": _weights_and_mask(draw, 1, 2, 3),
+        "two heads": _weights_and_mask(draw, 2, 3, 5),
+        "five heads": _weights_and_mask(draw, 5, 4, 3),
+    },
+    edges=_leaks,
 )
 def attention_map(weights: Tensor, mask: Tensor) -> Tensor:
-    """What to draw: each head's weights as they are, NaN where the mask forbids and nothing leaks.
+    """What to draw in each cell: the weight as it is, or NaN, which is left blank.
+
+    NaN belongs where the mask forbids the key and its weight is exactly 0. A masked key with any
+    other weight, however small, is a leak: it is shown with its weight. So is every key that may be
+    seen, if its weight is 0, too.
 
     weights: (heads, queries, keys) float
     mask: (1, queries, keys) bool, True = may attend
@@ -130,29 +271,83 @@ def attention_map(weights: Tensor, mask: Tensor) -> Tensor:
     ### END SOLUTION
 
 
-@attention_map.check(points=1)
-def a_leak_is_shown(fn, draw: Draw):
-    """A forbidden key with a weight is drawn with that weight."""
-    weights = torch.tensor([[[0.75, 0.25], [0.5, 0.5]]])
-    found = fn(weights, torch.tensor([[[True, False], [True, True]]]))
-    expect(
-        float(found[0, 0, 1]) == 0.25,
-        "A forbidden key has the weight 0.25, and the map hides it. That is the bug that people "
-        "draw maps to find.",
-        weights=weights[0],
-        found=found[0],
-    )
-
-
-@attention_map.check(points=1)
-def an_allowed_weight_of_zero_is_zero(fn, draw: Draw):
-    """A key that may be seen, and is not, is drawn as 0."""
-    weights = torch.tensor([[[1.0, 0.0]]])
-    found = fn(weights, torch.ones(1, 1, 2, dtype=torch.bool))
-    expect(
-        float(found[0, 0, 1]) == 0.0,
-        "A key that may be seen and gets weight 0 must be drawn as 0: it was there to be chosen.",
-    )
+BLANK = "~mask & (weights == 0.0)"
+MAP = f'weights.masked_fill({BLANK}, float("nan"))'
+attention_map.mistake(
+    """Every masked cell is blank, and with it every leak: a masked key that has a weight is the bug
+    that people draw maps to find. Blank it only where the weight is exactly 0.""",
+    {BLANK: "~mask"},
+)
+attention_map.mistake(
+    """Every weight of 0 is blank, that of an allowed key, too. Such a key was there to be chosen:
+    draw it as 0.""",
+    {BLANK: "weights == 0.0"},
+)
+attention_map.mistake(
+    """Masked cells hold a number, and matplotlib gives every number a color: a masked key then
+    looks like one that nobody wanted. Only NaN is left blank.""",
+    {'float("nan")': "0.0"},
+    {'float("nan")': "-1.0"},
+    {MAP: "weights * mask"},
+)
+attention_map.mistake(
+    """The heads are averaged: what one of them does is lost among the others. Each has a map of its
+    own.""",
+    {"weights.masked_fill": "weights.mean(dim=0, keepdim=True).masked_fill"},
+    {"weights.masked_fill": "weights.mean(dim=0, keepdim=True).expand_as(weights).masked_fill"},
+    {MAP: f"{MAP}.mean(dim=0)"},
+    {MAP: f"{MAP}.mean(dim=0, keepdim=True)"},
+)
+attention_map.mistake(
+    """The weights are stretched, so that the largest becomes 1: half a weight looks like a whole
+    one, and rows or heads cannot be compared. Draw them as they are.""",
+    {"weights.masked_fill": "(weights / weights.amax(dim=-1, keepdim=True)).masked_fill"},
+    {"weights.masked_fill": "(weights / weights.amax(dim=(1, 2), keepdim=True)).masked_fill"},
+    {"weights.masked_fill": "(weights / weights.max()).masked_fill"},
+)
+attention_map.mistake(
+    """The mask is used upside down: True means "may attend", and these are the cells that must be
+    drawn.""",
+    {"~mask": "mask"},
+    {BLANK: "mask"},
+)
+attention_map.mistake(
+    """A cell is blank as soon as one of two things holds: it is masked, or its weight is 0. Both
+    must.""",
+    {"~mask &": "~mask |"},
+)
+attention_map.mistake(
+    "A small leak is rounded away: only a weight of exactly 0 is none.",
+    {"weights == 0.0": "weights < 1e-6"},
+    {"weights == 0.0": "weights < 1e-3"},
+    {"weights == 0.0": "torch.isclose(weights, torch.zeros_like(weights))"},
+)
+attention_map.mistake(
+    """Whether something leaks is asked of a row, of a head or of the whole map, not of each cell:
+    masked cells without a weight are drawn because of another one.""",
+    {BLANK: "~mask & ~(~mask & (weights != 0)).any(dim=-1, keepdim=True)"},
+    {BLANK: "~mask & ~(~mask & (weights != 0)).any(dim=(1, 2), keepdim=True).expand_as(weights)"},
+    {BLANK: "~mask & ~(~mask & (weights != 0)).any()"},
+)
+attention_map.mistake(
+    """The weights are rounded for the picture, and a small leak becomes 0. Leave rounding to
+    whoever draws.""",
+    {MAP: MAP.replace("weights.masked_fill", "weights.round(decimals=2).masked_fill")},
+    {MAP: f"{MAP}.round(decimals=2)"},
+    {MAP: f"{MAP}.round(decimals=3)"},
+)
+attention_map.mistake(
+    "This is the map of the first head alone. Each has its own.",
+    {MAP: f"{MAP}[0]"},
+    {MAP: f"{MAP}[:1]"},
+)
+attention_map.mistake(
+    """This says which cells are masked, or may be seen, not how much weight they have.""",
+    {MAP: BLANK},
+    {MAP: f"({BLANK}).float()"},
+    {MAP: "mask.expand_as(weights)"},
+    {MAP: "mask.expand_as(weights).float()"},
+)
 
 
 def _projected(

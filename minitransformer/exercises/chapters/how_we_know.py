@@ -35,14 +35,17 @@ def _double(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
 CORRECT = {"plain torch": _plain, "loops": _loops, "float64": _double}
 
 
-def _rejects(fn, given) -> bool:
-    """Whether the learner's test fails on this attention, which looks like any other."""
+def _rejects(fn, given, returned: list) -> bool:
+    """Whether the learner's test fails on this attention, which looks like any other.
+
+    What it returns goes to `returned`.
+    """
 
     def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         return given(query, key, value, mask)
 
     try:
-        fn(attention)
+        returned.append(fn(attention))
     except AssertionError:
         return True
     return False
@@ -56,8 +59,15 @@ def _verdicts(fn, draw: Draw, functions: dict, times: int) -> dict[str, list[boo
     order = list(functions) * times
     order = [order[i] for i in torch.randperm(len(order), generator=draw.generator)]
     verdicts: dict[str, list[bool]] = {name: [] for name in functions}
+    returned: list = []
     for name in order:
-        verdicts[name].append(_rejects(fn, functions[name]))
+        verdicts[name].append(_rejects(fn, functions[name], returned))
+    answers = [x for x in returned if x is not None]
+    expect(
+        not answers or any(map(any, verdicts.values())),
+        f"Your test returns its verdict, such as {answers[:1]}, and never fails: nobody looks at "
+        "what a test returns. Use assert.",
+    )
     return verdicts
 
 
@@ -65,8 +75,10 @@ def _verdicts(fn, draw: Draw, functions: dict, times: int) -> dict[str, list[boo
     "Write the test that catches this bug",
     chapter=13,
     about="""Now you are the one who checks. Write a test for attention functions. It must pass the
-        right ones, however they are written, and fail the broken ones, which come from the
-        museum.""",
+        right ones, however they are written, and fail the broken ones, which come from the museum:
+        a mask that is ignored, upside down, shifted by a key, taken of the first sequence for all,
+        or applied after the softmax or to the values alone; a finite fill in place of -inf; scores
+        that are not scaled; a softmax along another axis.""",
     hints=[
         "Call it on small random tensors with a mask of your own, and compare with what must hold: "
         "assert, with a tolerance where there is rounding.",
@@ -79,8 +91,13 @@ def _verdicts(fn, draw: Draw, functions: dict, times: int) -> dict[str, list[boo
 def catch_the_bug(attention) -> None:
     """Raise AssertionError if `attention` is wrong, and nothing if it is right.
 
-    attention(query, key, value, mask) -> output: (batch, heads, queries or keys, width) float32 and
-    a bool mask (batch, 1, queries, keys), True = may attend, with a True in every row
+    What it returns is not looked at. It is called several times, in any order, and must always say
+    the same of the same function.
+
+    attention(query, key, value, mask) -> output, (batch, heads, queries, width of value)
+    query: (batch, heads, queries, width) float32; key: (batch, heads, keys, width)
+    value: (batch, heads, keys, any width); queries and keys may differ in number
+    mask: (batch, 1, queries, keys) bool, True = may attend, with a True in every row
     """
     ### BEGIN SOLUTION
     generator = torch.Generator().manual_seed(0)
@@ -101,16 +118,24 @@ def catch_the_bug(attention) -> None:
 
 
 BROKEN = {one.name: one.implementation for one in bugs("attention")}
-CAUGHT = {  # pieces that the test must fail on, and what to look at
-    "no mask at all": "Forbidden keys get weight like any other: look at theirs.",
-    "mask after the softmax": "Forbidden weights are 0, but the others do not sum to 1.",
-    "polarity inverted": "It looks only at what it must not see.",
-    "not scaled": "Without √d the weights are not those of the formula.",
-    "mask of the first sequence for all": "Give each row of the batch a mask of its own.",
-    "mask one key late": "Use masks with holes, so that neighbours of a key differ.",
-    "softmax over the queries": "The weights of a query sum to 1, over its keys.",
-    "values zeroed, scores not masked": "With values of 1 everywhere the rows do not sum to 1.",
-    "fill of -15": "A small weight is not 0: assert == 0, or make forbidden scores large.",
+CAUGHT = {  # pieces that the test must fail on -> what they do, and a question
+    "no mask at all": "Masked keys get weight there like any other. Does your test look at them?",
+    "mask after the softmax": "Masked keys have a weight of 0 there, but the others sum to less "
+    "than 1. Does your test look at the sum of a row, or compare with the formula?",
+    "polarity inverted": "Queries see only what the mask forbids there. Does your test know which "
+    "keys have weight?",
+    "not scaled": "The scores are not divided by √d there. Does your test compare with the "
+    "formula?",
+    "mask of the first sequence for all": "Every sequence is given the first one's mask there. Do "
+    "the sequences of your batch have masks that differ?",
+    "mask one key late": "Every row of the mask is shifted by one key there. Does your mask have "
+    "holes, so that neighboring keys differ?",
+    "softmax over the queries": "The weights of a key sum to 1 there, not those of a query. Does "
+    "your test look at the sum of a row, or compare with the formula?",
+    "values zeroed, scores not masked": "The values of masked keys are set to 0 there, and their "
+    "scores still take weight away. With values of 1 everywhere, what should the output be?",
+    "fill of -15": "Masked scores are -15 there, which leaves weights of about a ten-millionth, "
+    "less than a tolerance. Does your test ask for exactly 0, or make masked scores large?",
 }
 
 
@@ -122,8 +147,8 @@ def correct_functions_pass(fn, draw: Draw):
     for name in CORRECT:
         expect(
             not any(verdicts[name]),
-            f"Your test fails a correct attention, the one written with {name}: is a tolerance too "
-            "narrow, or something asserted that need not hold?",
+            f"Your test fails a correct attention, the one written with {name}. Is a tolerance too "
+            "narrow, or is something asserted that need not hold?",
         )
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from minitransformer.checks import MaskSubject, expect
+from minitransformer.checks import MaskSubject
 from minitransformer.exercises.exercise import Draw, Inputs, exercise
 
 SIDES = ("right", "left")
@@ -36,10 +36,9 @@ def attention_masks(draw: Draw) -> Inputs:
         "padding between tokens": (torch.tensor([[1, 0, 1, 0], [1, 1, 0, 1]]),),
     },
     subject=lambda fn: MaskSubject(fn, dead_queries="nothing"),
-    promises={"each_query_may_see_what_it_should": 1, "a_rows_mask_is_its_own": 1},
 )
 def padding_mask(attention_mask: Tensor) -> Tensor:
-    """True where the query (down) and the key (across) are both real.
+    """True where the query (down) and the key (across) are both real, False everywhere else.
 
     attention_mask: (batch, length) int64, 1 = real token, 0 = padding
     returns: (batch, 1, length, length) bool; the axis of 1 is for the heads
@@ -81,10 +80,30 @@ padding_mask.mistake(
     {"None] & real": "None] | real"},
 )
 padding_mask.mistake(
-    """A token may not see itself in this mask, or sees only itself: what is compared are the two
-    numbers of a pair, not whether both are 1.""",
-    {BOTH: BOTH.replace("&", "!=")},
+    """Padding may see padding in this mask: the two numbers of a pair are compared, and two 0s are
+    equal, too. Ask whether both are 1.""",
     {BOTH: BOTH.replace("&", "==")},
+)
+padding_mask.mistake(
+    """Real tokens see padding alone in this mask, and padding sees real tokens: != asks whether the
+    two of a pair differ. Ask whether both are real.""",
+    {BOTH: BOTH.replace("&", "!=")},
+)
+padding_mask.mistake(
+    """A padded query may see something in this mask, itself or everything, perhaps to spare the
+    softmax a row of nothing. Here its row must be False throughout; attention has to cope with it.
+    """,
+    {BOTH: f"({BOTH}) | torch.eye(real.shape[1]).bool()"},
+    {BOTH: f"({BOTH}) | ~real[:, None, :, None]"},
+)
+padding_mask.mistake(
+    """The real tokens are counted, and as many positions shown from the left: with padding on the
+    left, or between tokens, these are others. attention_mask says which are real, not only how
+    many.""",
+    {
+        "attention_mask != 0": "torch.arange(attention_mask.shape[1]) "
+        "< attention_mask.sum(dim=1, keepdim=True)"
+    },
 )
 padding_mask.mistake(
     """The future is hidden too: this mask is causal. Padding alone is asked for; an encoder reads
@@ -101,8 +120,8 @@ padding_mask.mistake(
     {"attention_mask != 0": "attention_mask[:1].expand_as(attention_mask) != 0"},
 )
 padding_mask.mistake(
-    """The axis for the heads is missing, or stands elsewhere: (batch, 1, length, length) is
-    wanted, so that one mask serves every head.""",
+    """The axis for the heads is missing, or stands elsewhere: (batch, 1, length, length) is wanted,
+    so that one mask serves every head.""",
     {BOTH: PAIRS},
     {BOTH: f"({PAIRS})[None]"},
     {BOTH: f"({PAIRS})[:, :, None]"},
@@ -115,37 +134,17 @@ padding_mask.mistake(
     {BOTH: f"({BOTH}).int()"},
 )
 padding_mask.mistake(
-    """This is what is added to the scores, 0 and a large negative number. A mask of True and False
-    is wanted: it can be combined and inverted, and says what it means.""",
+    """This is what is added to the scores: 0, and -inf or a number like -1e9. A mask of True and
+    False is wanted: it can be combined and inverted, and says what it means.""",
     {BOTH: f"torch.where({BOTH}, 0.0, float('-inf'))"},
     {BOTH: f"torch.where({BOTH}, 0.0, -1e9)"},
 )
 
 
-@padding_mask.check(points=1)
-def a_padded_query_sees_nothing(fn, draw: Draw):
-    """The rows of padded queries are all False."""
-    attention_mask = draw.attention_mask(4, 6)
-    seen = fn(attention_mask)[attention_mask[:, None] == 0]
-    expect(
-        not seen.any(),
-        "A padded query may see keys.",
-    )
-
-
-@padding_mask.check(points=1)
-def the_mask_is_bool_with_an_axis_for_heads(fn, draw: Draw):
-    """Its shape is (batch, 1, length, length) and its dtype bool."""
-    mask = fn(draw.attention_mask(3, 5))
-    expect(mask.dtype == torch.bool, f"The mask is {mask.dtype}: True and False are wanted.")
-    expect(
-        mask.shape == (3, 1, 5, 5),
-        f"The mask has the shape {tuple(mask.shape)}; (3, 1, 5, 5) is wanted, for 3 rows of 5.",
-    )
-
-
-def _with_nan(hidden: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-    return hidden.masked_fill((attention_mask == 0)[:, :, None], float("nan")), attention_mask
+def _padded_with(number: float, draw: Draw) -> tuple[Tensor, Tensor]:
+    attention_mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]])
+    hidden = draw.normal(2, 4, 3)
+    return hidden.masked_fill((attention_mask == 0)[:, :, None], number), attention_mask
 
 
 @exercise(
@@ -156,7 +155,8 @@ def _with_nan(hidden: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
     hints=[
         "Sum over the real tokens, and divide by how many there are.",
         "Times 0 is not enough: NaN * 0 is NaN. What sets a place to zero whatever it held?",
-        "hidden.masked_fill(padding, 0.0).sum(dim=1) / count.clamp(min=1)",
+        "hidden.masked_fill(padding, 0.0).sum(dim=1) / count.clamp(min=1), with padding of shape "
+        "(batch, length, 1) and True where it is, and count of shape (batch, 1).",
     ],
     inputs=lambda draw: {
         name: (draw.normal(*mask.shape, 6), mask) for name, (mask,) in attention_masks(draw).items()
@@ -167,11 +167,13 @@ def _with_nan(hidden: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
             torch.tensor([[1, 0, 1, 0], [1, 1, 0, 1]]),
         ),
         "a row of padding alone": (draw.normal(2, 3, 4), torch.tensor([[1, 1, 0], [0, 0, 0]])),
-        "NaN in padding": _with_nan(draw.normal(2, 4, 3), torch.tensor([[1, 1, 0, 0], [1] * 4])),
+        "NaN in padding": _padded_with(float("nan"), draw),
     },
 )
 def mean_pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:
     """The mean of the vectors of each row's real tokens; zeros for a row without any.
+
+    Whatever padded positions hold, NaN included, does not reach it.
 
     hidden: (batch, length, width) float
     attention_mask: (batch, length) int64, 1 = real token, 0 = padding
@@ -203,10 +205,19 @@ mean_pool.mistake(
     """NaN at a padded place reaches the mean: NaN * 0 is NaN. Do not multiply padding by 0, put a 0
     in its place.""",
     {"hidden.masked_fill(padding, 0.0)": "(hidden * ~padding)"},
+    {POOLED: "((~padding).float().mT @ hidden).squeeze(1) / count.clamp(min=1)"},
 )
 mean_pool.mistake(
-    """A row without a real token gives 0 / 0, which is NaN: divide by 1 at least.""",
+    """NaN of the padding is replaced in the result, where it has already swallowed what the real
+    tokens gave. Put a 0 in its place before the sum.""",
+    {POOLED: "((hidden * ~padding).sum(dim=1) / count.clamp(min=1)).nan_to_num()"},
+    {POOLED: "((hidden * ~padding).sum(dim=1) / count).nan_to_num()"},
+)
+mean_pool.mistake(
+    """A row without a real token gives NaN: 0 / 0, the mean of nothing. Zeros are wanted there.""",
     {"count.clamp(min=1)": "count"},
+    {POOLED: "hidden.masked_fill(padding, float('nan')).nanmean(dim=1)"},
+    {POOLED: "torch.stack([h[m != 0].mean(dim=0) for h, m in zip(hidden, attention_mask)])"},
 )
 mean_pool.mistake(
     """Every row is divided by one more than it has tokens. Only a row without any needs a number
@@ -214,78 +225,63 @@ mean_pool.mistake(
     {"count.clamp(min=1)": "(count + 1)"},
 )
 mean_pool.mistake(
-    "This is the mean of the padding, not of the real tokens.",
+    """Padding is summed, and the real tokens are left out. masked_fill fills where its mask is
+    True; and 1 in attention_mask is a real token.""",
+    {"padding = (attention_mask == 0)": "padding = (attention_mask != 0)"},
     {
-        "attention_mask == 0": "attention_mask != 0",
-        "(attention_mask != 0)": "(attention_mask == 0)",
+        "padding = (attention_mask == 0)": "padding = (attention_mask != 0)",
+        "count = (attention_mask != 0)": "count = (attention_mask == 0)",
     },
-    {"attention_mask == 0": "attention_mask != 0"},
+)
+mean_pool.mistake(
+    "The sum is divided by how many places are padding, not by how many are real tokens.",
+    {"count = (attention_mask != 0)": "count = (attention_mask == 0)"},
 )
 mean_pool.mistake(
     "This is the sum of the vectors, not their mean.",
     {" / count.clamp(min=1)": ""},
 )
 mean_pool.mistake(
-    """This is one token's vector, the first or the last of the row, not the mean.""",
+    """This is one token's vector, the first or the last, not the mean.""",
     {POOLED: "hidden[:, 0]"},
     {POOLED: "hidden[:, -1]"},
+    {POOLED: "hidden[torch.arange(len(hidden)), count.squeeze(1) - 1]"},
 )
 mean_pool.mistake(
     "This is the largest number of each column, not the mean.",
     {POOLED: "hidden.masked_fill(padding, float('-inf')).amax(dim=1)"},
     {POOLED: "hidden.masked_fill(padding, 0.0).amax(dim=1)"},
+    {POOLED: "hidden.amax(dim=1)"},
 )
 mean_pool.mistake(
     """The mean runs along another axis: each token's numbers are averaged, or the sequences of the
     batch. Every sequence has a vector of its own, of the width of its tokens.""",
     {"sum(dim=1) / count.clamp(min=1)": "sum(dim=-1) / count.clamp(min=1)"},
-    {"sum(dim=1) / count.clamp(min=1)": "sum(dim=0) / count.clamp(min=1)"},
+    {POOLED: "hidden.masked_fill(padding, 0.0).mean(dim=-1)"},
     {POOLED: "hidden.mean(dim=-1)"},
+    {POOLED: "hidden.mean(dim=0)"},
 )
 mean_pool.mistake(
-    "All rows are divided by one number, the real tokens of the whole batch or of the longest row.",
+    """The tokens of all sequences are thrown together: hidden[mask] forgets in which row a token
+    stood. Every sequence has a mean of its own.""",
+    {POOLED: "hidden[attention_mask != 0].mean(dim=0)"},
+    {POOLED: "hidden[attention_mask != 0].mean(dim=0, keepdim=True)"},
+    {POOLED: "hidden[attention_mask != 0].mean(dim=0).expand(hidden.shape[0], -1)"},
+)
+mean_pool.mistake(
+    """All rows are divided by one number: how many tokens are real in the whole batch, in the
+    longest row or in the first. Each row has a number of its own.""",
     {"count.clamp(min=1)": "count.sum().clamp(min=1)"},
     {"count.clamp(min=1)": "count.amax().clamp(min=1)"},
+    {"count.clamp(min=1)": "count[:1].clamp(min=1)"},
 )
-
-
-@mean_pool.check(points=1, measures="largest change")
-def more_padding_changes_nothing(fn, draw: Draw):
-    """A sentence has the same vector however much padding stands behind it."""
-    hidden, short = draw.normal(2, 4, 3), draw.attention_mask(2, 4)
-    longer = torch.cat((hidden, draw.normal(2, 5, 3)), dim=1)
-    padded = torch.cat((short, torch.zeros(2, 5, dtype=torch.int64)), dim=1)
-    change = float((fn(longer, padded) - fn(hidden, short)).abs().max())
-    expect(
-        change <= 1e-6,
-        "With 5 columns of padding more, the vector of the same sentence changes. Is padding "
-        "counted, in the sum or in what it is divided by?",
-        change,
-    )
-    return change
-
-
-@mean_pool.check(points=1)
-def a_row_of_padding_gives_zeros(fn, draw: Draw):
-    """A row without a real token gives zeros, not 0 / 0."""
-    pooled = fn(draw.normal(2, 3, 4), torch.tensor([[1, 1, 0], [0, 0, 0]]))
-    expect(
-        bool((pooled[1] == 0).all()),
-        f"A row of padding alone gives {pooled[1].tolist()}, not zeros.",
-    )
-
-
-@mean_pool.check(points=1)
-def nan_in_padding_stays_there(fn, draw: Draw):
-    """Whatever padding holds, NaN too, does not reach the mean."""
-    hidden, mask = draw.normal(2, 4, 3), torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]])
-    wanted = fn(hidden.clone(), mask)
-    hidden[0, 2:] = float("nan")
-    found = fn(hidden, mask)
-    expect(
-        torch.equal(wanted, found),
-        "NaN at a padded place reaches the mean.",
-    )
+mean_pool.mistake(
+    "An axis of 1 is left over from keepdim: (batch, width) is wanted.",
+    {
+        POOLED: "hidden.masked_fill(padding, 0.0).sum(dim=1, keepdim=True) "
+        "/ count.clamp(min=1)[:, :, None]"
+    },
+)
 
 
 def _rows(draw: Draw, *lengths: int) -> list[list[int]]:
