@@ -51,8 +51,8 @@ def _rotary_arguments(
 def rotary_positions(x: Tensor, positions: Tensor, theta: float) -> Tensor:
     """Turn the pair (x[i], x[i + width/2]) by position * theta^(-2i/width), i = 0, 1, ... in turn.
 
-    A pair (a, b) turned by an angle is (a cos - b sin, b cos + a sin): counterclockwise. Each half
-    of it stays in its column.
+    A pair (a, b) turned by an angle is (a cos - b sin, b cos + a sin): counterclockwise. Each
+    number stays in its column.
 
     x: (batch, heads, length, width) float, width even; i runs up to width/2 - 1
     positions: (batch, length) int64, in any order, the same for every head
@@ -293,7 +293,7 @@ def _real_zeros(draw: Draw) -> tuple:
     points=4,
 )
 def decoder(input_ids: Tensor, attention_mask: Tensor, embedding, layers, head) -> Tensor:
-    """A decoder-only model of given parts.
+    """A decoder-only model of given parts, each to be called once.
 
     Every layer gets the same mask: True where query and key are both real, and the key is the query
     itself or stands before it. The row of a padded query is all False, so that logits at padding
@@ -307,7 +307,6 @@ def decoder(input_ids: Tensor, attention_mask: Tensor, embedding, layers, head) 
     (batch, 1, length, length) bool, True = may attend; there may be no layers
     head(x) -> (batch, length, vocabulary)
     returns: logits (batch, length, vocabulary)
-    each part is to be called once
     """
     ### BEGIN SOLUTION
     real = attention_mask != 0
