@@ -444,7 +444,7 @@ def _module_of(thing: Any) -> str:
 def _answered(report: Report) -> bool:
     """Something is wrong, and it is not that it never came back."""
     ended = any(result.hung or result.raised.startswith("It raised Died") for result in report)
-    return bool(report.failed) and report.ran and not ended
+    return bool(report.failed) and not ended
 
 
 def _hopeless(result: Result) -> str:

@@ -32,7 +32,7 @@ Edit = dict[str, str] | str
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 SOLUTION = re.compile(rf" *{BEGIN}\n.*?{END}\n", re.DOTALL)
-SECONDS = 3.0  # of CPU time in all, after which nothing more is tried
+SECONDS = 2.0  # of CPU time in all, after which nothing more is tried
 ONE = 0.5  # of CPU time, for one candidate on one input
 ALL, GIVEN, ORDINARY = (  # where a candidate's answers are the submission's
     "on every input that was tried",
@@ -97,11 +97,13 @@ def edited(source: str, edit: Edit) -> str:
     if isinstance(edit, str):
         body = textwrap.indent(textwrap.dedent(edit).strip("\n"), "    ")
         return SOLUTION.sub(lambda _: body + "\n", source)
+    head, begin, rest = source.partition(BEGIN)
+    body, end, tail = rest.partition(END)
     for stands, becomes in edit.items():
-        if stands not in source:
+        if stands not in body:
             raise ValueError(f"{stands!r} does not stand in the solution, so it cannot be edited")
-        source = source.replace(stands, becomes)
-    return source
+        body = body.replace(stands, becomes)
+    return head + begin + body + end + tail
 
 
 @cache
@@ -237,6 +239,8 @@ def written_and_slips(mistakes: Sequence[Mistake], source: str, name: str) -> It
     """A mistake that is written down, and one place changed besides."""
     for mistake in mistakes:
         for edit in mistake.edits:
+            if isinstance(edit, str):  # another body: what is missing there was never here
+                continue
             for slip, changed in variants(edited(source, edit)):
                 yield Candidate((mistake.says, slip), function(changed, name))
 

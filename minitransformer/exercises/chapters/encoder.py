@@ -1,5 +1,7 @@
 """Chapter 4: the encoder, and the mask in every layer."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -7,8 +9,15 @@ from minitransformer.checks import expect
 from minitransformer.exercises.exercise import Draw, exercise
 
 
-def _feed_forward_inputs(draw: Draw):
-    yield draw.normal(2, 3, 4), draw.normal(6, 4), draw.normal(6), draw.normal(4, 6), draw.normal(4)
+def _feed_forward_arguments(draw: Draw, batch: int, length: int, d_model: int, d_ff: int) -> tuple:
+    widen, narrow = draw.normal(d_ff, d_model), draw.normal(d_model, d_ff)
+    return (
+        draw.normal(batch, length, d_model),
+        widen,
+        draw.normal(d_ff),
+        narrow,
+        draw.normal(d_model),
+    )
 
 
 @exercise(
@@ -21,13 +30,23 @@ def _feed_forward_inputs(draw: Draw):
         "Weights are stored as torch stores them, (out, in): x @ weight.T + bias.",
         "(x @ widen.T + widen_bias).relu() @ narrow.T + narrow_bias",
     ],
-    inputs=_feed_forward_inputs,
-    points=2,
+    inputs=lambda draw: {
+        "two tokens of one number, weights of 1 and -1, and no biases": (
+            torch.tensor([[[-2.0], [3.0]]]),
+            *(torch.ones(1, 1), torch.zeros(1), -torch.ones(1, 1), torch.zeros(1)),
+        ),
+        "one token, and two numbers in every layer": _feed_forward_arguments(draw, 1, 1, 2, 2),
+        "one token that is widened from 2 to 3": _feed_forward_arguments(draw, 1, 1, 2, 3),
+        "two sequences of three tokens": _feed_forward_arguments(draw, 2, 3, 4, 6),
+    },
+    points=3,
 )
 def feed_forward(
     x: Tensor, widen: Tensor, widen_bias: Tensor, narrow: Tensor, narrow_bias: Tensor
 ) -> Tensor:
     """relu(x W1ᵀ + b1) W2ᵀ + b2, at every position by itself.
+
+    W1 and b1 are widen and widen_bias, W2 and b2 are narrow and narrow_bias.
 
     x: (batch, length, d_model); widen: (d_ff, d_model); widen_bias: (d_ff,)
     narrow: (d_model, d_ff); narrow_bias: (d_model,)
@@ -38,29 +57,97 @@ def feed_forward(
     ### END SOLUTION
 
 
-@feed_forward.check(points=1)
-def what_is_negative_is_cut_off_in_the_middle(fn, draw: Draw):
-    """The relu stands between the layers, not behind them."""
-    one, zero = torch.ones(1, 1), torch.zeros(1)
-    x = torch.tensor([[[-2.0], [3.0]]])
-    found = fn(x, one, zero, -one, zero).flatten().tolist()
-    expect(
-        found == [0.0, -3.0],
-        f"For -2 and 3, with weights 1 and then -1, it gives {found}; [0, -3] is wanted: cut off "
-        "what is negative between the two layers.",
-    )
+WIDENED = "(x @ widen.T + widen_bias)"
+NARROWED = "(x @ widen.T + widen_bias).relu() @ narrow.T + narrow_bias"
+feed_forward.mistake(
+    """There is no relu: two linear layers in a row are no more than one linear layer. Put it
+    between them.""",
+    {".relu()": ""},
+)
+feed_forward.mistake(
+    """The relu stands behind the second layer. It belongs between the two; what comes out may be
+    negative.""",
+    {NARROWED: f"({WIDENED} @ narrow.T + narrow_bias).relu()"},
+)
+feed_forward.mistake(
+    """There is a relu behind the second layer as well: what comes out may be negative.""",
+    {NARROWED: f"({NARROWED}).relu()"},
+)
+feed_forward.mistake(
+    """The relu cuts off x before the first layer. It belongs between the two layers.""",
+    {NARROWED: "(x.relu() @ widen.T + widen_bias) @ narrow.T + narrow_bias"},
+    {NARROWED: "x.relu() @ widen.T @ narrow.T + narrow_bias + widen_bias @ narrow.T"},
+)
+feed_forward.mistake(
+    "The bias of the first layer, widen_bias, is not added.",
+    {" + widen_bias": ""},
+)
+feed_forward.mistake(
+    "The bias of the second layer, narrow_bias, is not added.",
+    {" + narrow_bias": ""},
+)
+feed_forward.mistake(
+    "widen_bias is added behind the relu. It is part of the first layer: add it before.",
+    {f"{WIDENED}.relu()": "((x @ widen.T).relu() + widen_bias)"},
+)
+feed_forward.mistake(
+    """Something else than a relu stands between the layers. relu makes negative numbers 0 and
+    leaves the others as they are: x.relu() or x.clamp(min=0).""",
+    *(
+        {f"{WIDENED}.relu()": f"F.{name}{WIDENED}"}
+        for name in ("gelu", "silu", "leaky_relu", "elu")
+    ),
+    *({".relu()": f".{name}()"} for name in ("sigmoid", "tanh", "abs", "square", "exp")),
+    {f"{WIDENED}.relu()": f"F.gelu({WIDENED}, approximate='tanh')"},
+    {".relu()": ".softmax(dim=-1)"},
+    {".relu()": ".clamp(0, 1)"},
+)
+feed_forward.mistake(
+    """What is positive is cut off, and what is negative stays: relu keeps the positive numbers.""",
+    {".relu()": ".clamp(max=0)"},
+    {f"{WIDENED}.relu()": f"(-{WIDENED}).relu()"},
+)
+feed_forward.mistake(
+    """A weight is not transposed. torch stores weights as (out, in), so a layer is
+    x @ weight.T + bias; where both sizes are equal, no error says so.""",
+    {"widen.T": "widen", "narrow.T": "narrow"},
+    {"widen.T": "widen"},
+    {"narrow.T": "narrow"},
+)
+feed_forward.mistake(
+    """x is added to what comes out. That residual connection is the encoder layer's: this is the
+    network alone.""",
+    {NARROWED: f"x + {NARROWED}"},
+    {NARROWED: f"F.layer_norm(x + {NARROWED}, x.shape[-1:])"},
+)
+feed_forward.mistake(
+    """Positions meet: a sum or a mean over the tokens, or over the batch, comes into it. Every
+    token goes through the network by itself.""",
+    {"(x @ widen.T": "((x + x.mean(dim=1, keepdim=True)) @ widen.T"},
+    {NARROWED: f"({NARROWED}).mean(dim=1, keepdim=True).expand_as(x)"},
+    {NARROWED: f"({NARROWED}).mean(dim=1)"},
+    {NARROWED: f"({NARROWED}).sum(dim=1)"},
+    {NARROWED: f"({NARROWED}).mean(dim=0)"},
+)
+feed_forward.mistake(
+    """The second layer is missing: these are the numbers between the layers, d_ff of them for each
+    token.""",
+    {" @ narrow.T + narrow_bias": ""},
+)
 
 
-@feed_forward.check(points=1)
-def positions_do_not_meet(fn, draw: Draw):
-    """What happens at one position changes no other."""
-    x, *weights = next(iter(_feed_forward_inputs(draw)))
-    before = fn(x.clone(), *weights)
-    x[:, 0] += 5.0
-    expect(
-        torch.allclose(fn(x, *weights)[:, 1:], before[:, 1:]),
-        "The first position was changed, and others changed with it.",
-    )
+def _norm_inputs(draw: Draw, by_hand: tuple[float, float]) -> dict[str, tuple[Tensor, Tensor]]:
+    """By name, x and a gain: the simplest can be computed by hand."""
+    return {
+        f"the vector {by_hand}": (torch.tensor([by_hand]), torch.ones(2)),
+        "one vector and a gain": (draw.normal(1, 5), draw.normal(5)),
+        "three vectors far from 0": (draw.normal(3, 4) * 3 + 5, draw.normal(4)),
+        "another axis in front": (draw.normal(2, 3, 6), draw.normal(6)),
+        "a vector without an axis in front": (draw.normal(7), draw.normal(7)),
+    }
+
+
+NUMBERS_OF_OUR_OWN = ("1e-5", "1e-6", "1e-8", "1e-12", "1e-3")
 
 
 @exercise(
@@ -73,19 +160,27 @@ def positions_do_not_meet(fn, draw: Draw):
         "torch's var divides by n - 1 unless you say correction=0.",
         "(x - mean) / (variance + eps).sqrt() * gain + bias",
     ],
-    inputs=lambda draw: [
-        (draw.normal(2, 3, 5), draw.normal(5), draw.normal(5), 1e-5),
-        (draw.normal(4, 6) * 3 + 1, draw.normal(6), draw.normal(6), 1e-5),
-    ],
+    inputs=lambda draw: {
+        name: (x, gain, torch.zeros(2) if x.shape[-1] == 2 else draw.normal(len(gain)), eps)
+        for eps, (name, (x, gain)) in zip(
+            (0.0, 1e-5, 1e-6, 1e-5, 1e-5), _norm_inputs(draw, (2.0, 4.0)).items(), strict=True
+        )
+    },
+    edges=lambda draw: {
+        "an eps of 0.3": (draw.normal(2, 3, 4) / 2, draw.normal(4), draw.normal(4), 0.3),
+        "equal numbers in a vector": (torch.full((1, 3), 7.0), *draw.normal(2, 3), 1e-5),
+        "float64": (*(draw.normal(*n, dtype=torch.float64) for n in ((2, 3), (3,), (3,))), 1e-5),
+    },
     forbidden=("layer_norm", "batch_norm", "group_norm"),
 )
 def layer_norm(x: Tensor, gain: Tensor, bias: Tensor, eps: float) -> Tensor:
     """(x - mean) / sqrt(variance + eps) * gain + bias along the last axis.
 
-    The variance is that of the vector itself: it is divided by n, not by n - 1.
+    Each vector has a mean and a variance of its own. The variance is the mean of the squares
+    (x - mean)²: their sum is divided by n, the width, not by n - 1.
 
-    x: (..., width); gain and bias: (width,)
-    returns: (..., width)
+    x: (..., width); gain and bias: (width,), of the dtype of x
+    returns: as x, in shape and dtype
     """
     ### BEGIN SOLUTION
     centred = x - x.mean(dim=-1, keepdim=True)
@@ -94,123 +189,338 @@ def layer_norm(x: Tensor, gain: Tensor, bias: Tensor, eps: float) -> Tensor:
     ### END SOLUTION
 
 
-@layer_norm.check(points=1)
-def the_variance_is_divided_by_n(fn, draw: Draw):
-    """Of [1, -1] the norm is [1, -1] itself."""
-    found = fn(torch.tensor([[1.0, -1.0]]), torch.ones(2), torch.zeros(2), 0.0)
-    expect(
-        torch.allclose(found, torch.tensor([[1.0, -1.0]])),
-        f"The norm of [1, -1] is {[round(x, 4) for x in found[0].tolist()]}; [1, -1] is wanted. "
-        "Divide the squares by n, not by n - 1 (torch: correction=0).",
-    )
-
-
-@layer_norm.check(points=1)
-def a_constant_vector_is_no_division_by_zero(fn, draw: Draw):
-    """eps stands under the root, so a vector of equal numbers gives the bias."""
-    bias = draw.normal(3)
-    found = fn(torch.full((1, 3), 7.0), torch.ones(3), bias, 1e-5)
-    expect(
-        torch.allclose(found, bias, atol=1e-3),
-        "Of a vector of equal numbers the norm should be the bias.",
-    )
-    small = fn(torch.tensor([[1e-3, -1e-3]]), torch.ones(2), torch.zeros(2), 1e-5)[0, 0]
-    expect(
-        abs(float(small) - 1e-3 / (1e-6 + 1e-5) ** 0.5) < 1e-4,
-        "For small vectors it matters where eps stands: under the root, sqrt(variance + eps).",
-    )
+CENTRED = "x - x.mean(dim=-1, keepdim=True)"
+VARIANCE = "centred.square().mean(dim=-1, keepdim=True)"
+ROOT = "(variance + eps).sqrt()"
+NORM = f"centred / {ROOT} * gain + bias"
+layer_norm.mistake(
+    """The variance is divided by n - 1, as torch's var and std do unless told correction=0. Divide
+    by n.""",
+    {VARIANCE: "x.var(dim=-1, keepdim=True)"},
+)
+layer_norm.mistake(
+    """eps is added behind the root. It stands under it, sqrt(variance + eps); where the variance is
+    small, that is another number.""",
+    {ROOT: "(variance.sqrt() + eps)"},
+)
+layer_norm.mistake(
+    "eps is left out: a vector of equal numbers has the variance 0, and 0 / 0 is NaN.",
+    {" + eps": ""},
+)
+layer_norm.mistake(
+    "The eps that is given is not used: another number stands in its place.",
+    *({"+ eps": f"+ {number}"} for number in NUMBERS_OF_OUR_OWN),
+    {"+ eps": "+ eps**2"},
+    {ROOT: "variance.clamp(min=eps).sqrt()"},
+)
+layer_norm.mistake(
+    "The gain is missing: each column of the normalized vectors is multiplied by its own number.",
+    {" * gain": ""},
+)
+layer_norm.mistake("The bias is missing: it is added at the end.", {" + bias": ""})
+layer_norm.mistake(
+    "Gain and bias are missing: the normalized vectors are stretched by one, shifted by the other.",
+    {" * gain + bias": ""},
+)
+layer_norm.mistake(
+    "Gain and bias have changed places: the gain is multiplied with, the bias added.",
+    {"gain + bias": "bias + gain"},
+)
+layer_norm.mistake(
+    "The bias is multiplied with the gain as well. Multiply first, then add the bias.",
+    {NORM: f"(centred / {ROOT} + bias) * gain"},
+)
+layer_norm.mistake(
+    "Gain and bias come before the norm, which undoes most of them. They come after it.",
+    {"centred = x": "x = bias + gain * x\n    centred = x", " * gain + bias": ""},
+)
+layer_norm.mistake(
+    """Mean or variance is that of the whole tensor. Each vector has its own, along the last
+    axis.""",
+    {"x.mean(dim=-1, keepdim=True)": "x.mean()", VARIANCE: "centred.square().mean()"},
+    {"x.mean(dim=-1, keepdim=True)": "x.mean()"},
+    {VARIANCE: "centred.square().mean()"},
+    {VARIANCE: "x.var(correction=0)"},
+)
+layer_norm.mistake(
+    """It runs along another axis, or more than one: over the batch, over the tokens. Each vector is
+    normalized by itself, along the last axis.""",
+    *({"dim=-1": f"dim={dim}"} for dim in ("0", "1", "-2", "(0, 1)", "(-2, -1)", "(1, 2)")),
+    {"dim=-1": "dim=tuple(range(1, x.ndim))"},
+    {"dim=-1": "dim=tuple(range(x.ndim - 1))"},
+)
+layer_norm.mistake(
+    """The mean is not subtracted from what is divided: the vectors that come out do not have the
+    mean 0 before gain and bias.""",
+    {CENTRED: "x"},
+    {"return centred": "return x"},
+)
+layer_norm.mistake(
+    """What is under the root is not the variance: of the mean of x² the square of the mean must be
+    taken off. Or take the mean of (x - mean)².""",
+    {VARIANCE: "x.square().mean(dim=-1, keepdim=True)"},
+    {VARIANCE: "(x.square().mean(dim=-1, keepdim=True) - x.mean(dim=-1, keepdim=True))"},
+    {VARIANCE: "(x.square().mean(dim=-1, keepdim=True) - x.mean(dim=-1, keepdim=True).abs())"},
+)
+layer_norm.mistake(
+    """It is divided by the mean of |x - mean|. Square first, average, then take the root: that is
+    the standard deviation.""",
+    {ROOT: "(centred.abs().mean(dim=-1, keepdim=True) + eps)"},
+    {ROOT: "centred.abs().mean(dim=-1, keepdim=True)"},
+)
+layer_norm.mistake(
+    "Only the mean is divided: brackets are missing. (x - mean) is divided as a whole.",
+    {f"centred / {ROOT}": f"x - x.mean(dim=-1, keepdim=True) / {ROOT}"},
+    {NORM: f"x - x.mean(dim=-1, keepdim=True) / {ROOT} + bias"},
+)
+layer_norm.mistake(
+    "Gain and bias are added first: it is norm * gain + bias, without brackets.",
+    {"* gain + bias": "* (gain + bias)"},
+)
+layer_norm.mistake(
+    "It is divided by the variance. Divide by its root, the standard deviation.",
+    {".sqrt()": ""},
+)
+layer_norm.mistake(
+    "The mean is subtracted, and that is all: divide by the root of the variance too.",
+    {f" / {ROOT}": ""},
+)
+layer_norm.mistake(
+    "It is multiplied by the root of the variance. Divide by it.",
+    {f"/ {ROOT}": f"* {ROOT}"},
+)
+layer_norm.mistake(
+    """The squares are summed, not averaged: the variance is their sum divided by the width.""",
+    {".square().mean(": ".square().sum("},
+)
+layer_norm.mistake(
+    """The gain counts from 1: it is 1 + gain that is multiplied with. Some models store it so; here
+    it is the gain itself.""",
+    {"* gain": "* (1 + gain)"},
+)
+layer_norm.mistake(
+    "The vectors are scaled by their smallest and largest numbers, not by mean and variance.",
+    {
+        NORM: "(x - x.amin(-1, keepdim=True)) / (x.amax(-1, keepdim=True) - "
+        "x.amin(-1, keepdim=True) + eps) * gain + bias"
+    },
+    {
+        NORM: "(x - x.amin(-1, keepdim=True)) / (x.amax(-1, keepdim=True) - "
+        "x.amin(-1, keepdim=True)) * gain + bias"
+    },
+)
+layer_norm.mistake(
+    "What comes out is float32 whatever x is. Give back the dtype of x.",
+    {NORM: f"({NORM}).float()"},
+)
 
 
 @exercise(
     "RMS norm",
     chapter=4,
-    about="""The same without the mean, as in Llama (Zhang and Sennrich 2019, arXiv:1910.07467).""",
+    about="""Layer norm without the mean and without the bias, as in Llama: every vector is divided
+        by its root mean square (Zhang and Sennrich 2019, arXiv:1910.07467).""",
     hints=[
         "Divide by the root of the mean of the squares.",
         "No mean is subtracted, and there is no bias; eps stands under the root.",
         "x / (x.square().mean(dim=-1, keepdim=True) + eps).sqrt() * gain",
     ],
-    inputs=lambda draw: [
-        (draw.normal(2, 3, 5) + 1, draw.normal(5), 1e-5),
-        (draw.normal(4, 6) * 3, draw.normal(6), 1e-6),
-    ],
+    inputs=lambda draw: {
+        name: (x, gain, eps)
+        for eps, (name, (x, gain)) in zip(
+            (0.0, 1e-5, 1e-6, 1e-5, 1e-5), _norm_inputs(draw, (1.0, 7.0)).items(), strict=True
+        )
+    },
+    edges=lambda draw: {
+        "an eps of 0.3": (draw.normal(2, 3, 4) / 2, draw.normal(4), 0.3),
+        "a vector of zeros": (torch.zeros(1, 3), draw.normal(3), 1e-5),
+        "float64": (*(draw.normal(*n, dtype=torch.float64) for n in ((2, 3), (3,))), 1e-5),
+    },
     forbidden=("rms_norm", "layer_norm"),
 )
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x²) + eps) * gain along the last axis.
+    """x / sqrt(mean(x²) + eps) * gain, each vector by itself, along the last axis.
 
-    x: (..., width); gain: (width,)
-    returns: (..., width)
+    x: (..., width); gain: (width,), of the dtype of x
+    returns: as x, in shape and dtype
     """
     ### BEGIN SOLUTION
     return x / (x.square().mean(dim=-1, keepdim=True) + eps).sqrt() * gain
     ### END SOLUTION
 
 
-@rms_norm.check(points=1)
-def no_mean_is_subtracted(fn, draw: Draw):
-    """A vector of equal numbers becomes ones."""
-    found = fn(torch.full((1, 4), 3.0), torch.ones(4), 0.0)
-    expect(
-        torch.allclose(found, torch.ones(1, 4)),
-        f"Four 3s become {found[0].tolist()}; ones are wanted. This norm keeps the mean.",
-    )
+SQUARES = "x.square().mean(dim=-1, keepdim=True)"
+RMS = f"({SQUARES} + eps).sqrt()"
+rms_norm.mistake(
+    """The mean is subtracted, as in layer norm. This norm leaves the mean where it is: divide x
+    itself by the root of the mean of x².""",
+    {"return x / (x": f"x = {CENTRED}\n    return x / (x"},
+    {"return x": f"return ({CENTRED})"},
+)
+rms_norm.mistake(
+    """It is divided by the standard deviation, from which the mean is taken off. What belongs there
+    is the root of the mean of x² itself.""",
+    {SQUARES: "x.var(dim=-1, keepdim=True)"},
+    {SQUARES: "x.var(dim=-1, keepdim=True, correction=0)"},
+)
+rms_norm.mistake(
+    """eps is added behind the root. It stands under it, sqrt(mean(x²) + eps); where x is small,
+    that is another number.""",
+    {RMS: f"({SQUARES}.sqrt() + eps)"},
+)
+rms_norm.mistake("eps is left out: a vector of zeros gives 0 / 0, NaN.", {" + eps": ""})
+rms_norm.mistake(
+    "The eps that is given is not used: another number stands in its place.",
+    *({"+ eps": f"+ {number}"} for number in NUMBERS_OF_OUR_OWN),
+    {"+ eps": "+ eps**2"},
+    {RMS: f"{SQUARES}.clamp(min=eps).sqrt()"},
+)
+rms_norm.mistake(
+    """The squares are summed, not averaged: this divides by the length of the vector. Divide their
+    sum by the width first.""",
+    {".mean(": ".sum("},
+)
+rms_norm.mistake("It is divided by the mean of the squares. The root is missing.", {".sqrt()": ""})
+rms_norm.mistake("The gain is missing: multiply each column by its own number.", {" * gain": ""})
+rms_norm.mistake(
+    """The mean is that of the whole tensor. Each vector has its own, along the last axis.""",
+    {".mean(dim=-1, keepdim=True)": ".mean()"},
+)
+rms_norm.mistake(
+    """It runs along another axis, or more than one: over the batch, over the tokens. Each vector is
+    normalized by itself, along the last axis.""",
+    *({"dim=-1": f"dim={dim}"} for dim in ("0", "1", "-2", "(0, 1)", "(-2, -1)", "(1, 2)")),
+    {"dim=-1": "dim=tuple(range(1, x.ndim))"},
+    {"dim=-1": "dim=tuple(range(x.ndim - 1))"},
+)
+rms_norm.mistake(
+    "It is multiplied by the root. Divide by it.",
+    {f"x / {RMS}": f"x * {RMS}"},
+)
+rms_norm.mistake(
+    "It is divided by the mean of |x|. Square first, average, then take the root.",
+    {RMS: "(x.abs().mean(dim=-1, keepdim=True) + eps)"},
+    {RMS: "x.abs().mean(dim=-1, keepdim=True)"},
+)
+rms_norm.mistake(
+    "The mean is squared, in place of the mean of the squares: first square, then average.",
+    {"x.square().mean(dim=-1, keepdim=True)": "x.mean(dim=-1, keepdim=True).square()"},
+)
+rms_norm.mistake(
+    "The squares are missing under the root: it is the mean of x, and may be negative.",
+    {"x.square().mean": "x.mean"},
+)
+rms_norm.mistake(
+    """The gain counts from 1: it is 1 + gain that is multiplied with, as Gemma stores it. Here it
+    is the gain itself.""",
+    {"* gain": "* (1 + gain)"},
+)
+rms_norm.mistake(
+    "The gain comes before the norm, which undoes most of it. It comes after.",
+    {"return x / (x": "x = gain * x\n    return x / (x", " * gain\n    ###": "\n    ###"},
+)
+rms_norm.mistake(
+    "What comes out is float32 whatever x is. Give back the dtype of x.",
+    {f"x / {RMS} * gain": f"(x / {RMS} * gain).float()"},
+)
 
 
-@rms_norm.check(points=1)
-def eps_stands_under_the_root(fn, draw: Draw):
-    """For tiny vectors eps decides, and it is added before the root."""
-    found = float(fn(torch.full((1, 2), 1e-3), torch.ones(2), 1e-4)[0, 0])
-    expect(
-        abs(found - 1e-3 / (1e-6 + 1e-4) ** 0.5) < 1e-4,
-        "For small vectors it matters where eps stands: under the root.",
-    )
+# ---- stand-ins for the parts of a model ----------------------------------------------------------
 
 
-class Layer:
-    """Stands for attention or another part of a model, and remembers what it was called with."""
+class Attention:
+    """Stands for attention: of memory, every query collects what the mask shows it."""
 
-    def __init__(self, draw: Draw, width: int = 4):
-        self.weight = draw.normal(width, width) / width
-        self.calls: list[tuple] = []
+    def __init__(self, draw: Draw, width: int):
+        self.scores, self.values = draw.normal(2, width, width)
 
-    def __call__(self, x: Tensor, *others) -> Tensor:
-        self.calls.append((x, *others))
-        tensors = [other for other in others if isinstance(other, Tensor)]
-        x = x @ self.weight
-        for number, other in enumerate(tensors, 2):
-            x = x + number * other.double().mean().to(x.dtype)
-        return x.tanh()
-
-
-def _norm(gain: float):
-    return lambda x: torch.nn.functional.normalize(x, dim=-1) * gain
+    def __call__(self, x: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        if not memory.is_floating_point():
+            raise TypeError("attention takes x, memory and mask: in place of memory it got a mask")
+        weights = (x @ self.scores @ memory.mT).sigmoid()
+        if mask is not None:
+            shown = mask.broadcast_to(len(x), 1, *weights.shape[1:])[:, 0]
+            weights = weights.masked_fill(~shown, 0.0)
+        return weights / (1 + weights.sum(dim=-1, keepdim=True)) @ memory @ self.values
 
 
-def _encoder_layer_inputs(draw: Draw):
-    for _ in range(2):
-        parts = Layer(draw), Layer(draw), _norm(1.5), _norm(0.5)
-        yield draw.normal(2, 3, 4), draw.mask(2, 3, 3), *parts
+class Layer(Attention):
+    """Stands for a layer: self-attention, added to what was there, and a bias, padding or not."""
+
+    def __init__(self, draw: Draw, width: int):
+        super().__init__(draw, width)
+        self.bias = draw.normal(width)
+
+    def __call__(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return (x + super().__call__(x, x, mask) + self.bias).tanh()
+
+
+class Counted:
+    """A part of a model that counts how often it is called."""
+
+    def __init__(self, part: Callable):
+        self.part, self.calls = part, 0
+
+    def __call__(self, *arguments, **flags) -> Tensor:
+        self.calls += 1
+        return self.part(*arguments, **flags)
+
+
+def position_wise(draw: Draw, width: int) -> Callable[[Tensor], Tensor]:
+    """Stands for a feed-forward network."""
+    weight = draw.normal(width, width)
+    return lambda x: (x @ weight).tanh()
+
+
+def norm(draw: Draw, width: int) -> Callable[[Tensor], Tensor]:
+    """Stands for a norm: each has a gain and a bias of its own."""
+    gain, bias = draw.normal(2, width)
+    return lambda x: x * (gain.abs() + 0.5) + bias
+
+
+def everything(batch: int, queries: int, keys: int) -> Tensor:
+    """A mask that hides nothing."""
+    return torch.ones(batch, 1, queries, keys, dtype=torch.bool)
+
+
+def expect_each_called_once(parts: dict[str, Counted]) -> None:
+    for name, part in parts.items():
+        expect(part.calls == 1, f"{name} is called {part.calls} times where once is wanted.")
+
+
+def _encoder_layer_arguments(draw: Draw, mask: Tensor, width: int = 4) -> tuple:
+    parts = Attention(draw, width), position_wise(draw, width)
+    norms = norm(draw, width), norm(draw, width)
+    return draw.normal(len(mask), mask.shape[-1], width), mask, *parts, *norms
 
 
 @exercise(
     "An encoder layer",
     chapter=4,
-    about="""Collect from the others, then think it over; each with what was there added, and a
-        norm behind the sum, as in 2017. The parts are given: put them together.""",
+    about="""Self-attention, then a feed-forward network, each with a residual connection, and a
+        norm behind the sum, as in 2017 (post-norm). The parts are given: put them together.""",
     hints=[
         "Two sublayers: attention, then feed_forward. Each is added to what went into it.",
-        "Self-attention gets x twice: as what asks and as what is asked. And the mask.",
+        "In self-attention queries and keys are the same positions: attention(x, x, mask).",
         "x = norm1(x + attention(x, x, mask)), then the same with feed_forward and norm2.",
     ],
-    inputs=_encoder_layer_inputs,
+    inputs=lambda draw: {
+        "one token": _encoder_layer_arguments(draw, everything(1, 1, 1), 2),
+        "one sequence and nothing masked": _encoder_layer_arguments(draw, everything(1, 3, 3), 2),
+        "one sequence and a mask": _encoder_layer_arguments(draw, draw.mask(1, 3, 3)),
+        "a mask for each sequence": _encoder_layer_arguments(draw, draw.mask(2, 5, 5)),
+        "as many sequences as tokens": _encoder_layer_arguments(draw, draw.mask(3, 3, 3)),
+    },
+    points=3,
 )
 def encoder_layer(x: Tensor, mask: Tensor, attention, feed_forward, norm1, norm2) -> Tensor:
-    """norm(x + sublayer(x)), for attention and then for feed_forward.
+    """norm(x + sublayer(x)), for attention with norm1 and then for feed_forward with norm2.
 
     x: (batch, length, d_model)
-    mask: (batch, 1, length, length) bool
-    attention(x, memory, mask), feed_forward(x), norm1(x) and norm2(x) are functions
+    mask: (batch, 1, length, length) bool, True = may attend
+    attention(x, memory, mask), feed_forward(x), norm1(x) and norm2(x) are functions, each to be
+    called once; the queries of attention come from x, its keys and values from memory, which in an
+    encoder is x too: attention(x, x, mask)
     returns: (batch, length, d_model)
     """
     ### BEGIN SOLUTION
@@ -219,46 +529,138 @@ def encoder_layer(x: Tensor, mask: Tensor, attention, feed_forward, norm1, norm2
     ### END SOLUTION
 
 
-@encoder_layer.check(points=1)
-def attention_gets_the_mask(fn, draw: Draw):
-    """Attention is called once, with x, x and the mask."""
-    x, mask, attention, *others = next(iter(_encoder_layer_inputs(draw)))
-    fn(x, mask, attention, *others)
-    calls = attention.calls
-    expect(len(calls) == 1, f"attention was called {len(calls)} times; once is wanted.")
-    expect(len(calls[0]) == 3, "attention takes x, memory and mask; hand on all three.")
-    expect(
-        torch.equal(calls[0][2], mask),
-        "attention did not get the mask as it was given to the layer.",
-    )
-    expect(
-        torch.equal(calls[0][0], x) and torch.equal(calls[0][1], x),
-        "attention should get x itself, twice: here queries and keys are the same positions, and "
-        "the norm stands behind the sum.",
-    )
+FIRST, SECOND = "norm1(x + attention(x, x, mask))", "norm2(x + feed_forward(x))"
+NO_MASK = """The mask does not reach attention: every token collects from padding, or from whatever
+    else the mask hides."""
+encoder_layer.mistake(NO_MASK, {"attention(x, x, mask)": "attention(x, x)"})
+encoder_layer.mistake(
+    """The mask is turned upside down before attention gets it. It says True where a query may
+    attend, which is what attention wants: hand it on as it is.""",
+    {"attention(x, x, mask)": "attention(x, x, ~mask)"},
+)
+encoder_layer.mistake(
+    "Queries and keys have changed places in the mask: it was transposed. Hand it on as it is.",
+    {"attention(x, x, mask)": "attention(x, x, mask.transpose(-2, -1))"},
+)
+encoder_layer.mistake(
+    "Every sequence has the mask of the first one.",
+    {"attention(x, x, mask)": "attention(x, x, mask[:1])"},
+)
+encoder_layer.mistake(
+    """The residual connection around attention is missing: x is not added to what attention
+    gives.""",
+    {"norm1(x + attention": "norm1(attention"},
+)
+encoder_layer.mistake(
+    """The residual connection around the feed-forward network is missing: what went into it is not
+    added to what it gives.""",
+    {"norm2(x + feed_forward": "norm2(feed_forward"},
+)
+encoder_layer.mistake(
+    """A norm stands before its sublayer (pre-norm, as in GPT-2). Here each stands behind the sum,
+    norm(x + sublayer(x)), as in 2017 (post-norm).""",
+    {
+        FIRST: "x + attention(norm1(x), norm1(x), mask)",
+        SECOND: "x + feed_forward(norm2(x))",
+    },
+    {FIRST: "x + attention(norm1(x), norm1(x), mask)"},
+    {SECOND: "x + feed_forward(norm2(x))"},
+    {FIRST: "x + attention(norm1(x), x, mask)", SECOND: "x + feed_forward(norm2(x))"},
+)
+encoder_layer.mistake(
+    """A norm is taken of x alone, before the sum, and what the sublayer gives is added to it. It
+    stands behind the sum: norm(x + sublayer(x)).""",
+    {
+        FIRST: "norm1(x) + attention(norm1(x), norm1(x), mask)",
+        SECOND: "norm2(x) + feed_forward(norm2(x))",
+    },
+    {FIRST: "norm1(x) + attention(x, x, mask)", SECOND: "norm2(x) + feed_forward(x)"},
+    {FIRST: "norm1(x) + attention(x, x, mask)"},
+    {SECOND: "norm2(x) + feed_forward(x)"},
+)
+encoder_layer.mistake(
+    """A norm stands in front of its sublayer and behind the sum as well. Here it is behind the sum
+    only.""",
+    {
+        "attention(x, x, mask)": "attention(norm1(x), norm1(x), mask)",
+        "feed_forward(x))\n": "feed_forward(norm2(x)))\n",
+    },
+    {"attention(x, x, mask)": "attention(norm1(x), norm1(x), mask)"},
+    {"feed_forward(x))\n": "feed_forward(norm2(x)))\n"},
+)
+encoder_layer.mistake(
+    """The future is hidden: the mask was combined with a triangle. An encoder reads in both
+    directions, hand the mask on as it is.""",
+    {"attention(x, x, mask)": "attention(x, x, mask.tril())"},
+)
+encoder_layer.mistake(
+    """A norm is taken of what a sublayer gives, before x is added. It stands behind the sum:
+    norm(x + sublayer(x)), not x + norm(sublayer(x)).""",
+    {FIRST: "x + norm1(attention(x, x, mask))", SECOND: "x + norm2(feed_forward(x))"},
+    {FIRST: "x + norm1(attention(x, x, mask))"},
+    {SECOND: "x + norm2(feed_forward(x))"},
+)
+encoder_layer.mistake(
+    """A norm is missing: there is one behind each of the two sums.""",
+    {FIRST: "x + attention(x, x, mask)"},
+    {SECOND: "x + feed_forward(x)"},
+    {FIRST: "x + attention(x, x, mask)", SECOND: "x + feed_forward(x)"},
+)
+encoder_layer.mistake(
+    "The norms are mixed up: norm1 belongs to attention, norm2 to the feed-forward network.",
+    {"return norm2": "return norm1"},
+    {"= norm1": "= norm2"},
+    {"= norm1": "= norm2", "return norm2": "return norm1"},
+)
+encoder_layer.mistake(
+    """The second sum adds the input of the layer. Add what went into the feed-forward network,
+    which is what the first norm gave.""",
+    {"x = norm1": "given, x = x, norm1", "norm2(x + feed": "norm2(given + feed"},
+)
+encoder_layer.mistake(
+    """The feed-forward network gets the input of the layer. It comes second, and reads what the
+    first norm gave.""",
+    {"x = norm1": "given, x = x, norm1", "feed_forward(x)": "feed_forward(given)"},
+    {FIRST: "x + attention(x, x, mask) + feed_forward(x)", SECOND: "norm2(x)"},
+    {FIRST: "norm1(x + attention(x, x, mask) + feed_forward(x))", SECOND: "x"},
+    {FIRST: "x + attention(x, x, mask) + feed_forward(x)", SECOND: "norm2(norm1(x))"},
+)
+encoder_layer.mistake(
+    "The sublayers are in the wrong order: attention comes first, then the feed-forward network.",
+    """
+    x = norm2(x + feed_forward(x))
+    return norm1(x + attention(x, x, mask))
+    """,
+    """
+    x = norm1(x + feed_forward(x))
+    return norm2(x + attention(x, x, mask))
+    """,
+)
+encoder_layer.mistake(
+    "The feed-forward network is missing: this is the first of two sublayers.",
+    {f"x = {FIRST}": f"return {FIRST}"},
+    {SECOND: "norm2(x)"},
+)
+encoder_layer.mistake(
+    "Attention is missing: no token collects anything from another.",
+    {f"x = {FIRST}": "pass"},
+    {FIRST: "norm1(x)"},
+)
 
 
 @encoder_layer.check(points=1)
-def what_was_there_is_added(fn, draw: Draw):
-    """With sublayers that give zeros, x goes through."""
-    x, mask = draw.normal(1, 2, 4), draw.mask(1, 2, 2)
-
-    def nothing(x, *others):
-        return torch.zeros_like(x)
-
-    def same(x):
-        return x
-
-    expect(
-        torch.equal(fn(x.clone(), mask, nothing, nothing, same, same), x),
-        "With sublayers that give zeros and norms that do nothing, x should come out as it went "
-        "in: add each sublayer's output to its input.",
-    )
+def each_part_is_called_once(fn, draw: Draw):
+    """Attention, the feed-forward network and the norms are called once each."""
+    x, mask, *parts = _encoder_layer_arguments(draw, draw.mask(2, 3, 3))
+    counted = [Counted(part) for part in parts]
+    fn(x, mask, *counted)
+    names = "attention", "feed_forward", "norm1", "norm2"
+    expect_each_called_once(dict(zip(names, counted, strict=True)))
 
 
-def _encoder_stack_inputs(draw: Draw):
-    for count in (1, 3):
-        yield draw.normal(2, 3, 4), draw.mask(2, 3, 3), [Layer(draw) for _ in range(count)]
+def _encoder_stack_arguments(draw: Draw, mask: Tensor, count: int, width: int = 4) -> tuple:
+    layers = [Layer(draw, width) for _ in range(count)]
+    return draw.normal(len(mask), mask.shape[-1], width), mask, layers
 
 
 @exercise(
@@ -269,17 +671,31 @@ def _encoder_stack_inputs(draw: Draw):
     hints=[
         "A loop: what comes out of one layer goes into the next.",
         "Every layer takes the same mask. There is no layer that needs none.",
-        "for layer in layers: x = layer(x, mask)",
+        "for layer in layers: x = layer(x, mask). Then return x.",
     ],
-    inputs=_encoder_stack_inputs,
+    inputs=lambda draw: {
+        "one layer and one token": _encoder_stack_arguments(draw, everything(1, 1, 1), 1, 2),
+        "two layers and nothing masked": _encoder_stack_arguments(draw, everything(1, 3, 3), 2, 2),
+        "one layer and a mask": _encoder_stack_arguments(draw, draw.mask(1, 3, 3), 1),
+        "two layers and a mask": _encoder_stack_arguments(draw, draw.mask(1, 4, 4), 2),
+        "three layers, and a mask for each sequence": _encoder_stack_arguments(
+            draw, draw.mask(2, 5, 5), 3
+        ),
+        "four layers, as many sequences as tokens": _encoder_stack_arguments(
+            draw, draw.mask(3, 3, 3), 4
+        ),
+    },
+    edges=lambda draw: {"no layers": _encoder_stack_arguments(draw, draw.mask(2, 3, 3), 0)},
     points=1,
 )
 def encoder_stack(x: Tensor, mask: Tensor, layers) -> Tensor:
     """Each layer reads what the one before it wrote, and gets the mask.
 
-    x: (batch, length, d_model); mask: (batch, 1, length, length) bool
-    layers: a list of functions layer(x, mask) -> (batch, length, d_model)
-    returns: (batch, length, d_model)
+    x: (batch, length, d_model)
+    mask: (batch, 1, length, length) bool, True = may attend
+    layers: a list of functions layer(x, mask) -> (batch, length, d_model), each to be called once;
+    x comes back if there are none
+    returns: (batch, length, d_model), what the last layer wrote
     """
     ### BEGIN SOLUTION
     for layer in layers:
@@ -288,35 +704,125 @@ def encoder_stack(x: Tensor, mask: Tensor, layers) -> Tensor:
     ### END SOLUTION
 
 
-@encoder_stack.check(points=2)
-def every_layer_gets_the_mask(fn, draw: Draw):
-    """The mask that the stack was given reaches each layer, unchanged."""
-    x, mask, layers = draw.normal(1, 3, 4), draw.mask(1, 3, 3), [Layer(draw) for _ in range(4)]
-    fn(x, mask, layers)
-    for number, layer in enumerate(layers):
-        expect(layer.calls, f"Layer {number} was never called.")
-        expect(
-            all(len(c) == 2 and isinstance(c[1], Tensor) for c in layer.calls),
-            f"Layer {number} got no mask. After layer 0 the padded positions hold vectors like any "
-            "other: without the mask every layer reads them.",
-        )
-        expect(
-            all(torch.equal(c[1], mask) for c in layer.calls),
-            f"Layer {number} got another mask than the stack did.",
-        )
+encoder_stack.mistake(
+    """No layer gets the mask: every one reads padding, or whatever else the mask hides.""",
+    {"layer(x, mask)": "layer(x)"},
+)
+encoder_stack.mistake(
+    """Some layers get the mask and others do not. After the first layer padding holds vectors like
+    any other: without the mask a later layer reads them.""",
+    {"x = layer(x, mask)": "x, mask = layer(x, mask), None"},
+    {"x = layer(x, mask)": "x = layer(x, mask if layer is not layers[-1] else None)"},
+    {"x = layer(x, mask)": "x = layer(x, mask if layer is layers[-1] else None)"},
+    {"x = layer(x, mask)": "x = layer(x, mask if layer is not layers[0] else None)"},
+    {"x = layer(x, mask)": "x = layer(x, mask if layers.index(layer) % 2 == 0 else None)"},
+)
+encoder_stack.mistake(
+    """The mask is turned upside down on its way to the layers. It says True where a query may
+    attend, which is what they want: hand it on as it is.""",
+    {"layer(x, mask)": "layer(x, ~mask)"},
+    {"x = layer(x, mask)": "x, mask = layer(x, mask), ~mask"},
+)
+encoder_stack.mistake(
+    "Queries and keys have changed places in the mask: it was transposed. Hand it on as it is.",
+    {"layer(x, mask)": "layer(x, mask.transpose(-2, -1))"},
+)
+encoder_stack.mistake(
+    "Every sequence has the mask of the first one.",
+    {"layer(x, mask)": "layer(x, mask[:1])"},
+)
+encoder_stack.mistake(
+    """Every layer reads the input of the stack, and what the last one wrote comes back. A layer
+    reads what the one before it wrote.""",
+    """
+    y = x
+    for layer in layers:
+        y = layer(x, mask)
+    return y
+    """,
+    "return layers[-1](x, mask)",
+)
+encoder_stack.mistake(
+    """Every layer reads the input of the stack, and their outputs are added up or averaged. A layer
+    reads what the one before it wrote.""",
+    "return sum(layer(x, mask) for layer in layers)",
+    "return x + sum(layer(x, mask) for layer in layers)",
+    "return sum(layer(x, mask) for layer in layers) / max(len(layers), 1)",
+    "return sum(layer(x, mask) for layer in layers) / len(layers)",
+)
+encoder_stack.mistake(
+    """x is added to what each layer wrote. A layer has its residual connections inside: what it
+    gives goes on as it is.""",
+    {"x = layer(x, mask)": "x = x + layer(x, mask)"},
+    {"for layer": "given = x\n    for layer", "x = layer": "x = given + layer"},
+)
+encoder_stack.mistake(
+    """The future is hidden: the mask was combined with a triangle. Each layer gets the mask as it
+    is.""",
+    {"layer(x, mask)": "layer(x, mask.tril())"},
+)
+encoder_stack.mistake(
+    "The layers are called in the wrong order, the last one first.",
+    {"in layers": "in reversed(layers)"},
+)
+encoder_stack.mistake(
+    "A layer at the beginning or at the end of the list is never called.",
+    {"in layers": "in layers[:-1]"},
+    {"in layers": "in layers[1:]"},
+    {"in layers": "in layers[1:-1]"},
+)
+encoder_stack.mistake(
+    """Only the first layer is called: a return inside the loop ends it. The return belongs behind
+    the loop, in line with for.""",
+    {"x = layer": "return layer"},
+    """
+    for layer in layers:
+        return layer(x, mask)
+    """,
+    "return layers[0](x, mask)",
+)
+encoder_stack.mistake(
+    "Every layer is called twice in a row. Once each is wanted.",
+    {"layer(x, mask)": "layer(layer(x, mask), mask)"},
+)
+encoder_stack.mistake(
+    "The same layer is called again and again. Each has weights of its own.",
+    {"x = layer(": "x = layers[0]("},
+    {"x = layer(": "x = layers[-1]("},
+)
+encoder_stack.mistake(
+    "What the layers give is not kept: x comes back as it went in. Write x = layer(x, mask).",
+    {"x = layer(x, mask)": "layer(x, mask)"},
+)
+encoder_stack.mistake(
+    "The outputs of all layers come back. What the last one wrote is wanted.",
+    """
+    outputs = []
+    for layer in layers:
+        x = layer(x, mask)
+        outputs.append(x)
+    return outputs
+    """,
+    """
+    outputs = [x]
+    for layer in layers:
+        outputs.append(layer(outputs[-1], mask))
+    return outputs
+    """,
+    """
+    outputs = []
+    for layer in layers:
+        x = layer(x, mask)
+        outputs.append(x)
+    return torch.stack(outputs)
+    """,
+)
 
 
 @encoder_stack.check(points=1)
-def layers_are_called_once_each_in_order(fn, draw: Draw):
-    """Layer i reads what layer i - 1 wrote."""
-    x, mask, layers = draw.normal(1, 3, 4), draw.mask(1, 3, 3), [Layer(draw) for _ in range(3)]
-    fn(x, mask, layers)
-    counts = [len(layer.calls) for layer in layers]
-    expect(counts == [1, 1, 1], f"The layers were called {counts} times; once each is wanted.")
-    for number in (1, 2):
-        wrote = layers[number - 1].calls[0]
-        wanted = Layer.__call__(layers[number - 1], *wrote)
-        expect(
-            torch.allclose(layers[number].calls[0][0], wanted),
-            f"Layer {number} did not read what layer {number - 1} wrote.",
-        )
+def each_layer_is_called_once(fn, draw: Draw):
+    """The layers are called once each."""
+    x, mask, layers = _encoder_stack_arguments(draw, draw.mask(2, 3, 3), 4)
+    counted = [Counted(layer) for layer in layers]
+    fn(x, mask, counted)
+    expect_each_called_once({f"layers[{i}]": layer for i, layer in enumerate(counted)})

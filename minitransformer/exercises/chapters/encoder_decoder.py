@@ -1,12 +1,16 @@
 """Chapter 6: encoder and decoder."""
 
-import math
-
 import torch
 from torch import Tensor
 
-from minitransformer.checks import expect
-from minitransformer.exercises.chapters.encoder import Layer, _norm
+from minitransformer.exercises.chapters.encoder import (
+    Attention,
+    Counted,
+    everything,
+    expect_each_called_once,
+    norm,
+    position_wise,
+)
 from minitransformer.exercises.exercise import Draw, exercise
 
 
@@ -17,15 +21,28 @@ from minitransformer.exercises.exercise import Draw, exercise
         lengths (Vaswani et al. 2017, section 3.5).""",
     hints=[
         "Position p and pair i make one angle: p / 10000^(2i/width).",
-        "Column 2i is the sine of angle i, column 2i + 1 its cosine.",
-        "table[:, 0::2] = angles.sin(); table[:, 1::2] = angles.cos()",
+        "Column 2i is the sine of angle i, column 2i + 1 its cosine. torch.arange(0, width, 2) has "
+        "the numbers 2i.",
+        "table = torch.empty(length, width); table[:, 0::2] = angles.sin(); table[:, 1::2] = "
+        "angles.cos(), with angles = p[:, None] / 10000 ** (even / width).",
     ],
-    inputs=lambda draw: [(draw.integer(3, 9), 8), (draw.integer(20, 30), 6), (1, 2)],
+    inputs=lambda draw: {
+        "one position": (1, 2),
+        "two positions and two columns": (2, 2),
+        "two positions and four columns": (2, 4),
+        "more columns than positions": (draw.integer(3, 5), 8),
+        "more positions than columns": (draw.integer(12, 20), 6),
+        "as many positions as columns": (6, 6),
+    },
+    points=4,
 )
 def sinusoidal_positions(length: int, width: int) -> Tensor:
-    """sin(p / 10000^(2i/width)) at (p, 2i), and the cosine of the same at (p, 2i + 1).
+    """A vector for each position: sines and cosines of angles that grow with it.
 
-    width is even
+    Position p has the angle p / 10000^(2i/width) for each i = 0, ..., width/2 - 1. Its sine stands
+    in column 2i, the cosine of the same angle in column 2i + 1.
+
+    length: how many positions there are, p = 0, ..., length - 1; width is even
     returns: (length, width) float32
     """
     ### BEGIN SOLUTION
@@ -35,50 +52,143 @@ def sinusoidal_positions(length: int, width: int) -> Tensor:
     ### END SOLUTION
 
 
-@sinusoidal_positions.check(points=1)
-def sines_and_cosines_alternate(fn, draw: Draw):
-    """Position 0 is 0, 1, 0, 1, ..."""
-    first = fn(3, 6)[0].tolist()
-    expect(
-        first == [0.0, 1.0, 0.0, 1.0, 0.0, 1.0],
-        f"Position 0 is {first}; 0, 1, 0, 1, 0, 1 is wanted: sine and cosine alternate.",
-    )
+WAVES = "torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)"
+SPEEDS = "10_000 ** (even / width)"
+sinusoidal_positions.mistake(
+    """All sines stand before all cosines, as in some libraries. Here they alternate: sine in the
+    even columns, cosine in the odd ones.""",
+    {WAVES: "torch.cat((angles.sin(), angles.cos()), dim=-1)"},
+)
+sinusoidal_positions.mistake(
+    "All cosines stand before all sines. They alternate here, and the sine comes first.",
+    {WAVES: "torch.cat((angles.cos(), angles.sin()), dim=-1)"},
+)
+sinusoidal_positions.mistake(
+    "Sine and cosine have changed places: the sine stands in the even columns.",
+    {"(angles.sin(), angles.cos())": "(angles.cos(), angles.sin())"},
+)
+sinusoidal_positions.mistake(
+    """2i is doubled once more: where i runs over 0, 2, 4, ..., it is 2i already. Divide it by width
+    as it is.""",
+    {"even / width": "2 * even / width"},
+    {"even / width": "even / (width / 2)"},
+)
+sinusoidal_positions.mistake(
+    """The exponent is i/width, half of what it should be: i counts pairs, and 2i is the column. The
+    exponent is 2i/width.""",
+    {"even / width": "even / 2 / width"},
+)
+sinusoidal_positions.mistake(
+    """Every column has an angle of its own. A cosine has the angle of the sine to its left: the
+    exponent is that of the even column for both.""",
+    """
+    columns = torch.arange(width, dtype=torch.float64)
+    angles = torch.arange(length)[:, None] / 10_000 ** (columns / width)
+    angles[:, 0::2], angles[:, 1::2] = angles[:, 0::2].sin(), angles[:, 1::2].cos()
+    return angles.float()
+    """,
+    """
+    columns = torch.arange(width, dtype=torch.float64)
+    angles = torch.arange(length)[:, None] / 10_000 ** (2 * columns / width)
+    angles[:, 0::2], angles[:, 1::2] = angles[:, 0::2].sin(), angles[:, 1::2].cos()
+    return angles.float()
+    """,
+)
+sinusoidal_positions.mistake(
+    """The exponent runs up to 1, so that the last wave is 10000 times as slow as the first, as in
+    some libraries. Here it is 2i/width, and stops short of 1.""",
+    {"even / width": "even / max(width - 2, 1)"},
+    {
+        WAVES: "torch.cat((angles.sin(), angles.cos()), dim=-1)",
+        "even / width": "even / max(width - 2, 1)",
+    },
+)
+sinusoidal_positions.mistake(
+    "Positions are counted from 1. The first is 0: its sines are 0, its cosines 1.",
+    {"torch.arange(length)": "torch.arange(1, length + 1)"},
+)
+sinusoidal_positions.mistake(
+    "Another number stands where 10000 does.",
+    *({"10_000": number} for number in ("1_000", "100_000", "1e6", "math.e", "2", "10")),
+)
+sinusoidal_positions.mistake(
+    """The position is multiplied by the power of 10000, so the waves become faster from column to
+    column. Divide by it: they become slower.""",
+    {f"[:, None] / {SPEEDS}": f"[:, None] * {SPEEDS}"},
+)
+sinusoidal_positions.mistake(
+    "The power is missing: the position is divided by 10000 times the exponent.",
+    {SPEEDS: "(10_000 * even / width)"},
+)
+sinusoidal_positions.mistake(
+    "All columns have the same angle, the position itself: the division is missing.",
+    {f" / {SPEEDS}": " + 0 * even"},
+)
+sinusoidal_positions.mistake(
+    "There is only one kind of wave, sines or cosines. Each angle has a column for both.",
+    {"angles.cos()": "angles.sin()"},
+    {"angles.sin()": "angles.cos()"},
+)
+sinusoidal_positions.mistake(
+    "Sine and cosine are missing: these are the angles.",
+    {"(angles.sin(), angles.cos())": "(angles, angles)"},
+)
+sinusoidal_positions.mistake(
+    """The table lies on its side, or has an axis too many: a row for each position is wanted,
+    (length, width).""",
+    {WAVES: f"{WAVES}.T"},
+    {WAVES: f"{WAVES}[None]"},
+    {".flatten(1)": ""},
+)
+sinusoidal_positions.mistake(
+    "The numbers are right, but they are float64. A table that is added to vectors is float32.",
+    {".float()": ""},
+)
+sinusoidal_positions.mistake(
+    "The angle is counted in whole turns, or the position as a part of the length.",
+    {"torch.arange(length)[:, None]": "2 * math.pi * torch.arange(length)[:, None]"},
+    {"torch.arange(length)[:, None]": "(torch.arange(length) / length)[:, None]"},
+)
 
 
-@sinusoidal_positions.check(points=1)
-def the_first_wave_is_the_fastest(fn, draw: Draw):
-    """At position 1 the first angle is 1, the last nearly 1 / 10000."""
-    row = fn(2, 8)[1]
-    expect(
-        math.isclose(float(row[0]), math.sin(1.0), abs_tol=1e-5),
-        f"At position 1 column 0 is {float(row[0]):.4f}; sin(1) = 0.8415 is wanted.",
-    )
-    expect(
-        math.isclose(float(row[6]), 1e-3, abs_tol=1e-5),
-        f"At position 1 column 6 of 8 is {float(row[6]):.6f}; sin(10000^(-6/8)) = 0.001 is "
-        "wanted: the exponent is 2i/width, where 2i is the column.",
-    )
-
-
-def _decoder_layer_inputs(draw: Draw):
-    for _ in range(2):
-        parts = [Layer(draw) for _ in range(3)]
-        norms = [_norm(1.5), _norm(0.5), _norm(2.0)]
-        x, memory = draw.normal(2, 3, 4), draw.normal(2, 5, 4)
-        yield x, draw.mask(2, 3, 3), memory, draw.mask(2, 3, 5), *parts, norms
+def _decoder_layer_arguments(draw: Draw, mask: Tensor, memory_mask: Tensor, width: int) -> tuple:
+    batch, _, length, source = memory_mask.shape
+    x, memory = draw.normal(batch, length, width), draw.normal(batch, source, width)
+    attentions = Attention(draw, width), Attention(draw, width)
+    norms = [norm(draw, width) for _ in range(3)]
+    return x, mask, memory, memory_mask, *attentions, position_wise(draw, width), norms
 
 
 @exercise(
     "A decoder layer",
     chapter=6,
-    about="""An encoder layer with a look at the source in between. Two attentions, two masks, and
-        they are easily mixed up.""",
+    about="""An encoder layer with cross-attention to the source in between. Two attentions, two
+        masks, and they are easily mixed up.""",
     hints=[
         "Three sublayers: attention to itself, attention to the memory, feed-forward.",
         "In the second the queries come from x and the keys from memory, under memory_mask.",
-        "x = norms[1](x + cross_attention(x, memory, memory_mask)) stands in the middle.",
+        "x = norms[0](x + self_attention(x, x, mask)) comes first, "
+        "x = norms[1](x + cross_attention(x, memory, memory_mask)) stands in the middle, "
+        "norms[2](x + feed_forward(x)) is returned.",
     ],
-    inputs=_decoder_layer_inputs,
+    inputs=lambda draw: {
+        "one token and one of the source": _decoder_layer_arguments(
+            draw, everything(1, 1, 1), everything(1, 1, 1), 2
+        ),
+        "nothing masked, and as many tokens as in the source": _decoder_layer_arguments(
+            draw, everything(1, 3, 3), everything(1, 3, 3), 2
+        ),
+        "masks, and as many tokens as in the source": _decoder_layer_arguments(
+            draw, draw.mask(2, 3, 3), draw.mask(2, 3, 3), 4
+        ),
+        "masks, and more tokens in the source": _decoder_layer_arguments(
+            draw, draw.mask(1, 3, 3), draw.mask(1, 3, 5), 4
+        ),
+        "masks, and fewer tokens in the source": _decoder_layer_arguments(
+            draw, draw.mask(2, 5, 5), draw.mask(2, 5, 3), 4
+        ),
+    },
+    points=5,
 )
 def decoder_layer(
     x: Tensor,
@@ -92,11 +202,15 @@ def decoder_layer(
 ) -> Tensor:
     """norm(x + sublayer(x)), for self-attention, cross-attention and feed_forward, in this order.
 
-    x: (batch, length, d_model); mask: (batch, 1, length, length) bool
+    The three norms belong to the sublayers in the same order. Both attentions are called with where
+    the queries come from, where the keys and values come from, and the mask that says which keys
+    each query may attend to: self_attention(x, x, mask), for instance.
+
+    x: (batch, length, d_model); mask: (batch, 1, length, length) bool, True = may attend
     memory: (batch, source, d_model), what the encoder wrote
-    memory_mask: (batch, 1, length, source) bool
-    self_attention(x, memory, mask) and cross_attention(x, memory, mask), feed_forward(x), and
-    norms, a list of three, are functions
+    memory_mask: (batch, 1, length, source) bool, True = may attend
+    self_attention(x, memory, mask), cross_attention(x, memory, mask), feed_forward(x), and norms, a
+    list of three, are functions, each to be called once
     returns: (batch, length, d_model)
     """
     ### BEGIN SOLUTION
@@ -106,43 +220,200 @@ def decoder_layer(
     ### END SOLUTION
 
 
-@decoder_layer.check(points=1)
-def self_attention_looks_at_the_target(fn, draw: Draw):
-    """It gets x as queries and as keys, under the target's mask."""
-    x, mask, memory, memory_mask, own, cross, forward, norms = next(
-        iter(_decoder_layer_inputs(draw))
-    )
-    fn(x, mask, memory, memory_mask, own, cross, forward, norms)
-    expect(len(own.calls) == 1, f"self_attention was called {len(own.calls)} times, not once.")
-    asked, keys, seen = own.calls[0]
-    expect(
-        torch.equal(seen, mask) if seen.shape == mask.shape else False,
-        "self_attention did not get `mask`, which hides padding and the future.",
-    )
-    expect(torch.equal(asked, x) and torch.equal(keys, x), "self_attention gets x and x.")
+OWN, CROSS, FORWARD = (
+    "self_attention(x, x, mask)",
+    "cross_attention(x, memory, memory_mask)",
+    "feed_forward(x)",
+)
+STEPS = [f"norms[{i}](x + {part})" for i, part in enumerate((OWN, CROSS, FORWARD))]
+decoder_layer.mistake(
+    """cross_attention gets the mask of the target. Its keys are the source's, and memory_mask says
+    which of them are padding.""",
+    {CROSS: "cross_attention(x, memory, mask)"},
+)
+decoder_layer.mistake(
+    "self_attention gets memory_mask. Its keys are those of x: `mask` is theirs.",
+    {OWN: "self_attention(x, x, memory_mask)"},
+)
+decoder_layer.mistake(
+    "cross_attention gets no mask: every token reads the padding of the source.",
+    {CROSS: "cross_attention(x, memory)"},
+)
+decoder_layer.mistake(
+    "self_attention gets no mask: tokens see padding and their future.",
+    {OWN: "self_attention(x, x)"},
+)
+decoder_layer.mistake(
+    """cross_attention never sees the memory: its keys are those of x, a second self-attention. The
+    queries come from x, the keys and values from memory.""",
+    {CROSS: "cross_attention(x, x, mask)"},
+    {CROSS: "cross_attention(x, x, memory_mask)"},
+)
+decoder_layer.mistake(
+    """In cross_attention queries and keys have changed places, or both come from memory. The tokens
+    of x ask, the memory is asked: cross_attention(x, memory, memory_mask).""",
+    {CROSS: "cross_attention(memory, x, memory_mask)"},
+    {CROSS: "cross_attention(memory, x, memory_mask.transpose(-2, -1))"},
+    {CROSS: "cross_attention(memory, memory, memory_mask)"},
+)
+decoder_layer.mistake(
+    """self_attention reads the memory. Its queries and its keys are those of x; the memory is for
+    cross_attention.""",
+    {OWN: "self_attention(x, memory, memory_mask)"},
+    {OWN: "self_attention(x, memory, mask)"},
+    {OWN: "self_attention(memory, x, mask)"},
+)
+decoder_layer.mistake(
+    "A mask is turned upside down on its way. True means that a query may attend: hand it on.",
+    {OWN: "self_attention(x, x, ~mask)"},
+    {CROSS: "cross_attention(x, memory, ~memory_mask)"},
+    {OWN: "self_attention(x, x, ~mask)", CROSS: "cross_attention(x, memory, ~memory_mask)"},
+)
+decoder_layer.mistake(
+    "The two attentions are mixed up: one is called where the other belongs.",
+    {"cross_attention(x": "self_attention(x"},
+    {"self_attention(x": "cross_attention(x"},
+    """
+    x = norms[0](x + cross_attention(x, x, mask))
+    x = norms[1](x + self_attention(x, memory, memory_mask))
+    return norms[2](x + feed_forward(x))
+    """,
+)
+decoder_layer.mistake(
+    "The order is wrong: self-attention, cross-attention, feed-forward.",
+    """
+    x = norms[0](x + cross_attention(x, memory, memory_mask))
+    x = norms[1](x + self_attention(x, x, mask))
+    return norms[2](x + feed_forward(x))
+    """,
+    """
+    x = norms[1](x + cross_attention(x, memory, memory_mask))
+    x = norms[0](x + self_attention(x, x, mask))
+    return norms[2](x + feed_forward(x))
+    """,
+    """
+    x = norms[0](x + self_attention(x, x, mask))
+    x = norms[1](x + feed_forward(x))
+    return norms[2](x + cross_attention(x, memory, memory_mask))
+    """,
+    """
+    x = norms[0](x + self_attention(x, x, mask))
+    x = norms[2](x + feed_forward(x))
+    return norms[1](x + cross_attention(x, memory, memory_mask))
+    """,
+)
+decoder_layer.mistake(
+    "The residual connection around self-attention is missing: add x to what it gives.",
+    {STEPS[0]: f"norms[0]({OWN})"},
+)
+decoder_layer.mistake(
+    "The residual connection around cross-attention is missing: add what went into it.",
+    {STEPS[1]: f"norms[1]({CROSS})"},
+)
+decoder_layer.mistake(
+    "The residual connection around the feed-forward network is missing: add what went into it.",
+    {STEPS[2]: f"norms[2]({FORWARD})"},
+)
+decoder_layer.mistake(
+    "There are no residual connections: what goes into a sublayer is added to what it gives.",
+    {
+        STEPS[0]: f"norms[0]({OWN})",
+        STEPS[1]: f"norms[1]({CROSS})",
+        STEPS[2]: f"norms[2]({FORWARD})",
+    },
+    {STEPS[0]: OWN, STEPS[1]: CROSS, STEPS[2]: FORWARD},
+)
+decoder_layer.mistake(
+    """A norm stands elsewhere than behind the sum: before its sublayer (pre-norm), or between the
+    sublayer and the sum. norm(x + sublayer(x)) is wanted.""",
+    {
+        STEPS[0]: "x + self_attention(norms[0](x), norms[0](x), mask)",
+        STEPS[1]: "x + cross_attention(norms[1](x), memory, memory_mask)",
+        STEPS[2]: "x + feed_forward(norms[2](x))",
+    },
+    {
+        STEPS[0]: "x + self_attention(norms[0](x), norms[0](x), mask)",
+        STEPS[1]: "x + cross_attention(norms[1](x), norms[1](memory), memory_mask)",
+        STEPS[2]: "x + feed_forward(norms[2](x))",
+    },
+    {
+        STEPS[0]: f"x + norms[0]({OWN})",
+        STEPS[1]: f"x + norms[1]({CROSS})",
+        STEPS[2]: f"x + norms[2]({FORWARD})",
+    },
+    {STEPS[0]: "x + self_attention(norms[0](x), norms[0](x), mask)"},
+    {STEPS[1]: "x + cross_attention(norms[1](x), memory, memory_mask)"},
+    {STEPS[2]: "x + feed_forward(norms[2](x))"},
+    {STEPS[0]: f"x + norms[0]({OWN})"},
+    {STEPS[1]: f"x + norms[1]({CROSS})"},
+    {STEPS[2]: f"x + norms[2]({FORWARD})"},
+)
+decoder_layer.mistake(
+    "A norm is missing: there is one behind each of the three sums.",
+    {STEPS[0]: f"x + {OWN}"},
+    {STEPS[1]: f"x + {CROSS}"},
+    {STEPS[2]: f"x + {FORWARD}"},
+    {STEPS[0]: f"x + {OWN}", STEPS[1]: f"x + {CROSS}", STEPS[2]: f"x + {FORWARD}"},
+    {STEPS[0]: f"x + {OWN}", STEPS[1]: f"x + {CROSS}"},
+)
+decoder_layer.mistake(
+    "The norms are mixed up: norms[0] is for self-attention, [1] for cross-attention, [2] last.",
+    {"norms[1]": "norms[0]", "norms[2]": "norms[0]"},
+    {"norms[1]": "norms[0]", "norms[2]": "norms[1]"},
+    {"norms[0]": "norms[1]"},
+    {"norms[1]": "norms[2]"},
+    {"norms[2]": "norms[1]"},
+    {"norms[0]": "norms[-1]", "norms[2]": "norms[0]"},
+)
+decoder_layer.mistake(
+    """A later sublayer gets the input of the layer, or adds it. Each reads, and adds, what the norm
+    before it gave.""",
+    {"x = norms[0]": "given, x = x, norms[0]", CROSS: CROSS.replace("(x", "(given")},
+    {"x = norms[0]": "given, x = x, norms[0]", "x + cross": "given + cross"},
+    {"x = norms[0]": "given, x = x, norms[0]", "x + feed": "given + feed"},
+    {"x = norms[0]": "given, x = x, norms[0]", FORWARD: "feed_forward(given)"},
+    {
+        "x = norms[0]": "given, x = x, norms[0]",
+        "x + cross": "given + cross",
+        "x + feed": "given + feed",
+    },
+    {"x = norms[1]": "given, x = x, norms[1]", FORWARD: "feed_forward(given)"},
+    {"x = norms[1]": "given, x = x, norms[1]", "x + feed": "given + feed"},
+)
+decoder_layer.mistake(
+    "Cross-attention is missing: nothing of the source reaches the target.",
+    {f"    x = {STEPS[1]}\n": ""},
+    {STEPS[1]: "norms[1](x)"},
+    {f"    x = {STEPS[1]}\n": "", "norms[2]": "norms[1]"},
+)
+decoder_layer.mistake(
+    "Self-attention is missing: no token collects anything from those before it.",
+    {f"    x = {STEPS[0]}\n": ""},
+    {STEPS[0]: "norms[0](x)"},
+    {f"    x = {STEPS[0]}\n": "", "norms[1]": "norms[0]", "norms[2]": "norms[1]"},
+)
+decoder_layer.mistake(
+    "The feed-forward network is missing: it is the last of the three sublayers.",
+    {STEPS[2]: "norms[2](x)"},
+    {STEPS[2]: "x"},
+)
+decoder_layer.mistake(
+    "Every sequence has the mask of the first one.",
+    {OWN: "self_attention(x, x, mask[:1])"},
+    {CROSS: "cross_attention(x, memory, memory_mask[:1])"},
+)
 
 
 @decoder_layer.check(points=1)
-def cross_attention_looks_at_the_source(fn, draw: Draw):
-    """It gets the memory as keys, under the source's mask."""
-    x, mask, memory, memory_mask, own, cross, forward, norms = next(
-        iter(_decoder_layer_inputs(draw))
+def each_part_is_called_once(fn, draw: Draw):
+    """Both attentions, the feed-forward network and the norms are called once each."""
+    *arguments, own, cross, feed_forward, norms = _decoder_layer_arguments(
+        draw, draw.mask(2, 3, 3), draw.mask(2, 3, 5), 4
     )
-    fn(x, mask, memory, memory_mask, own, cross, forward, norms)
-    expect(len(cross.calls) == 1, f"cross_attention was called {len(cross.calls)} times, not once.")
-    asked, keys, seen = cross.calls[0]
-    expect(
-        keys.shape == memory.shape and torch.equal(keys, memory),
-        "cross_attention did not get the memory as its keys: it looks at the target instead.",
-    )
-    expect(
-        seen.shape == memory_mask.shape and torch.equal(seen, memory_mask),
-        "cross_attention did not get memory_mask: it reads the padding of the source.",
-    )
-    expect(
-        asked.shape == x.shape and not torch.equal(asked, x),
-        "The queries of cross_attention are what self-attention wrote, not the layer's input.",
-    )
+    names = "self_attention", "cross_attention", "feed_forward", "norms[0]", "norms[1]", "norms[2]"
+    counted = [Counted(part) for part in (own, cross, feed_forward, *norms)]
+    fn(*arguments, *counted[:3], counted[3:])
+    expect_each_called_once(dict(zip(names, counted, strict=True)))
 
 
 def _two_texts(

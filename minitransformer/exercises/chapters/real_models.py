@@ -4,36 +4,59 @@ import torch
 from torch import Tensor
 
 from minitransformer.checks import expect
-from minitransformer.exercises.chapters.encoder import Layer
-from minitransformer.exercises.chapters.padding import SIDES
+from minitransformer.exercises.chapters.encoder import Counted, Layer, expect_each_called_once
 from minitransformer.exercises.exercise import Draw, exercise
+
+
+def _rotary_arguments(
+    draw: Draw, positions: list[list[int]], heads: int, width: int, theta: float
+) -> tuple[Tensor, Tensor, float]:
+    batch, length = len(positions), len(positions[0])
+    return draw.normal(batch, heads, length, width), torch.tensor(positions), theta
 
 
 @exercise(
     "Rotary positions",
     chapter=10,
-    about="""Llama adds no positions: it turns pairs of numbers by an angle that grows with the
-        position, so that a score depends on the distance (Su et al. 2021, arXiv:2104.09864).""",
+    about="""Rotary position embeddings (RoPE): Llama adds no positions. It turns pairs of numbers
+        by an angle that grows with the position, so that a score depends on the distance (Su et al.
+        2021, arXiv:2104.09864).""",
     hints=[
         "A pair (a, b) turned by an angle is (a cos - b sin, b cos + a sin).",
         "Here, as in Llama's weights, column i is paired with column i + width/2, not with i + 1.",
-        "a, b = x.chunk(2, dim=-1); angles = positions[:, None, :, None] * theta ** (-2i/width)",
+        "a, b = x.chunk(2, dim=-1); angles = positions[:, None, :, None] * theta ** (-even / "
+        "width) with even = torch.arange(0, width, 2); torch.cat((a * angles.cos() - b * "
+        "angles.sin(), b * angles.cos() + a * angles.sin()), dim=-1).to(x.dtype)",
     ],
-    inputs=lambda draw: [
-        (
-            draw.normal(2, 2, 3, 8),
-            torch.tensor([[draw.integer(0, 9) for _ in range(3)] for _ in range(2)]),
-            theta,
-        )
-        for theta in (10_000.0, 100.0)
-    ],
+    inputs=lambda draw: {
+        "the pair 1, 0 at position 1": (torch.tensor([[[[1.0, 0]]]]), torch.tensor([[1]]), 100.0),
+        "one token at position 0": _rotary_arguments(draw, [[0]], 1, 4, 100.0),
+        "one token at position 3": _rotary_arguments(draw, [[3]], 1, 4, 100.0),
+        "three tokens": _rotary_arguments(draw, [[0, 1, 2]], 1, 6, 10_000.0),
+        "padding on the left, at position 0": _rotary_arguments(
+            draw, [[0, 0, 0, 1, 2], [0, 1, 2, 3, 4]], 3, 8, 10_000.0
+        ),
+        "positions in no order": _rotary_arguments(
+            draw,
+            [[draw.integer(0, 9) for _ in range(5)] for _ in range(2)],
+            *(3, 8, float(draw.integer(50, 500))),
+        ),
+        "as many heads as tokens": _rotary_arguments(draw, [[0, 1, 2], [4, 5, 6]], 3, 4, 1000.0),
+    },
+    edges=lambda draw: {
+        "float64": (draw.normal(1, 2, 3, 4, dtype=torch.float64), torch.tensor([[0, 1, 2]]), 100.0)
+    },
+    points=5,
 )
 def rotary_positions(x: Tensor, positions: Tensor, theta: float) -> Tensor:
-    """Turn the pair (x[i], x[i + width/2]) by position * theta^(-2i/width).
+    """Turn the pair (x[i], x[i + width/2]) by position * theta^(-2i/width), i = 0, 1, ... in turn.
 
-    x: (batch, heads, length, width) float, width even
-    positions: (batch, length) int64
-    returns: (batch, heads, length, width)
+    A pair (a, b) turned by an angle is (a cos - b sin, b cos + a sin): counterclockwise. Each
+    number stays in its column.
+
+    x: (batch, heads, length, width) float, width even; i runs up to width/2 - 1
+    positions: (batch, length) int64, in any order, the same for every head
+    returns: as x, in shape and dtype
     """
     ### BEGIN SOLUTION
     width = x.shape[-1]
@@ -45,14 +68,142 @@ def rotary_positions(x: Tensor, positions: Tensor, theta: float) -> Tensor:
     ### END SOLUTION
 
 
-@rotary_positions.check(points=1)
-def position_zero_turns_nothing(fn, draw: Draw):
-    """At position 0 x stays as it is."""
-    x = draw.normal(1, 1, 2, 4)
-    expect(
-        torch.allclose(fn(x, torch.zeros(1, 2, dtype=torch.int64), 10_000.0), x),
-        "At position 0 the angle is 0, and x should stay as it is.",
-    )
+TURNED = "torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)"
+SPEEDS = "theta ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)"
+rotary_positions.mistake(
+    """Neighbors are paired, column 2i with 2i + 1, as in GPT-J. Here, as in Llama's weights, column
+    i is paired with column i + width/2.""",
+    {
+        "x.chunk(2, dim=-1)": "x[..., 0::2], x[..., 1::2]",
+        TURNED: "torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)",
+    },
+)
+rotary_positions.mistake(
+    """The columns end up elsewhere: x is taken apart in one way and put together in another. Take
+    the two halves of the columns, and let each number stay in its column.""",
+    {"x.chunk(2, dim=-1)": "(x[..., 0::2], x[..., 1::2])"},
+    {TURNED: "torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)"},
+    {TURNED: "torch.cat((b * cos + a * sin, a * cos - b * sin), dim=-1)"},
+)
+rotary_positions.mistake(
+    """The two numbers of a pair are turned by different angles. Pair i has one angle: the columns
+    of the second half have those of the first half again, torch.cat((angles, angles), dim=-1).""",
+    {
+        "angles = positions[:, None, :, None] * speeds": "angles = (positions[:, None, :, None] * "
+        "speeds).repeat_interleave(2, dim=-1)",
+        "a, b = x.chunk(2, dim=-1)": "turned = torch.cat((-x.chunk(2, dim=-1)[1], x.chunk(2, "
+        "dim=-1)[0]), dim=-1)",
+        TURNED: "x * cos + turned * sin",
+    },
+    {
+        "0, width, 2, dtype=torch.float64) / width": "width, dtype=torch.float64) / width",
+        "a, b = x.chunk(2, dim=-1)": "turned = torch.cat((-x.chunk(2, dim=-1)[1], x.chunk(2, "
+        "dim=-1)[0]), dim=-1)",
+        TURNED: "x * cos + turned * sin",
+    },
+    {
+        "0, width, 2, dtype=torch.float64) / width": "width, dtype=torch.float64) * 2 / width",
+        "a, b = x.chunk(2, dim=-1)": "turned = torch.cat((-x.chunk(2, dim=-1)[1], x.chunk(2, "
+        "dim=-1)[0]), dim=-1)",
+        TURNED: "x * cos + turned * sin",
+    },
+)
+rotary_positions.mistake(
+    """The second half is computed with the first as it is after turning. Compute both from the
+    numbers as they were.""",
+    {
+        f"return {TURNED}": "a = a * cos - b * sin\n    b = b * cos + a * sin\n    "
+        "return torch.cat((a, b), dim=-1)"
+    },
+    {
+        f"return {TURNED}": "b = b * cos + a * sin\n    a = a * cos - b * sin\n    "
+        "return torch.cat((a, b), dim=-1)"
+    },
+)
+rotary_positions.mistake(
+    """It is turned the other way: (a cos + b sin, b cos - a sin). Scores are the same if queries
+    and keys are both turned so, but not with the weights of a model.""",
+    {TURNED: "torch.cat((a * cos + b * sin, b * cos - a * sin), dim=-1)"},
+    {"angles = positions": "angles = -positions"},
+)
+rotary_positions.mistake(
+    """A sign is wrong, and nothing is turned: lengths change. One of the two has a minus and the
+    other a plus: (a cos - b sin, b cos + a sin).""",
+    {TURNED: "torch.cat((a * cos - b * sin, b * cos - a * sin), dim=-1)"},
+    {TURNED: "torch.cat((a * cos + b * sin, b * cos + a * sin), dim=-1)"},
+)
+rotary_positions.mistake(
+    "Sine and cosine have changed places: at position 0 x must stay as it is.",
+    {"cos, sin = angles": "sin, cos = angles"},
+    {TURNED: "torch.cat((a * sin - b * cos, b * sin + a * cos), dim=-1)"},
+    {TURNED: "torch.cat((a * sin + b * cos, b * sin - a * cos), dim=-1)"},
+)
+rotary_positions.mistake(
+    "In one half or in both, a and b are mixed up: it is (a cos - b sin, b cos + a sin).",
+    {TURNED: "torch.cat((a * cos - b * sin, a * cos + b * sin), dim=-1)"},
+    {TURNED: "torch.cat((a * cos - b * sin, a * cos - b * sin), dim=-1)"},
+    {TURNED: "torch.cat((a * cos - a * sin, b * cos + b * sin), dim=-1)"},
+    {TURNED: "torch.cat((b * cos - a * sin, a * cos + b * sin), dim=-1)"},
+)
+rotary_positions.mistake(
+    """The positions that are given are not used: tokens are counted from 0, 1, 2, ... With padding
+    on the left, or a cache, that is another number.""",
+    {"positions[:, None, :, None]": "torch.arange(x.shape[2])[:, None]"},
+)
+rotary_positions.mistake(
+    "Positions are counted one too high: at position 0 x must stay as it is.",
+    {"positions[:, None, :, None]": "(positions[:, None, :, None] + 1)"},
+)
+rotary_positions.mistake(
+    "Every sequence is turned by the positions of the first one.",
+    {"positions[:, None, :, None]": "positions[:1, None, :, None]"},
+    {"positions[:, None, :, None]": "positions[0][None, None, :, None]"},
+)
+rotary_positions.mistake(
+    """The positions count the heads: they lie along the second axis. Tokens are on the third,
+    positions[:, None, :, None].""",
+    {"positions[:, None, :, None]": "positions[:, :, None, None]"},
+)
+rotary_positions.mistake(
+    """The exponent is half of what it should be, -i/width. It is -2i/width, where i counts the
+    pairs.""",
+    {SPEEDS: "theta ** (-torch.arange(0, width // 2, dtype=torch.float64) / width)"},
+)
+rotary_positions.mistake(
+    """2i is doubled once more: the exponent is twice what it should be. torch.arange(0, width, 2)
+    has the numbers 2i already.""",
+    {"dtype=torch.float64) / width": "dtype=torch.float64) * 2 / width"},
+)
+rotary_positions.mistake(
+    """The exponent has no minus, so later pairs turn faster. They turn more slowly, by
+    theta^(-2i/width).""",
+    {"(-torch.arange": "(torch.arange"},
+)
+rotary_positions.mistake(
+    "The theta that is given is not used: another number stands in its place.",
+    {"theta **": "10_000.0 **"},
+    {"theta **": "500_000.0 **"},
+)
+rotary_positions.mistake(
+    "All pairs turn by the same angle, the position. Pair i turns by theta^(-2i/width) of it.",
+    {"[:, None, :, None] * speeds": "[:, None, :, None].double()"},
+)
+rotary_positions.mistake(
+    "Only one half of the columns is turned. Of a pair both numbers change.",
+    {"b * cos + a * sin": "b"},
+    {"a * cos - b * sin": "a"},
+)
+rotary_positions.mistake(
+    """Sines and cosines are added to x, as the first transformer did. Here nothing is added: pairs
+    are turned.""",
+    {TURNED: "x + torch.cat((sin, cos), dim=-1)"},
+    {TURNED: "x + torch.stack((sin, cos), dim=-1).flatten(-2)"},
+)
+rotary_positions.mistake(
+    "What comes out is of another dtype than x.",
+    {TURNED: f"{TURNED}.float()"},
+    {".to(x.dtype)": ""},
+)
 
 
 @rotary_positions.check(points=1, measures="largest difference of a score")
@@ -64,54 +215,50 @@ def a_score_depends_on_the_distance(fn, draw: Draw):
         turned = fn(query, torch.tensor([[q]]), 100.0), fn(key, torch.tensor([[k]]), 100.0)
         return float((turned[0] * turned[1]).sum())
 
-    difference = abs(score(7, 5) - score(102, 100))
+    near, far, other = score(7, 5), score(102, 100), score(7, 1)
     expect(
-        difference < 1e-3 and abs(score(7, 5) - score(7, 1)) > 1e-3,
-        "The score of a query and a key should depend on how far apart they are, and on nothing "
-        "else.",
-        difference,
+        abs(near - far) < 1e-3,
+        f"A query at 7 and a key at 5 score {near:.4f}, at 102 and 100 {far:.4f}: the distance is "
+        "the same, and so should be the score.",
+        abs(near - far),
     )
-    return difference
-
-
-@rotary_positions.check(points=1)
-def halves_are_paired(fn, draw: Draw):
-    """Column 0 turns with column width/2, as Llama's weights want it."""
-    x = torch.tensor([[[[1.0, 0.0, 0.0, 0.0]]]])
-    found = fn(x, torch.tensor([[1]]), 10_000.0).flatten()
     expect(
-        abs(float(found[2])) > 0.8 and abs(float(found[1])) < 1e-6,
-        "Column 0 was turned into column 1. Llama pairs column 0 with column width/2; with its "
-        "weights the other pairing gives fluent nonsense.",
-        found=found,
+        abs(near - other) > 1e-3,
+        f"A query at 7 scores {near:.4f} with a key at 5 and with the same key at 1: the distance "
+        "should make a difference.",
     )
+    return abs(near - far)
 
 
-def _embedding(draw: Draw, width: int = 4):
-    table = draw.normal(50, width)
+class Embedding:
+    """Stands for an embedding of tokens and positions: a padded position holds zeros.
 
-    def embedding(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return table[input_ids] * (attention_mask != 0)[:, :, None]
+    Positions are counted over the real tokens, so that padding on the left makes no difference.
+    """
 
-    return embedding
+    def __init__(self, draw: Draw, width: int):
+        self.tokens, self.positions = draw.normal(50, width), draw.normal(9, width)
+
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        real = attention_mask != 0
+        positions = (real.cumsum(dim=1) - 1).clamp(min=0)
+        return (self.tokens[input_ids] + self.positions[positions]) * real[:, :, None]
 
 
-class Mixing(Layer):
-    """A layer in which every position collects what the mask shows it."""
-
-    def __call__(self, x: Tensor, *others) -> Tensor:
-        self.calls.append((x, *others))
-        shares = others[0][:, 0].to(x.dtype) if others else torch.ones(1, 1, 1)
-        return (x + shares @ (x @ self.weight)).tanh()
+def _decoder_arguments(draw: Draw, attention_mask: Tensor, count: int, width: int = 4) -> tuple:
+    """Ids for this mask, 0 at padding, and the parts of a model of `count` layers."""
+    ids = draw.ids(*attention_mask.shape) * attention_mask
+    layers, weight = [Layer(draw, width) for _ in range(count)], draw.normal(width, 7)
+    return ids, attention_mask, Embedding(draw, width), layers, lambda x: x @ weight
 
 
-def _decoder_inputs(draw: Draw):
-    for side in SIDES:
-        head = draw.normal(4, 9)
-        mask = draw.attention_mask(3, 5, side)
-        ids = draw.ids(3, 5) * mask
-        layers = [Mixing(draw) for _ in range(2)]
-        yield ids, mask, _embedding(draw), layers, lambda x, head=head: x @ head
+def _real_zeros(draw: Draw) -> tuple:
+    """Where a real token has the id that padding has."""
+    ids, mask, *parts = _decoder_arguments(draw, torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]), 2)
+    ids[:, 1] = 0
+    return ids, mask, *parts
 
 
 @exercise(
@@ -122,16 +269,42 @@ def _decoder_inputs(draw: Draw):
     hints=[
         "Make the mask first: padding and causal, as in the exercise of chapter 5.",
         "x = embedding(input_ids, attention_mask); every layer is called as layer(x, mask).",
-        "Then head(x). The mask is made here, once, and nowhere below.",
+        "real[:, None, :, None] & real[:, None, None, :] & a triangle (length, length) of True is "
+        "the mask, with real = attention_mask != 0. After the layers return head(x).",
     ],
-    inputs=_decoder_inputs,
+    inputs=lambda draw: {
+        "one token and one layer": _decoder_arguments(draw, torch.tensor([[1]]), 1, 2),
+        "one sequence and one layer": _decoder_arguments(draw, torch.tensor([[1, 1, 1]]), 1, 2),
+        "one sequence and two layers": _decoder_arguments(draw, torch.tensor([[1, 1, 1]]), 2, 2),
+        "padding on the right": _decoder_arguments(draw, torch.tensor([[1, 1, 1, 0]]), 2, 2),
+        "padding on the left": _decoder_arguments(draw, torch.tensor([[0, 0, 1, 1, 1]]), 2, 2),
+        "several sequences, padded on the right": _decoder_arguments(
+            draw, draw.attention_mask(3, 5), 2
+        ),
+        "several sequences, padded on the left": _decoder_arguments(
+            draw, draw.attention_mask(4, 6, "left"), 3
+        ),
+    },
+    edges=lambda draw: {
+        "a real token of the id of padding": _real_zeros(draw),
+        "a sequence of padding alone": _decoder_arguments(draw, torch.tensor([[1, 1], [0, 0]]), 2),
+        "no layers": _decoder_arguments(draw, draw.attention_mask(2, 3), 0),
+    },
+    points=4,
 )
 def decoder(input_ids: Tensor, attention_mask: Tensor, embedding, layers, head) -> Tensor:
-    """A decoder-only model of given parts.
+    """A decoder-only model of given parts, each to be called once.
 
-    input_ids, attention_mask: (batch, length) int64, padded on either side
-    embedding(input_ids, attention_mask) -> (batch, length, d_model)
-    layers: a list of functions layer(x, mask), mask (batch, 1, length, length) bool
+    Every layer gets the same mask: True where query and key are both real, and the key is the query
+    itself or stands before it. The row of a padded query is all False, so that logits at padding
+    are defined too. A real token may have the same id as padding: only attention_mask knows.
+
+    input_ids: (batch, length) int64
+    attention_mask: (batch, length) int64, 1 = real token, 0 = padding; a sequence is padded on the
+    right or on the left, and may be padding alone
+    embedding(input_ids, attention_mask) -> (batch, length, d_model), with positions added
+    layers: a list of functions layer(x, mask) -> (batch, length, d_model); mask is
+    (batch, 1, length, length) bool, True = may attend; there may be no layers
     head(x) -> (batch, length, vocabulary)
     returns: logits (batch, length, vocabulary)
     """
@@ -147,44 +320,165 @@ def decoder(input_ids: Tensor, attention_mask: Tensor, embedding, layers, head) 
     ### END SOLUTION
 
 
-def _masks_given(fn, arguments: tuple) -> list[Tensor]:
-    fn(*arguments)
-    layers = arguments[3]
-    for number, layer in enumerate(layers):
-        expect(
-            layer.calls and len(layer.calls[0]) == 2,
-            f"Layer {number} was not called with x and a mask.",
-        )
-    return [layer.calls[0][1] for layer in layers]
+MASK = "real[:, None, :, None] & real[:, None, None, :] & causal"
+decoder.mistake(
+    """The future is not hidden: every token reads what comes next. The loss will be wonderful, and
+    what the model writes nonsense.""",
+    {f"= {MASK}": "= real[:, None, :, None] & real[:, None, None, :]"},
+)
+decoder.mistake(
+    """Padded keys are hidden, and nothing else: tokens see their future, and the rows of padded
+    queries are not all False.""",
+    {f"= {MASK}": "= real[:, None, None, :]"},
+)
+decoder.mistake(
+    """A padded query sees itself: the whole diagonal is allowed. In the mask that is asked for its
+    row is all False.""",
+    {f"= {MASK}": f"= ({MASK}) | torch.eye(length, dtype=torch.bool)"},
+)
+decoder.mistake(
+    """Vectors or logits at padding are set to 0. The mask keeps padding out already: what comes out
+    there is the head's answer, and nobody reads it.""",
+    {"head(x)\n": "head(x) * real[:, :, None]\n"},
+    {"layer(x, mask)\n": "layer(x, mask) * real[:, :, None]\n"},
+    {"head(x)\n": "head(x * real[:, :, None])\n"},
+    {
+        "head(x)\n": "head(x) * real[:, :, None]\n",
+        "layer(x, mask)\n": "layer(x, mask) * real[:, :, None]\n",
+    },
+)
+decoder.mistake(
+    """Padding is not hidden: the mask is causal alone, so with padding on the left tokens read
+    it.""",
+    {f"= {MASK}": "= causal[None, None]"},
+)
+decoder.mistake(
+    """Only padded keys are hidden: a padded query still sees keys. In the mask that is asked for
+    its row is all False.""",
+    {f"= {MASK}": "= real[:, None, None, :] & causal"},
+)
+decoder.mistake(
+    """Only padded queries are hidden: real tokens still see padded keys before them.""",
+    {f"= {MASK}": "= real[:, None, :, None] & causal"},
+)
+decoder.mistake(
+    "No layer gets the mask: every token reads padding and its future.",
+    {"layer(x, mask)": "layer(x)"},
+)
+decoder.mistake(
+    "Some layers get the mask and others do not. Without it a layer reads padding and the future.",
+    {"x = layer(x, mask)": "x, mask = layer(x, mask), None"},
+    {"x = layer(x, mask)": "x = layer(x, mask if layer is not layers[-1] else None)"},
+    {"x = layer(x, mask)": "x = layer(x, mask if layer is layers[-1] else None)"},
+    {"x = layer(x, mask)": "x = layer(x, mask if layer is not layers[0] else None)"},
+)
+decoder.mistake(
+    """The mask is upside down: True where it hides. The layers read True as "may attend".""",
+    {f"= {MASK}": f"= ~({MASK})"},
+)
+decoder.mistake(
+    """A token does not see itself: the triangle ends before the diagonal.""",
+    {".tril()": ".tril(-1)"},
+)
+decoder.mistake(
+    "A token sees the one after it: the triangle ends one key too late.",
+    {".tril()": ".tril(1)"},
+)
+decoder.mistake(
+    """Every token sees what comes after it, not what came before: this is the upper triangle, triu.
+    The lower one, tril, looks back.""",
+    {".tril()": ".triu()"},
+    {".tril()": ".triu(1)"},
+)
+decoder.mistake(
+    "One mask is enough here to allow a pair, or one real token. All must hold: &, not |.",
+    {"& causal": "| causal"},
+    {"None] & real": "None] | real"},
+)
+decoder.mistake(
+    """Padding is told by its id, in the mask or in the embedding. A real token may have that id:
+    ask attention_mask.""",
+    {"attention_mask != 0": "input_ids != 0"},
+    {"attention_mask != 0": "input_ids != 0", "ids, attention_mask)": "ids, (input_ids != 0))"},
+)
+decoder.mistake(
+    """Padding is taken for real, and real tokens for padding: 1 in attention_mask is a real token.
+    """,
+    {"attention_mask != 0": "attention_mask == 0"},
+)
+decoder.mistake(
+    "Every sequence has the padding of the first one.",
+    {"attention_mask != 0": "attention_mask[:1] != 0"},
+)
+decoder.mistake(
+    """embedding gets no attention_mask: it then counts padding on the left as positions, and padded
+    positions hold vectors.""",
+    {"embedding(input_ids, attention_mask)": "embedding(input_ids)"},
+    {"ids, attention_mask)": "ids, torch.ones_like(attention_mask))"},
+)
+decoder.mistake(
+    """Every layer reads the embedding, and what the last one wrote goes on. A layer reads what the
+    one before it wrote.""",
+    {
+        "x = embedding": "y = x = embedding",
+        "x = layer(x, mask)": "y = layer(x, mask)",
+        "head(x)": "head(y)",
+    },
+)
+decoder.mistake(
+    "What the layers give is not kept, or they are never called. Write x = layer(x, mask).",
+    {"x = layer(x, mask)": "layer(x, mask)"},
+)
+decoder.mistake(
+    "A layer at the beginning or at the end of the list is never called.",
+    {"in layers": "in layers[:-1]"},
+    {"in layers": "in layers[1:]"},
+)
+decoder.mistake(
+    "Only the first layer is called: a return inside the loop ends it. Put it behind the loop.",
+    {"x = layer(x, mask)": "return head(layer(x, mask))"},
+    {"in layers": "in layers[:1]"},
+)
+decoder.mistake(
+    "The layers are called in the wrong order, the last one first.",
+    {"in layers": "in reversed(layers)"},
+)
+decoder.mistake(
+    "The same layer is called again and again. Each has weights of its own.",
+    {"x = layer(": "x = layers[0]("},
+    {"x = layer(": "x = layers[-1]("},
+)
+decoder.mistake(
+    """x is added to what each layer gives. A layer has its residual connections inside.""",
+    {"x = layer(x, mask)": "x = x + layer(x, mask)"},
+)
+decoder.mistake(
+    "head is not called: these are the vectors of the last layer. It makes logits of them.",
+    {"head(x)": "x"},
+)
+decoder.mistake(
+    """What comes out are not the logits, but what was made of them: probabilities, their
+    logarithms, or the likeliest tokens. A loss and a sampler want the logits.""",
+    {"head(x)": "head(x).softmax(dim=-1)"},
+    {"head(x)": "head(x).log_softmax(dim=-1)"},
+    {"head(x)": "head(x).argmax(dim=-1)"},
+)
+decoder.mistake(
+    "Only the last position has logits. In training every position predicts: give all of them.",
+    {"head(x)": "head(x[:, -1])"},
+    {"head(x)": "head(x)[:, -1]"},
+    {"head(x)": "head(x[:, -1:])"},
+)
 
 
 @decoder.check(points=1)
-def the_future_is_hidden_in_every_layer(fn, draw: Draw):
-    """No layer's mask shows a token what comes after it."""
-    for number, mask in enumerate(_masks_given(fn, next(iter(_decoder_inputs(draw))))):
-        later = torch.ones(mask.shape[-2:], dtype=torch.bool).triu(1)
-        expect(
-            not (mask & later).any(),
-            f"In layer {number} tokens see their future: the loss will be wonderful, and what it "
-            "writes nonsense.",
-            found=mask[0, 0].int(),
-        )
-
-
-@decoder.check(points=1)
-def padding_is_hidden_in_every_layer(fn, draw: Draw):
-    """No layer's mask shows a token padding, and every real token sees itself."""
-    arguments = next(iter(_decoder_inputs(draw)))
-    real = arguments[1] != 0
-    for number, mask in enumerate(_masks_given(fn, arguments)):
-        seen = mask.expand(len(real), 1, *mask.shape[-2:])[:, 0]
-        expect(
-            not (seen & ~real[:, None, :]).any(),
-            f"In layer {number} tokens see padding.",
-            found=seen[0].int(),
-        )
-        itself = seen.diagonal(dim1=1, dim2=2)
-        expect(bool(itself[real].all()), f"In layer {number} a real token does not see itself.")
+def each_part_is_called_once(fn, draw: Draw):
+    """The embedding, the layers and the head are called once each."""
+    ids, mask, embedding, layers, head = _decoder_arguments(draw, draw.attention_mask(2, 4), 3)
+    names = "embedding", "head", *(f"layers[{i}]" for i in range(len(layers)))
+    counted = [Counted(part) for part in (embedding, head, *layers)]
+    fn(ids, mask, counted[0], counted[2:], counted[1])
+    expect_each_called_once(dict(zip(names, counted, strict=True)))
 
 
 GPT2_NAMES = [("h.", "layers."), ("ln_1", "norm"), ("attn.c_proj", "attn.output")]
