@@ -11,6 +11,7 @@ import math
 import re
 import textwrap
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -103,7 +104,9 @@ def edited(source: str, edit: Edit) -> str:
 def function(source: str, name: str) -> Callable:
     """The function of this name that a source defines."""
     space = dict(GIVEN)
-    exec(compile(source, f"<{name}>", "exec"), space)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is odd in a slip, such as 0[1]
+        exec(compile(source, f"<{name}>", "exec"), space)
     return space[name]
 
 
