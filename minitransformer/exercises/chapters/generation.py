@@ -26,7 +26,7 @@ class Reader(nn.Module):
         real = attention_mask != 0
         positions = (real.cumsum(dim=1) - 1).clamp(min=0)
         tokens = self.read[input_ids] * self.waves[positions] * real[:, :, None]
-        return (tokens.cumsum(dim=1) + 2 * tokens) @ self.write
+        return (tokens.cumsum(dim=1) + 2 * tokens) * real[:, :, None] @ self.write
 
     def writes(self, prompt: Sequence[int], count: int) -> list[int]:
         """How it goes on, with nothing beside it."""
@@ -64,10 +64,6 @@ def _decoding(draw: Draw) -> Inputs:
     }
 
 
-def _until(end: int, arguments: Decoding) -> Decoding:
-    return *arguments[:4], end
-
-
 def _first_comes_first(draw: Draw) -> Decoding:
     """Three rows; the first ends with its second token, and others go on longer."""
     while True:
@@ -76,8 +72,7 @@ def _first_comes_first(draw: Draw) -> Decoding:
         first, *others = (model.writes(row, 8) for row in rows)
         end = first[1]
         ends = sorted(row.index(end) if end in row else 8 for row in others)
-        again = len(set(first[2:])) > 1 and first[0] != end  # what comes after is told apart
-        if again and ends[0] > 2 and ends[0] < ends[1]:
+        if end not in (first[0], first[2]) and 2 < ends[0] < ends[1]:
             return model, ids, mask, 8, end
 
 
@@ -87,8 +82,12 @@ def _zero_in_the_prompt(draw: Draw) -> Decoding:
 
 
 def _end_in_the_prompt(draw: Draw) -> Decoding:
-    model, ids, mask, new, _ = _prompts(draw, torch.tensor([[1, 1, 1]]), 3)
-    return model, ids, mask, new, int(ids[0, 1])
+    """It is not written within four tokens."""
+    while True:
+        model, ids, mask, new, _ = _prompts(draw, torch.tensor([[1, 1, 1]]), 4)
+        end = int(ids[0, 1])
+        if end not in model.writes(ids[0].tolist(), 4):
+            return model, ids, mask, new, end
 
 
 def _end_of_zero(draw: Draw) -> Decoding:
@@ -174,6 +173,7 @@ GOING = "going = going & (token != eos_id)"
 BREAK = "        if not going.any():\n            break\n"
 TENSORS = "[torch.tensor(tokens, dtype=torch.int64) for tokens in written]"
 APPEND = "written[row].append(int(token[row]))"
+ENDED = f"rows[going].tolist():\n            {APPEND}"
 greedy_decode.mistake(
     """What comes next is read at the last column, which is padding in rows padded on the right:
     read each row at its last real token.""",
@@ -220,6 +220,12 @@ greedy_decode.mistake(
     {"rows[going]": "rows"},
     {GOING: "pass", "if not going.any()": "if (token == eos_id).all()"},
     {GOING: "pass", BREAK: ""},
+)
+greedy_decode.mistake(
+    """A row that has ended is filled up to the length of the others. Its tensor stops with its
+    eos_id.""",
+    {ENDED: f"rows.tolist():\n            {APPEND[:-1]} if going[row] else eos_id)"},
+    {ENDED: f"rows.tolist():\n            {APPEND[:-1]} if going[row] else 0)"},
 )
 greedy_decode.mistake(
     """A row that has ended goes on again a step later: whether it has ended is asked of the newest
@@ -375,6 +381,11 @@ kv_cache.mistake(
     """The triangle begins at the first key, so a new token sees the oldest of the past and neither
     the rest nor itself. It is aligned at the end: tril(keys - new).""",
     {OFFSET: ".tril()"},
+)
+kv_cache.mistake(
+    """Of several new tokens the triangle begins at the first key, as if there were no past; one
+    alone is treated right. Align it at the end: tril(keys - new).""",
+    {OFFSET: ".tril(keys if new == 1 else 0)"},
 )
 kv_cache.mistake(
     """Nothing is masked: a new token sees the new tokens behind it. One at a time shows no
@@ -599,6 +610,7 @@ def _beams(draw: Draw) -> Inputs:
         "one beam": (Tree(draw), 1, 3),
         "two beams where greed goes wrong": (greed, 2, 2),
         "three beams, of which the third wins": (best_after(2), 3, 2),
+        "four beams, of which the second wins": (best_after(1), 4, 2),
         "four beams, of which the fourth wins": (best_after(3), 4, 2),
         "two beams where only a third would find the best text": (best_after(2), 2, 2),
         "two beams where only a fourth would find the best text": (best_after(3), 2, 2),
@@ -696,6 +708,14 @@ beam_search.mistake(
         KEPT: f"{KEPT} if len(beams) == 1 else [max((c for c in candidates if c[0][:-1] == t), "
         "key=lambda beam: beam[1]) for t, _ in beams]",
         "return beams[0]": "return max(beams, key=lambda beam: beam[1])",
+    },
+)
+beam_search.mistake(
+    """Every step begins with the empty text again: the texts that are kept are not what the next
+    step extends.""",
+    {
+        "beams = sorted": "best = sorted",
+        "return beams[0]": "return best[0] if length else beams[0]",
     },
 )
 beam_search.mistake(

@@ -166,6 +166,16 @@ cross_entropy.mistake(
     {LOSSES: f"-{PROBABILITY}.clamp(min=1e-12).log()"},
 )
 cross_entropy.mistake(
+    """The softmax runs over the positions, not over the classes: the chances of the classes at one
+    position sum to 1.""",
+    {LOSSES: f"-{PROBABILITY.replace('-1', '0', 1)}.log()"},
+    {
+        "    logits, labels =": "    logits = logits - logits.logsumexp(dim=1, keepdim=True)\n"
+        "    logits, labels =",
+        "logits.logsumexp(dim=-1) - logits.gather": "-logits.gather",
+    },
+)
+cross_entropy.mistake(
     "The sign is missing: this is the mean log-probability, which training would push down.",
     {LOSSES: f"({LOSSES}) * -1"},
 )
@@ -314,6 +324,12 @@ prompt_labels.mistake(
 prompt_labels.mistake(
     """The labels are one short of the row: the last place needs one too, -100.""",
     {"range(len(row))": "range(len(row) - 1)"},
+    {LABELS: "[-100] * (prompt - 1) + row[prompt:]"},
+)
+prompt_labels.mistake(
+    """There is a label too many: of a prompt of n tokens n - 1 places predict a token of it and get
+    -100.""",
+    {LABELS: "[-100] * prompt + row[prompt:] + [-100]"},
 )
 prompt_labels.mistake(
     """These are the labels of the answer alone. The prompt is read too, so each of its places needs

@@ -98,6 +98,12 @@ learning_rate.mistake(
     {COSINE: "(1 - done**2)"},
 )
 learning_rate.mistake(
+    """It does not fall towards 0: it comes down to a part of the peak, as some schedules have
+    it.""",
+    {COSINE: "(0.1 + 0.9 * (1 + math.cos(math.pi * done)) / 2)"},
+    {COSINE: "max(0.1, (1 + math.cos(math.pi * done)) / 2)"},
+)
+learning_rate.mistake(
     "After the warm-up it stays at the peak: it has to fall.",
     {COSINE: "1"},
 )
@@ -349,6 +355,10 @@ pack_rows.mistake(
         FILLED_IDS: "line + [0] * (max(map(len, lines)) - len(line))",
         FILLED_NUMBERS: "number + [0] * (max(map(len, lines)) - len(number))",
     },
+)
+pack_rows.mistake(
+    """The last line is missing: it was begun, and never put with the others.""",
+    {PACKED: "torch.tensor(ids[:-1]), torch.tensor(mask[:-1])"},
 )
 pack_rows.mistake(
     "input_ids and attention_mask have changed places.",
