@@ -309,10 +309,10 @@ def test_the_function_to_judge_does_not_say_what_it_is():
             "softmax gives None (is there a return?), not a tensor.",
         ),
         (
-            "pack_rows",
+            "kv_cache",
             "return 3",
-            "documents_have_numbers_of_their_own",
-            "pack_rows gives an int where a tuple of 2 is wanted.",
+            "step_by_step_equals_all_at_once",
+            "kv_cache gives an int where a tuple of 2 is wanted.",
         ),
     ],
 )

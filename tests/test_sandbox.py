@@ -242,6 +242,42 @@ def f():
     assert called(source) == ([], 1)
 
 
+# ---- what it changes -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("does", "rows", "numbers"),
+    [
+        ("pass", [[1, 2], [], [3]], [4, 5.5]),
+        ("rows[0].append(9)", [[1, 2, 9], [], [3]], [4, 5.5]),
+        ("rows.sort(); numbers.clear()", [[], [1, 2], [3]], []),
+        ("rows[1] += rows[0]; rows.pop()", [[1, 2], [1, 2]], [4, 5.5]),
+        ("numbers[0] = 7; more[0] = 7", [[1, 2], [], [3]], [7, 5.5]),
+        ("numbers[0] = 'a word'", [[1, 2], [], [3]], []),  # it cannot be handed on
+        ("rows[0].append([rows])", [], [4, 5.5]),
+    ],
+)
+def test_a_list_that_it_changes_is_changed_here_too(does, rows, numbers):
+    given = [[1, 2], [], [3]], [4, 5.5]
+    more = [6]
+    with trusted(f"def f(rows, x, numbers, more): {does}") as box:
+        box.function("f")(given[0], "between", given[1], more=more)
+    assert given == (rows, numbers)
+    assert more == ([7] if "more" in does else [6])
+
+
+@sandboxed
+def test_a_submission_pays_for_a_list_that_it_changes(tmp_path):
+    path = tmp_path / "work.py"
+    source = EXERCISES["pack_rows"].source
+    stays, changes = "        line += row\n", "        line += row\n        row.append(0)\n"
+    for line, lost in ((stays, []), (changes, ["what_it_is_given_stays_as_it_was"])):
+        path.write_text(source.replace(stays, line))
+        (feedback,), _ = grade_one(Submission("student", (File(path),)), ["pack_rows"], seed=7)
+        assert feedback.report.failed == lost
+        assert feedback.score == feedback.points - len(lost)
+
+
 # ---- what it answers -------------------------------------------------------------------------
 
 FORGE = """
@@ -272,7 +308,14 @@ def test_an_answer_of_much_json_is_refused():
         called(source)
 
 
-ANSWER = {"answer": {"value": 0}, "outputs": 0, "differentiable": [], "changed": [], "largest": 0}
+ANSWER = {
+    "answer": {"value": 0},
+    "outputs": 0,
+    "differentiable": [],
+    "changed": [],
+    "changed_lists": [],
+    "largest": 0,
+}
 STRANGE = {
     "no object": b"[]",
     "not JSON": b"{",
@@ -287,6 +330,12 @@ STRANGE = {
     "outputs that are not there": {**ANSWER, "outputs": 3, "differentiable": [True] * 3},
     "a change of what was not sent": {**ANSWER, "changed": [[0, 0]]},
     "a change of nothing": {**ANSWER, "changed": 3},
+    "a change of no lists": {**ANSWER, "changed_lists": None},
+    "a change of a list that was not sent": {**ANSWER, "changed_lists": [[2, [1]]]},
+    "a change of the last list": {**ANSWER, "changed_lists": [[-1, [1]]]},
+    "a list of words": {**ANSWER, "changed_lists": [[0, ["word"]]]},
+    "a list of lists of lists": {**ANSWER, "changed_lists": [[0, [[[1]]]]]},
+    "no list": {**ANSWER, "changed_lists": [[0, 3]]},
     "a number of words": {**ANSWER, "largest": "many"},
     "asks where there is nothing": {"callback": 0, "arguments": {"tuple": []}},
 }
@@ -305,10 +354,11 @@ def test_what_is_no_answer_ends_the_process_and_nothing_else():
             with pytest.raises(Died, match="what is no answer"):
                 box.function("f")(name)
     # The others are looked at in the same place, which needs no process.
+    request = {"request": "call", "lists": 2}
     for name in [*STRANGE][4:]:
         with pytest.raises((ValueError, KeyError, TypeError)):
-            sandbox._understood({"request": "call"}, STRANGE[name], [], [])
-    sandbox._understood({"request": "call"}, dict(ANSWER), [], [])
+            sandbox._understood(request, STRANGE[name], [], [])
+    sandbox._understood(request, {**ANSWER, "changed_lists": [[1, [[1, 2.5], []]]]}, [], [])
 
 
 @sandboxed

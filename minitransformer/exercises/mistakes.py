@@ -11,6 +11,7 @@ import math
 import re
 import textwrap
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -94,11 +95,11 @@ UNKNOWN = Diagnosis()
 
 def edited(source: str, edit: Edit) -> str:
     """The source with every part of an edit in place. Raises ValueError where one is not there."""
-    if isinstance(edit, str):
-        body = textwrap.indent(textwrap.dedent(edit).strip("\n"), "    ")
-        return SOLUTION.sub(lambda _: body + "\n", source)
     head, begin, rest = source.partition(BEGIN)
     body, end, tail = rest.partition(END)
+    if isinstance(edit, str):
+        lines = textwrap.indent(textwrap.dedent(edit).strip("\n"), "    ")
+        return f"{head}{begin}\n{lines}\n    {end}{tail}"
     for stands, becomes in edit.items():
         if stands not in body:
             raise ValueError(f"{stands!r} does not stand in the solution, so it cannot be edited")
@@ -110,7 +111,9 @@ def edited(source: str, edit: Edit) -> str:
 def function(source: str, name: str) -> Callable:
     """The function of this name that a source defines."""
     space = dict(NAMES)
-    exec(compile(source, f"<{name}>", "exec"), space)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what is odd in a slip, such as 0[1]
+        exec(compile(source, f"<{name}>", "exec"), space)
     return space[name]
 
 

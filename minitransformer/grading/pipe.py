@@ -81,6 +81,13 @@ def pack(value: Any, tensors: list[Tensor], callables: list[Callable] | None = N
     raise TypeError(f"a {type(value).__name__} cannot be handed on: expected tensors and numbers")
 
 
+def is_plain(value: Any, deep: int = 2) -> bool:
+    """It is a list of numbers, or of lists of numbers."""
+    return type(value) is list and all(
+        type(one) in (bool, int, float) or (deep > 1 and is_plain(one, deep - 1)) for one in value
+    )
+
+
 def unpack(packed: Any, tensors: list[Tensor], call: Callable | None = None) -> Any:
     """What `pack` packed; functions become ones that ask the other side.
 

@@ -298,6 +298,7 @@ class RemoteFunction:
         tensors: list[Tensor] = []
         callables: list[Callable] = []
         packed = pipe.pack(arguments, tensors, callables)
+        lists = [one for one in (*arguments, *flags.values()) if pipe.is_plain(one)]
         call = {
             "request": "call",
             "name": self.__name__,
@@ -305,10 +306,13 @@ class RemoteFunction:
             "flags": {n: pipe.pack(flag, tensors, callables) for n, flag in flags.items()},
             "grad": torch.is_grad_enabled(),
             "forbidden": self.forbidden,
+            "lists": len(lists),
             "callables": dict(enumerate(callables)),
         }
         keep: dict[str, Any] = {}
         outputs = _RemoteCall.apply(self, call, keep, *tensors)
+        for index, new in keep["changed_lists"]:
+            lists[index][:] = new
         return pipe.unpack(keep["answer"], list(outputs))
 
 
@@ -328,6 +332,7 @@ class _RemoteCall(torch.autograd.Function):
         for index, new in reply["changed"]:
             tensors[index].data.copy_(found[new])
         keep["answer"], fn.largest = reply["answer"], reply["largest"]
+        keep["changed_lists"] = reply["changed_lists"]
         outputs = tuple(found[:count])
         ctx.wanted, ctx.flags = wanted, flags
         ctx.shapes = [(tensor.shape, tensor.dtype) for tensor in tensors]
@@ -376,6 +381,9 @@ def _understood(request: dict, reply: dict, found: list[Tensor], sent: list[Tens
             _expect(_is_index(new, range(count, len(found))), "what it was changed to")
             old, new = sent[index], found[new]
             _expect((old.shape, old.dtype) == (new.shape, new.dtype), "an argument's shape")
+        for index, new in reply["changed_lists"]:
+            _expect(_is_index(index, range(request["lists"])), "a list that was handed over")
+            _expect(pipe.is_plain(new), "a list of numbers")
         _expect(type(reply["largest"]) is int, "a count of numbers")
         pipe.unpack(reply["answer"], found[:count])
     else:

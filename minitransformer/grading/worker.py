@@ -5,6 +5,7 @@ Requests come on standard input and answers go out on what was standard output, 
 functions are only called. Run as a script by `sandbox.py`.
 """
 
+import copy
 import os
 import re
 import resource
@@ -22,7 +23,14 @@ if __name__ == "__main__":  # with -I Python looks for no module beside the scri
 from minitransformer.exercises import cells
 from minitransformer.exercises.cells import as_text, load_cells
 from minitransformer.exercises.forbidding import Forbidding
-from minitransformer.grading.pipe import LONGEST, pack, read_message, unpack, write_message
+from minitransformer.grading.pipe import (
+    LONGEST,
+    is_plain,
+    pack,
+    read_message,
+    unpack,
+    write_message,
+)
 
 MEMORY = 5 * 2**29  # bytes of address space that a submission may add to what torch took
 TOO_MUCH = f"it asked for more than {MEMORY / 2**20:,.0f} MiB of memory"
@@ -64,6 +72,8 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
         before = [tensor.detach().clone() for tensor in tensors]
         arguments = unpack(message["arguments"], tensors, ask)
         flags = {name: unpack(flag, tensors, ask) for name, flag in message["flags"].items()}
+        lists = [one for one in (*arguments, *flags.values()) if is_plain(one)]
+        lists_before = copy.deepcopy(lists)
         forbidding = Forbidding(tuple(message["forbidden"]))
         with torch.set_grad_enabled(message["grad"]), forbidding:
             answer = space[message["name"]](*arguments, **flags)
@@ -76,6 +86,11 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
             "outputs": len(outputs),
             "differentiable": [output.requires_grad for output in outputs],
             "changed": [],
+            "changed_lists": [
+                [index, new if is_plain(new) else []]  # what cannot be handed on leaves it empty
+                for index, (old, new) in enumerate(zip(lists_before, lists, strict=True))
+                if old != new
+            ],
             "largest": forbidding.largest,
         }
         for index, (old, new) in enumerate(zip(before, tensors, strict=True)):

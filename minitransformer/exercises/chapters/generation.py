@@ -1,29 +1,115 @@
 """Chapter 9: generation."""
 
+from collections.abc import Callable, Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minitransformer.checks import GeneratorSubject, expect
-from minitransformer.exercises.exercise import Draw, exercise
+from minitransformer.exercises.exercise import Draw, Inputs, exercise
+
+VOCABULARY, NEVER = 7, 99  # of a Reader; an end that it never writes
 
 
-class Chain:
-    """A model whose next token is likeliest by a table: logits[t] follow from the token at t."""
+class Reader(nn.Module):
+    """A model whose next token depends on every real token up to it, and on their order."""
 
-    def __init__(self, draw: Draw, vocabulary: int = 7):
-        self.table = draw.normal(vocabulary, vocabulary)
-        self.calls = 0
+    def __init__(self, draw: Draw):
+        super().__init__()
+        self.read = draw.normal(VOCABULARY, 8, dtype=torch.float64)
+        self.waves = draw.normal(32, 8, dtype=torch.float64)  # for the positions
+        self.write = draw.normal(8, VOCABULARY, dtype=torch.float64)
+        self.rows = 0  # that it has read, in all calls
 
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        self.calls += 1
-        return self.table[input_ids]
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        self.rows += len(input_ids)
+        real = attention_mask != 0
+        positions = (real.cumsum(dim=1) - 1).clamp(min=0)
+        tokens = self.read[input_ids] * self.waves[positions] * real[:, :, None]
+        return (tokens.cumsum(dim=1) + 2 * tokens) * real[:, :, None] @ self.write
+
+    def writes(self, prompt: Sequence[int], count: int) -> list[int]:
+        """How it goes on, with nothing beside it."""
+        row = list(prompt)
+        for _ in range(count):
+            ids = torch.tensor([row])
+            row.append(int(self(ids, torch.ones_like(ids))[0, -1].argmax()))
+        return row[len(prompt) :]
 
 
-def _prompts(draw: Draw):
-    for _ in range(2):
-        mask = draw.attention_mask(3, 4)
-        ids = torch.randint(1, 7, (3, 4), generator=draw.generator) * mask
-        yield Chain(draw), ids, mask, draw.integer(2, 5), draw.integer(1, 6)
+Decoding = tuple[Reader, Tensor, Tensor, int, int]  # the arguments of greedy_decode
+
+
+def _prompts(draw: Draw, attention_mask: Tensor, new: int) -> Decoding:
+    """Random tokens, none of them 0, where the mask is 1; no end."""
+    ids = draw.ids(*attention_mask.shape, vocabulary=VOCABULARY) * attention_mask
+    return Reader(draw), ids, attention_mask, new, NEVER
+
+
+def _padded(side: str) -> Tensor:
+    mask = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [1, 1, 1, 0, 0]])
+    return mask if side == "right" else mask.flip(1)
+
+
+def _decoding(draw: Draw) -> Inputs:
+    one = torch.ones(1, 3, dtype=torch.int64)
+    return {
+        "one prompt, and one token to write": _prompts(draw, one, 1),
+        "one prompt without padding": _prompts(draw, one, 5),
+        "two prompts without padding": _prompts(draw, one.expand(2, 3), 6),
+        "a prompt padded on the right": _prompts(draw, torch.tensor([[1, 1, 0, 0]]), 5),
+        "a prompt padded on the left": _prompts(draw, torch.tensor([[0, 1, 1]]), 4),
+        "four prompts, padded on the right": _prompts(draw, _padded("right"), 5),
+        "four prompts, padded on the left": _prompts(draw, _padded("left"), 6),
+    }
+
+
+def _first_comes_first(draw: Draw) -> Decoding:
+    """Three rows; the first ends with its second token, and others go on longer."""
+    while True:
+        model, ids, mask, _, _ = _prompts(draw, torch.tensor([[1, 1, 0], [1, 1, 1], [1, 0, 0]]), 8)
+        rows = [row[real != 0].tolist() for row, real in zip(ids, mask, strict=True)]
+        first, *others = (model.writes(row, 8) for row in rows)
+        end = first[1]
+        ends = sorted(row.index(end) if end in row else 8 for row in others)
+        if end not in (first[0], first[2]) and 2 < ends[0] < ends[1]:
+            return model, ids, mask, 8, end
+
+
+def _zero_in_the_prompt(draw: Draw) -> Decoding:
+    model, _, mask, new, end = _prompts(draw, torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]), 5)
+    return model, torch.tensor([[3, 0, 0, 0], [0, 5, 0, 2]]), mask, new, end
+
+
+def _end_in_the_prompt(draw: Draw) -> Decoding:
+    """It is not written within four tokens."""
+    while True:
+        model, ids, mask, new, _ = _prompts(draw, torch.tensor([[1, 1, 1]]), 4)
+        end = int(ids[0, 1])
+        if end not in model.writes(ids[0].tolist(), 4):
+            return model, ids, mask, new, end
+
+
+def _end_of_zero(draw: Draw) -> Decoding:
+    """It writes 0 within four tokens, and something else first."""
+    while True:
+        model, ids, mask, new, _ = _prompts(draw, torch.tensor([[1, 1]]), 6)
+        if 0 in model.writes(ids[0].tolist(), 6)[1:4]:
+            return model, ids, mask, new, 0
+
+
+def _unusual_decoding(draw: Draw) -> Inputs:
+    mixed = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0], [0, 1, 1, 0]])
+    between = torch.tensor([[1, 0, 1, 1], [1, 1, 0, 0]])
+    return {
+        "a row that ends before the others": _first_comes_first(draw),
+        "an end of id 0": _end_of_zero(draw),
+        "the id of the end in a prompt": _end_in_the_prompt(draw),
+        "real tokens of id 0 in a prompt": _zero_in_the_prompt(draw),
+        "padding on either side in one batch": _prompts(draw, mixed, 4),
+        "padding between tokens": _prompts(draw, between, 4),
+        "no new tokens asked for": _prompts(draw, torch.tensor([[1, 1], [1, 0]]), 0),
+    }
 
 
 @exercise(
@@ -35,30 +121,32 @@ def _prompts(draw: Draw):
         "What comes next follows from the logits at each row's last real token, not at the last "
         "column.",
         "Put new tokens behind everything, with a 1 in the mask; the padding in between is then a "
-        "hole that the mask knows. A row that has ended gets 0 in the mask.",
-        "last = (torch.arange(length) * mask).argmax(dim=1); logits[torch.arange(batch), last]",
+        "hole that the mask knows. A row that has ended is written no further, and when all have, "
+        "the model is not asked again.",
+        "last = (torch.arange(length) * attention_mask).argmax(dim=1), where length is that of "
+        "input_ids by now; then logits[torch.arange(batch), last].argmax(dim=-1).",
     ],
-    inputs=_prompts,
+    inputs=_decoding,
+    edges=_unusual_decoding,
     subject=lambda fn: GeneratorSubject(
         lambda model, ids, mask, new, eos_id=-1: fn(model, ids, mask, new, eos_id),
         eos_flag="eos_id",
     ),
-    promises={
-        "prompts_padded_on_the_left_give_what_they_give_alone": 1,
-        "prompts_padded_on_the_right_give_what_they_give_alone": 1,
-        "each_row_stops_at_its_own_end": 1,
-        "a_row_that_ends_leaves_its_neighbours_alone": 1,
-    },
+    points=3,
 )
 def greedy_decode(
     model, input_ids: Tensor, attention_mask: Tensor, max_new_tokens: int, eos_id: int
 ) -> list[Tensor]:
     """Continue each prompt with the likeliest token, up to and including eos_id.
 
-    model(input_ids, attention_mask) -> logits (batch, length, vocabulary); its positions follow
-    from the mask, so holes are allowed
-    input_ids, attention_mask: (batch, length) int64, padded on either side
-    returns: the new tokens of each row, 1-D int64, at most max_new_tokens
+    model(input_ids, attention_mask) -> logits (batch, length, vocabulary): at each place those of
+    the token that follows. It sees where the mask is 1, and takes positions from the mask, so a 0
+    between two tokens of a row changes nothing
+    input_ids, attention_mask: (batch, length) int64, 1 = real token, 0 = padding, which may stand
+    anywhere; each row has a real token. What a prompt holds ends nothing, eos_id neither
+    max_new_tokens: from 0 up
+    returns: for each row its new tokens, (new,) int64: max_new_tokens, or fewer if the last is
+    eos_id
     """
     ### BEGIN SOLUTION
     rows = torch.arange(len(input_ids))
@@ -78,25 +166,170 @@ def greedy_decode(
     ### END SOLUTION
 
 
+LAST = "(torch.arange(input_ids.shape[1]) * (attention_mask != 0)).argmax(dim=1)"
+CALL = "model(input_ids, attention_mask)"
+LOOP = "    for _ in range(max_new_tokens):\n"
+GOING = "going = going & (token != eos_id)"
+BREAK = "        if not going.any():\n            break\n"
+TENSORS = "[torch.tensor(tokens, dtype=torch.int64) for tokens in written]"
+APPEND = "written[row].append(int(token[row]))"
+ENDED = f"rows[going].tolist():\n            {APPEND}"
+greedy_decode.mistake(
+    """What comes next is read at the last column, which is padding in rows padded on the right:
+    read each row at its last real token.""",
+    {LAST: "torch.full_like(rows, -1)"},
+)
+greedy_decode.mistake(
+    """The number of real tokens is taken for the place of the last one, which is right only where
+    no padding stands before or between them; after the first step new tokens stand behind it.""",
+    {LAST: "attention_mask.sum(dim=1) - 1"},
+)
+greedy_decode.mistake(
+    """Every step goes on from the prompt alone, so the same token comes again and again: the place
+    that is read stays at the prompt's end, or new tokens have a 0 in the mask.""",
+    {f"{LOOP}        last = {LAST}\n": f"    last = {LAST}\n{LOOP}"},
+    {"going.long()[:, None]": "torch.zeros_like(token)[:, None]"},
+)
+greedy_decode.mistake(
+    """Every row is read where the first row has its last token. Each row has its own.""",
+    {LAST: f"{LAST}[:1].expand(len(rows))"},
+)
+greedy_decode.mistake(
+    """The model is not given the attention_mask, or one of ones: it reads padding as text.""",
+    {CALL: "model(input_ids, torch.ones_like(attention_mask))"},
+)
+greedy_decode.mistake(
+    """The mask is made of the ids: a real token of id 0 is taken for padding. The attention_mask
+    says what is real.""",
+    {LOOP: f"    attention_mask = (input_ids != 0).long()\n{LOOP}"},
+    {CALL: "model(input_ids, (input_ids != 0).long())"},
+    {LOOP: f"{LOOP}        attention_mask = (input_ids != 0).long()\n"},
+)
+greedy_decode.mistake(
+    """The model is given the newest token alone, so it goes on from nothing: it has no memory. Give
+    it all tokens so far.""",
+    {
+        "torch.cat((input_ids, token[:, None]), dim=1)": "token[:, None]",
+        "torch.cat((attention_mask, going.long()[:, None]), dim=1)": "torch.ones_like(input_ids)",
+    },
+)
+greedy_decode.mistake(
+    """Rows are continued behind their end. Remember which have ended; their eos_id is the last
+    token that they get.""",
+    {GOING: "pass"},
+    {"rows[going]": "rows"},
+    {GOING: "pass", "if not going.any()": "if (token == eos_id).all()"},
+    {GOING: "pass", BREAK: ""},
+)
+greedy_decode.mistake(
+    """A row that has ended is filled up to the length of the others. Its tensor stops with its
+    eos_id.""",
+    {ENDED: f"rows.tolist():\n            {APPEND[:-1]} if going[row] else eos_id)"},
+    {ENDED: f"rows.tolist():\n            {APPEND[:-1]} if going[row] else 0)"},
+)
+greedy_decode.mistake(
+    """A row that has ended goes on again a step later: whether it has ended is asked of the newest
+    token alone. Once ended, it stays so.""",
+    {GOING: "going = token != eos_id"},
+)
+greedy_decode.mistake(
+    """All rows stop as soon as one of them ends. It is over when every row has ended.""",
+    {"if not going.any()": "if not going.all()"},
+)
+greedy_decode.mistake(
+    """The end is cut off. eos_id belongs to the row, as its last token: without it nobody can tell
+    a row that ended from one that ran out of tokens.""",
+    {APPEND: f"if token[row] != eos_id:\n                {APPEND}"},
+)
+greedy_decode.mistake(
+    """The prompts are returned as well. Only the new tokens are wanted.""",
+    {"[[] for _ in rows]": "[x.tolist() for x in input_ids]"},
+    {
+        "[[] for _ in rows]": "[x[y != 0].tolist() for x, y in zip(input_ids, attention_mask)]",
+    },
+)
+greedy_decode.mistake(
+    """There is one step too many or too few: max_new_tokens are wanted where no end comes.""",
+    {"range(max_new_tokens)": "range(max_new_tokens - 1)"},
+    {"range(max_new_tokens)": "range(max_new_tokens + 1)"},
+)
+greedy_decode.mistake(
+    """The prompt is counted too: the longer it is, the fewer tokens are written. max_new_tokens is
+    the number of new ones.""",
+    {"range(max_new_tokens)": "range(max_new_tokens - input_ids.shape[1])"},
+)
+greedy_decode.mistake(
+    "At least one token is written, though none was asked for.",
+    {"range(max_new_tokens)": "range(max(max_new_tokens, 1))"},
+)
+greedy_decode.mistake(
+    """torch.tensor([]) is float32: a row to which nothing was added needs dtype=torch.int64.""",
+    {"torch.tensor(tokens, dtype=torch.int64)": "torch.tensor(tokens)"},
+)
+greedy_decode.mistake(
+    "An end of id 0 is taken for no end at all: `if eos_id` is false for 0.",
+    {GOING: "going = going & ((token != eos_id) | (eos_id == 0))"},
+)
+greedy_decode.mistake(
+    """eos_id in a prompt ends the row before it has begun. Only a new token ends a row.""",
+    {GOING: "going = going & ~(input_ids == eos_id).any(dim=1)"},
+    {
+        "torch.ones(len(input_ids), dtype=torch.bool)": "~(input_ids == eos_id).any(dim=1)",
+    },
+)
+greedy_decode.mistake(
+    """This is no list of tensors. Each row has a tensor of its own, as long as what it wrote.""",
+    {TENSORS: "written"},
+    {TENSORS: f"torch.nn.utils.rnn.pad_sequence({TENSORS}, batch_first=True)"},
+    {TENSORS: "torch.tensor([x + [0] * (max_new_tokens - len(x)) for x in written])"},
+)
+greedy_decode.mistake(
+    """The least likely token is taken. The largest logit is the likeliest token's.""",
+    {"argmax(dim=-1)": "argmin(dim=-1)"},
+)
+
+
 @greedy_decode.check(points=1)
-def it_stops_when_every_row_has_ended(fn, draw: Draw):
+def a_row_that_has_ended_is_read_no_further(fn, draw: Draw):
     """When all rows have ended the model is not asked again."""
-    model = Chain(draw)
-    model.table[:, 3] = 100.0  # 3 is always the likeliest
-    found = fn(model, torch.tensor([[1, 2], [4, 5]]), torch.ones(2, 2, dtype=torch.int64), 9, 3)
-    expect([row.tolist() for row in found] == [[3], [3]], "Every row should be the one token 3.")
+    model = Reader(draw)
+    ids, mask = torch.tensor([[1, 2], [4, 5]]), torch.ones(2, 2, dtype=torch.int64)
+    always = lambda ids, mask: model(ids, mask) + 1e3 * torch.eye(VOCABULARY)[3]  # noqa: E731
+    found = fn(always, ids, mask, 9, 3)
     expect(
-        model.calls == 1,
-        f"Every row ends with its first token, and the model was asked {model.calls} times.",
+        [row.tolist() for row in found] == [[3], [3]],
+        "Every row should be the one token 3, which is the end.",
+    )
+    expect(
+        model.rows <= 2,
+        f"Two rows end with their first token, so there are two to be read, at once or one by one. "
+        f"The model was given {model.rows}: is it asked again after the end?",
     )
 
 
-def _steps(draw: Draw):
-    for _ in range(2):
-        past = draw.normal(2, 2, 3, 4), draw.normal(2, 2, 3, 4)
-        new = draw.integer(1, 2)
-        yield (*(draw.normal(2, 2, new, 4) for _ in range(3)), past)
-    yield (*(draw.normal(1, 2, 4, 4) for _ in range(3)), None)
+def _steps(draw: Draw) -> Inputs:
+    """New tokens, and what was read before them."""
+
+    def step(batch: int, heads: int, new: int, past: int, width: int) -> tuple:
+        cache = tuple(draw.normal(batch, heads, past, width) for _ in range(2)) if past else None
+        return (*(draw.normal(batch, heads, new, width) for _ in range(3)), cache)
+
+    return {
+        "the first token": step(1, 1, 1, 0, 2),
+        "three tokens and no past": step(1, 1, 3, 0, 2),
+        "one new token after one": step(1, 1, 1, 1, 3),
+        "one new token after four": step(1, 2, 1, 4, 3),
+        "two new tokens after three": step(2, 1, 2, 3, 4),
+        "five new tokens after two": step(2, 3, 5, 2, 4),
+        "as many new tokens as past ones": step(3, 2, 4, 4, 5),
+    }
+
+
+def _large_future(draw: Draw) -> tuple:
+    """Two of the past and two new tokens, of which the last has the largest score by far."""
+    query, key, value, cache = _steps(draw)["two new tokens after three"]
+    key = key.abs() * torch.tensor([-1e5, 1e5]).view(1, 1, 2, 1)
+    return query.abs() * 1e5, key, value, (cache[0].abs() * -1e5, cache[1])
 
 
 @exercise(
@@ -107,16 +340,25 @@ def _steps(draw: Draw):
     hints=[
         "Put the new keys and values behind the old ones, along the axis of the length.",
         "The new queries are the last tokens: query i may see all of the past and the new up to i.",
-        "The mask is a triangle that is aligned at its end: tril(num_keys - num_queries).",
+        "The mask is a triangle that is aligned at its end: torch.ones(new, keys).tril(keys - new) "
+        "is 1 where a new token may look; keys counts those of the past too.",
     ],
     inputs=_steps,
+    edges=lambda draw: {"a future token of the largest score": _large_future(draw)},
+    points=3,
 )
 def kv_cache(query: Tensor, key: Tensor, value: Tensor, cache):
-    """Causal attention of new tokens to the past and to each other.
+    """Causal attention, softmax(QKᵀ/√d) V, of new tokens to the past and to each other.
 
-    query, key, value: (batch, heads, new, width), of the new tokens only
-    cache: None, or what the call before returned: keys and values (batch, heads, past, width)
-    returns: the output (batch, heads, new, width), and the cache for the next call, (keys, values)
+    A new token sees all of the past, the new tokens before it, and itself; those after it get a
+    weight of exactly 0. There is no padding. All memory is in the cache that is handed in and in
+    the one that is returned: two texts may be read in turn, each with its own.
+
+    query, key, value: (batch, heads, new, width), of the new tokens only, one or more
+    cache: None for the first call, then what the call before returned: the pair (keys, values),
+    each (batch, heads, past, width), in the order in which they were read
+    returns: the output (batch, heads, new, width), and the cache for the next call: the pair
+    (keys, values) of the past and the new tokens
     """
     ### BEGIN SOLUTION
     if cache is not None:
@@ -127,6 +369,150 @@ def kv_cache(query: Tensor, key: Tensor, value: Tensor, cache):
     output = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1) @ value
     return output, (key, value)
     ### END SOLUTION
+
+
+JOINED = "torch.cat((cache[0], key), dim=2), torch.cat((cache[1], value), dim=2)"
+SWAPPED = "torch.cat((cache[1], key), dim=2), torch.cat((cache[0], value), dim=2)"
+OFFSET = ".tril(keys - new)"
+HIDDEN = 'scores.masked_fill(~mask, float("-inf"))'
+SEEN = f"{HIDDEN}.softmax(dim=-1)"
+RETURNED = "return output, (key, value)"
+kv_cache.mistake(
+    """The triangle begins at the first key, so a new token sees the oldest of the past and neither
+    the rest nor itself. It is aligned at the end: tril(keys - new).""",
+    {OFFSET: ".tril()"},
+)
+kv_cache.mistake(
+    """Of several new tokens the triangle begins at the first key, as if there were no past; one
+    alone is treated right. Align it at the end: tril(keys - new).""",
+    {OFFSET: ".tril(keys if new == 1 else 0)"},
+)
+kv_cache.mistake(
+    """Nothing is masked: a new token sees the new tokens behind it. One at a time shows no
+    difference; several at once do.""",
+    {OFFSET: ""},
+)
+kv_cache.mistake(
+    """The mask is left out as soon as there is a past. Right for one new token; of several each
+    sees those behind it.""",
+    {OFFSET: ".tril(0 if cache is None else keys)"},
+)
+kv_cache.mistake(
+    """The triangle is one diagonal off: a new token sees the one behind it, too.""",
+    {OFFSET: ".tril(keys - new + 1)"},
+)
+kv_cache.mistake(
+    """The triangle is one diagonal off: a new token does not see itself. The first of all sees
+    nothing then, which is NaN.""",
+    {OFFSET: ".tril(keys - new - 1)"},
+)
+kv_cache.mistake(
+    """New tokens see all of the past, but of the new only themselves. Those before them count
+    too.""",
+    {
+        "dtype=torch.bool)" + OFFSET: "dtype=torch.bool)\n    mask[:, keys - new :] = "
+        "torch.eye(new, dtype=torch.bool)"
+    },
+)
+kv_cache.mistake(
+    """The new tokens see only the past, not each other and not themselves.""",
+    """
+    past = (key, value) if cache is None else cache
+    new, keys = query.shape[2], past[0].shape[2]
+    mask = torch.ones(new, keys, dtype=torch.bool)
+    mask = mask.tril() if cache is None else mask
+    scores = query @ past[0].transpose(-2, -1) / query.shape[-1] ** 0.5
+    output = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1) @ past[1]
+    if cache is not None:
+        key, value = torch.cat((cache[0], key), dim=2), torch.cat((cache[1], value), dim=2)
+    return output, (key, value)
+    """,
+)
+kv_cache.mistake(
+    """The new keys, the new values or both are put before the past. They belong behind it, both of
+    them.""",
+    {JOINED: "torch.cat((key, cache[0]), dim=2), torch.cat((value, cache[1]), dim=2)"},
+    {"(cache[0], key)": "(key, cache[0])"},
+    {"(cache[1], value)": "(value, cache[1])"},
+)
+kv_cache.mistake(
+    """The past is forgotten: the new tokens see each other alone. Put the cache's keys and values
+    before the new ones.""",
+    {JOINED: "key, value"},
+    {
+        "    if cache is not None:\n": "    past = cache\n    if cache is not None:\n",
+        JOINED: "key, value",
+        RETURNED: "if past is not None:\n"
+        "        key, value = torch.cat((past[0], key), 2), torch.cat((past[1], value), 2)\n"
+        "    return output, (key, value)",
+    },
+)
+kv_cache.mistake(
+    """The cache that comes back is the one that was handed in, or None: the new tokens are not in
+    it.""",
+    {RETURNED: "return output, cache"},
+    {RETURNED: "return output, (key, value) if cache is not None else None"},
+)
+kv_cache.mistake(
+    """The cache that comes back holds the new tokens only. The next call needs the past, too.""",
+    {
+        "    if cache is not None:\n": "    fresh = key, value\n    if cache is not None:\n",
+        RETURNED: "return output, fresh",
+    },
+)
+kv_cache.mistake(
+    """Keys and values have changed places in the cache, where it is read or where it is
+    returned.""",
+    {RETURNED: "return output, (value, key)"},
+    {JOINED: SWAPPED},
+    {
+        JOINED: SWAPPED,
+        RETURNED: "return output, (value, key)",
+    },
+)
+kv_cache.mistake(
+    """The scores are not divided by the root of the width of a head, or by that of another
+    size.""",
+    {" / query.shape[-1] ** 0.5": ""},
+    {"query.shape[-1] ** 0.5": "keys ** 0.5"},
+    {"query.shape[-1] ** 0.5": "new ** 0.5"},
+    {"query.shape[-1] ** 0.5": "query.shape[1] ** 0.5"},
+    {"query.shape[-1] ** 0.5": "query.shape[-1]"},
+)
+kv_cache.mistake(
+    """The mask is upside down: what a new token may see is hidden. masked_fill fills where its mask
+    is True.""",
+    {"~mask": "mask"},
+)
+kv_cache.mistake(
+    """The mask comes after the softmax: weights are taken away, and those that are left do not sum
+    to 1.""",
+    {SEEN: "scores.softmax(dim=-1).masked_fill(~mask, 0.0)"},
+    {SEEN: "(scores.softmax(dim=-1) * mask)"},
+)
+kv_cache.mistake(
+    """The scores of future tokens become 0, a score like any other: those tokens still get
+    weight.""",
+    {'float("-inf")': "0.0"},
+    {HIDDEN: "(scores * mask)"},
+)
+kv_cache.mistake(
+    """The scores of future tokens become a large negative number, and a score can be lower. Only
+    -inf gives a weight of exactly 0.""",
+    {'float("-inf")': "-1e9"},
+    {'float("-inf")': "-1e4"},
+    {'float("-inf")': "-1e6"},
+    {HIDDEN: "(scores + (1.0 - mask.float()) * -1e9)"},
+    {HIDDEN: "(scores + (1.0 - mask.float()) * -1e4)"},
+)
+kv_cache.mistake(
+    "The softmax runs over the queries. It runs over the keys, the last axis.",
+    {"softmax(dim=-1)": "softmax(dim=-2)"},
+)
+kv_cache.mistake(
+    "There is no softmax: the scores themselves weigh the values.",
+    {SEEN: "scores.masked_fill(~mask, 0.0)"},
+)
 
 
 @kv_cache.check(points=2, measures="largest difference")
@@ -145,49 +531,104 @@ def step_by_step_equals_all_at_once(fn, draw: Draw):
         largest = max(largest, difference)
         expect(
             difference <= 1e-5,
-            f"Read {size} at a time, six tokens give something else than read at once: "
-            + (
-                "is the past still there?"
-                if size == 1
-                else "do the new tokens see each other, but not their future?"
-            ),
+            f"Read {size} at a time, six tokens give something else than read at once: the outputs "
+            f"differ by up to {difference:.3g}.",
             difference,
         )
     return largest
 
 
-@kv_cache.check(points=1)
-def the_cache_of_the_past_is_left_alone(fn, draw: Draw):
-    """The cache that was handed in still holds what it held."""
-    past = draw.normal(1, 1, 3, 2), draw.normal(1, 1, 3, 2)
-    before = past[0].clone(), past[1].clone()
-    _, cache = fn(*(draw.normal(1, 1, 1, 2) for _ in range(3)), past)
+@kv_cache.check(points=1, measures="largest difference")
+def two_texts_are_read_in_turn(fn, draw: Draw):
+    """A text gives the same whether another is read in between or not."""
+
+    def read(part: int, text: tuple[Tensor, ...], cache) -> tuple:
+        return fn(*(x[:, :, part : part + 1] for x in text), cache)
+
+    one, other = (tuple(draw.normal(1, 1, 3, 2) for _ in range(3)) for _ in range(2))
+    cache, alone = None, []
+    for part in range(3):
+        output, cache = read(part, one, cache)
+        alone.append(output)
+    caches: list = [None, None]
+    between = []
+    for part in range(3):
+        output, caches[0] = read(part, one, caches[0])
+        _, caches[1] = read(part, other, caches[1])
+        between.append(output)
+    difference = float((torch.cat(between, dim=2) - torch.cat(alone, dim=2)).abs().max())
     expect(
-        past[0].shape == before[0].shape and torch.equal(past[0], before[0]),
-        "The keys that were handed in were changed.",
+        difference <= 1e-6,
+        f"When a second text is read in turn with the first, each with its own cache, the outputs "
+        f"of the first differ by up to {difference:.3g}. Is something kept outside the cache?",
+        difference,
     )
-    expect(
-        cache[0].shape[2] == 4,
-        f"The new cache holds {cache[0].shape[2]} keys; 3 of the past and 1 new one make 4.",
-    )
+    return difference
 
 
 class Tree:
-    """log-probabilities of the next token, by what was written so far."""
+    """Random log-probabilities of the next token, for each text others."""
 
     def __init__(self, draw: Draw, vocabulary: int = 5):
-        self.draw, self.vocabulary = draw, vocabulary
-        self.known: dict[tuple[int, ...], Tensor] = {}
+        self.seed, self.vocabulary = draw.integer(0, 10**6), vocabulary
 
-    def __call__(self, written: list[int]) -> Tensor:
-        written = tuple(int(token) for token in written)
-        if written not in self.known:
-            seed = sum((token + 1) * 7**i for i, token in enumerate(written))
-            logits = torch.randn(
-                self.vocabulary, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-            )
-            self.known[written] = (2 * logits).log_softmax(dim=-1)
-        return self.known[written]
+    def __call__(self, tokens: list[int]) -> Tensor:
+        place = sum((int(token) + 1) * 7**i for i, token in enumerate(tokens))
+        generator = torch.Generator().manual_seed(self.seed + place)
+        logits = torch.randn(self.vocabulary, generator=generator, dtype=torch.float64)
+        return (2 * logits).log_softmax(dim=-1)
+
+
+def table(chances: dict[tuple[int, ...], list[float]], others: list[float]) -> Callable:
+    """Log-probabilities of the next token: of the texts listed, and of all others."""
+
+    def next_log_probs(tokens: list[int]) -> Tensor:
+        text = tuple(int(token) for token in tokens)
+        return torch.tensor(chances.get(text, others), dtype=torch.float64).log()
+
+    return next_log_probs
+
+
+STARTS, FLAT = [0.3, 0.25, 0.2, 0.15, 0.1], [0.24, 0.22, 0.2, 0.18, 0.16]
+SURE, EVEN = [0.01, 0.96, 0.01, 0.01, 0.01], [0.4, 0.35, 0.25]
+
+
+def best_after(start: int) -> Callable:
+    """The first token `start` is the (start + 1)th likeliest, and only after it is one sure."""
+    return table({(): STARTS, (start,): SURE}, FLAT)
+
+
+def sure_after(*text: int) -> Callable:
+    """Of the four likeliest texts of two tokens one leads to a sure third."""
+    first = {(): [0.6, 0.3, 0.1], (0,): [0.5, 0.4, 0.1], (1,): [0.6, 0.3, 0.1]}
+    return table({**first, text: [0.98, 0.01, 0.01]}, EVEN)
+
+
+def _beams(draw: Draw) -> Inputs:
+    greed = table({(): [0.6, 0.4], (0,): [0.55, 0.45], (1,): [0.95, 0.05]}, [0.6, 0.4])
+    return {
+        "one beam": (Tree(draw), 1, 3),
+        "two beams where greed goes wrong": (greed, 2, 2),
+        "three beams, of which the third wins": (best_after(2), 3, 2),
+        "four beams, of which the second wins": (best_after(1), 4, 2),
+        "four beams, of which the fourth wins": (best_after(3), 4, 2),
+        "two beams where only a third would find the best text": (best_after(2), 2, 2),
+        "two beams where only a fourth would find the best text": (best_after(3), 2, 2),
+        "two beams where only a fifth would find the best text": (best_after(4), 2, 2),
+        "two beams that both go on from the same token": (sure_after(0, 1), 2, 3),
+        "two beams, one of which is pushed out": (sure_after(1, 0), 2, 3),
+        **{f"{n} beams in a random tree": (Tree(draw), n, 4) for n in (2, 3, 4)},
+    }
+
+
+def _unusual_beams(draw: Draw) -> Inputs:
+    impossible = table({(): [0.0, 0.7, 0.3], (1,): [0.0, 0.6, 0.4], (2,): [1.0, 0.0, 0.0]}, EVEN)
+    return {
+        "more beams than tokens": (Tree(draw, 3), 5, 4),
+        "tokens of probability 0": (impossible, 2, 3),
+        "a length of 1": (Tree(draw), 3, 1),
+        "a length of 0": (Tree(draw), 2, 0),
+    }
 
 
 @exercise(
@@ -200,15 +641,23 @@ class Tree:
         "In each step extend every beam by every token, then keep the num_beams best of all.",
         "beams = sorted(candidates, key=lambda b: -b[1])[:num_beams]; start with [([], 0.0)].",
     ],
-    inputs=lambda draw: [
-        (Tree(draw), beams, length) for beams, length in ((1, 3), (2, 3), (3, 4), (2, 1))
-    ],
+    inputs=_beams,
+    edges=_unusual_beams,
+    points=4,
     tolerance=1e-4,
 )
 def beam_search(next_log_probs, num_beams: int, length: int) -> tuple[list[int], float]:
     """The best text of `length` tokens that beam search finds, and its log-probability.
 
-    next_log_probs(tokens: list[int]) -> (vocabulary,) log-probabilities of the next token
+    It starts with one beam, the empty text. In each of `length` steps every beam is extended by
+    every token, and of all these texts the num_beams likeliest are kept, whichever beam they come
+    from; or all, if there are fewer. No token ends a text, and a text's log-probability is the sum
+    of those of its tokens, not divided by its length. Ties do not matter.
+
+    next_log_probs(tokens) -> (vocabulary,) log-probabilities of the token that follows a text, the
+    list of all its token ids, empty at the start; -inf for one that cannot follow
+    num_beams: from 1 up, also more than there are tokens; length: from 0 up
+    returns: (tokens, log-probability), which is ([], 0.0) for a length of 0
     """
     ### BEGIN SOLUTION
     beams = [([], 0.0)]
@@ -223,36 +672,110 @@ def beam_search(next_log_probs, num_beams: int, length: int) -> tuple[list[int],
     ### END SOLUTION
 
 
-@beam_search.check(points=1)
-def two_beams_find_what_greed_misses(fn, draw: Draw):
-    """Where the likeliest first token leads nowhere, two beams find the other way."""
-
-    def chances(tokens):
-        table = {(): [0.6, 0.4], (0,): [0.5, 0.5], (1,): [0.95, 0.05]}
-        return torch.tensor(table[tuple(int(token) for token in tokens)]).log()
-
-    tokens, score = fn(chances, 2, 2)
-    expect(
-        list(tokens) == [1, 0],
-        f"It finds {list(tokens)}. Starting with 0 (60 %) gives at most 30 %, but 1 then 0 has "
-        "0.4 * 0.95 = 38 %: [1, 0] is wanted.",
-    )
-    expect(
-        abs(float(score) - float(torch.tensor(0.38).log())) < 1e-4,
-        f"The log-probability of [1, 0] is log 0.38 = -0.9676, not {float(score):.4f}: add the "
-        "log-probabilities of all tokens.",
-    )
-
-
-@beam_search.check(points=1)
-def one_beam_is_greedy(fn, draw: Draw):
-    """With one beam the likeliest token is taken each time."""
-    tree = Tree(draw)
-    greedy: list[int] = []
-    for _ in range(4):
-        greedy.append(int(tree(greedy).argmax()))
-    tokens, _ = fn(tree, 1, 4)
-    expect(list(tokens) == greedy, f"One beam finds {list(tokens)}; greed finds {greedy}.")
+KEPT = "sorted(candidates, key=lambda beam: -beam[1])[:num_beams]"
+beam_search.mistake(
+    """This is greedy: after each step only the best text is left, alone or in copies, as it happens
+    where the search starts with num_beams empty texts. Start with one, and keep num_beams different
+    ones.""",
+    {"[:num_beams]": "[:1]"},
+    {"[([], 0.0)]": "[([], 0.0)] * num_beams"},
+)
+beam_search.mistake(
+    """Nothing is dropped: every text is followed to its end. That finds the best of all, and costs
+    vocabulary ** length; beam search keeps num_beams after each step.""",
+    {"[:num_beams]": ""},
+)
+beam_search.mistake(
+    """More beams are kept than num_beams, or fewer.""",
+    {"[:num_beams]": "[: 2 * num_beams]"},
+    {"[:num_beams]": "[: num_beams + 1]"},
+    {"[:num_beams]": "[: max(num_beams - 1, 1)]"},
+    {"[:num_beams]": "[: max(num_beams // 2, 1)]"},
+)
+beam_search.mistake(
+    """Each beam keeps its own num_beams best continuations, so that there are more and more. The
+    num_beams best of all are kept, whichever beam they come from.""",
+    {
+        KEPT: "[c for t, _ in beams for c in sorted((c for c in candidates if c[0][:-1] == t), "
+        "key=lambda beam: -beam[1])[:num_beams]]",
+        "return beams[0]": "return max(beams, key=lambda beam: beam[1])",
+    },
+)
+beam_search.mistake(
+    """After the first step each beam goes on alone, with its own likeliest token. All continuations
+    of all beams compete.""",
+    {
+        KEPT: f"{KEPT} if len(beams) == 1 else [max((c for c in candidates if c[0][:-1] == t), "
+        "key=lambda beam: beam[1]) for t, _ in beams]",
+        "return beams[0]": "return max(beams, key=lambda beam: beam[1])",
+    },
+)
+beam_search.mistake(
+    """Every step begins with the empty text again: the texts that are kept are not what the next
+    step extends.""",
+    {
+        "beams = sorted": "best = sorted",
+        "return beams[0]": "return best[0] if length else beams[0]",
+    },
+)
+beam_search.mistake(
+    """A text is judged by its last token alone. Add the log-probabilities of all its tokens.""",
+    {"score + log_prob": "log_prob"},
+)
+beam_search.mistake(
+    """Probabilities are added. Log-probabilities are, since probabilities are multiplied.""",
+    {"score + log_prob": "score + math.exp(log_prob)"},
+)
+beam_search.mistake(
+    """Log-probabilities are multiplied. Multiplied are probabilities; their logarithms are
+    added.""",
+    {"score + log_prob": "score * log_prob"},
+    {"score + log_prob": "score * log_prob", "[([], 0.0)]": "[([], 1.0)]"},
+)
+beam_search.mistake(
+    """The worst texts are kept: the largest log-probability is the best, the one nearest to 0.""",
+    {"-beam[1]": "beam[1]"},
+    {"score + log_prob": "score - log_prob"},
+)
+beam_search.mistake(
+    """Of the beams that are left the last and worst is returned. The best comes first.""",
+    {"return beams[0]": "return beams[-1]"},
+)
+beam_search.mistake(
+    """There is one step too many or too few: the text has `length` tokens.""",
+    {"range(length)": "range(length - 1)"},
+    {"range(length)": "range(length + 1)"},
+)
+beam_search.mistake(
+    """next_log_probs is told the last token alone. What follows depends on the whole text.""",
+    {"next_log_probs(tokens)": "next_log_probs(tokens[-1:])"},
+)
+beam_search.mistake(
+    """next_log_probs is told the empty text at every step. What follows depends on the text so
+    far.""",
+    {"next_log_probs(tokens)": "next_log_probs([])"},
+)
+beam_search.mistake(
+    """The log-probability is divided by the length of the text. It is the sum.""",
+    {"return beams[0]": "return beams[0][0], beams[0][1] / max(length, 1)"},
+)
+beam_search.mistake(
+    """The probability is returned. Its logarithm is wanted, the sum as it is.""",
+    {"return beams[0]": "return beams[0][0], math.exp(beams[0][1])"},
+)
+beam_search.mistake(
+    """The sign of what is returned is turned: a log-probability is 0 or less.""",
+    {"return beams[0]": "return beams[0][0], -beams[0][1]"},
+    {"score + log_prob": "score - log_prob", "-beam[1]": "beam[1]"},
+)
+beam_search.mistake(
+    """What is returned is another thing than the pair (tokens, log-probability) of one text: all
+    beams, or one of the two, or the two the other way round.""",
+    {"return beams[0]": "return beams"},
+    {"return beams[0]": "return beams[0][0]"},
+    {"return beams[0]": "return beams[0][1]"},
+    {"return beams[0]": "return beams[0][1], beams[0][0]"},
+)
 
 
 def _draws(

@@ -4,43 +4,65 @@ import torch
 from torch import Tensor
 
 from minitransformer.checks import LossSubject, expect
-from minitransformer.exercises.exercise import Draw, exercise
+from minitransformer.exercises.exercise import Draw, Inputs, exercise
+
+NAN, INF = float("nan"), float("inf")
 
 
-def _predictions(draw: Draw):
-    for _ in range(2):
-        labels = torch.tensor([[draw.integer(0, 6) for _ in range(4)] for _ in range(3)])
-        ignored = torch.rand(3, 4, generator=draw.generator) < 0.4
-        ignored[0, 0] = False
-        yield draw.normal(3, 4, 7), labels.masked_fill(ignored, -100)
+def _predictions(draw: Draw) -> Inputs:
+    """Logits and labels, none of which is class 0."""
+    rows = [[2, -100, 4, 6, 1], [-100, 3, 5, 1, -100], [4, 2, -100, -100, -100]]
+    return {
+        "one position": (draw.normal(1, 1, 3), torch.tensor([[2]])),
+        "one row in which every label counts": (draw.normal(1, 3, 4), torch.tensor([[1, 3, 2]])),
+        "the last label ignored": (draw.normal(1, 4, 3), torch.tensor([[2, 1, 2, -100]])),
+        "rows with different numbers of labels": (draw.normal(3, 5, 7), torch.tensor(rows)),
+        "a row without labels": (
+            draw.normal(2, 3, 5),
+            torch.tensor([[-100, -100, -100], [3, 4, -100]]),
+        ),
+    }
+
+
+def _unusual_predictions(draw: Draw) -> Inputs:
+    labels = torch.tensor([[1, -100, 3], [-100, 2, 1]])
+    poisoned = draw.normal(2, 3, 4)
+    poisoned[0, 1], poisoned[1, 0, 2] = NAN, INF
+    large = torch.tensor([[1e3, -2e3, 4e2, 3e3], [-5e3, 2e3, 1e3, 5e2], [0.0, 9e2, -3e3, 8e2]])
+    return {
+        "labels of class 0": (draw.normal(2, 3, 5), torch.tensor([[0, 3, -100], [2, 0, 0]])),
+        "large logits": (large.double()[None], torch.tensor([[1, 2, 3]])),
+        "NaN and Inf at ignored positions": (poisoned, labels),
+        "no labels at all": (draw.normal(2, 3, 4), torch.full((2, 3), -100)),
+    }
 
 
 @exercise(
     "Cross-entropy that ignores -100",
     chapter=7,
     about="""The mean of -log softmax(logits)[label] over the labels that count, and over no
-        others.""",
+        others. Use logsumexp or your own; torch's log_softmax and its losses are locked.""",
     hints=[
         "Pick the positions that count first: logits[labels != -100] has one row for each.",
         "-log softmax(x)[i] is logsumexp(x) - x[i]: no overflow. gather picks x[i].",
         "Divide the sum by max(number of labels that count, 1): with none the loss is 0.",
     ],
     inputs=_predictions,
+    edges=_unusual_predictions,
+    gradients=True,
     forbidden=("log_softmax", "nll_loss", "cross_entropy"),
     subject=lambda fn: LossSubject(fn, dtypes=("float32", "float64")),
-    promises={
-        "class_zero_counts_as_any_other": 1,
-        "how_much_is_ignored_is_irrelevant": 1,
-        "no_gradient_reaches_ignored_positions": 1,
-        "nothing_to_predict_is_no_nan": 1,
-        "large_logits_are_no_overflow": 1,
-    },
+    promises={"gradients_of_the_loss_are_right": 1},
 )
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """The mean over the labels that are not -100; 0 where there are none.
+    """The mean of -log softmax(logits)[label] over the labels that are not -100; 0 without any.
 
-    logits: (batch, length, classes) float; labels: (batch, length) int64, -100 = ignore
-    returns: () float
+    Logits may be in the thousands. Where the label is -100 they may hold anything, NaN and Inf
+    too: nothing of it reaches the loss, and the gradient there is 0.
+
+    logits: (batch, length, classes) float
+    labels: (batch, length) int64, the class at the same position, from 0 up; -100 = ignore
+    returns: () of the dtype of the logits
     """
     ### BEGIN SOLUTION
     counts = labels != -100
@@ -48,6 +70,174 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     losses = logits.logsumexp(dim=-1) - logits.gather(-1, labels[:, None])[:, 0]
     return losses.sum() / max(len(labels), 1)
     ### END SOLUTION
+
+
+MEAN = "losses.sum() / max(len(labels), 1)"
+LOSSES = "logits.logsumexp(dim=-1) - logits.gather(-1, labels[:, None])[:, 0]"
+PROBABILITY = "logits.softmax(dim=-1).gather(-1, labels[:, None])[:, 0]"
+EVERYWHERE = """
+    counts = labels != -100
+    chosen = logits.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    losses = logits.logsumexp(dim=-1) - chosen
+"""
+OF_ALL = "/ counts.sum().clamp(min=1)"
+cross_entropy.mistake(
+    """The sum is right, but it is divided by the number of positions, ignored ones included: the
+    more padding, the smaller the loss. Divide by the number of labels that count.""",
+    {"max(len(labels), 1)": "counts.numel()"},
+    EVERYWHERE + "    return losses.masked_fill(~counts, 0.0).mean()",
+)
+cross_entropy.mistake(
+    "The losses are summed and not divided: this is not their mean.",
+    {MEAN: "losses.sum()"},
+)
+cross_entropy.mistake(
+    """The sum is divided by the number of rows, not by the number of labels that count.""",
+    {"max(len(labels), 1)": "counts.shape[0]"},
+    {"max(len(labels), 1)": "max(int(counts.any(dim=1).sum()), 1)"},
+)
+cross_entropy.mistake(
+    """Each row is averaged, then the averages are: a label in a row with few of them weighs more.
+    Sum over all rows, and divide once.""",
+    EVERYWHERE
+    + """    means = losses.masked_fill(~counts, 0.0).sum(dim=1) / counts.sum(dim=1).clamp(min=1)
+    return means.mean()""",
+    EVERYWHERE
+    + """    rows = [loss[count].mean() for loss, count in zip(losses, counts) if count.any()]
+    return sum(rows) / max(len(rows), 1) + 0.0 * logits.sum()""",
+    """
+    means = []
+    for x, y in zip(logits, labels):
+        x, y = x[y != -100], y[y != -100]
+        losses = x.logsumexp(dim=-1) - x.gather(-1, y[:, None])[:, 0]
+        means.append(losses.sum() / max(len(y), 1))
+    return sum(means) / len(means)
+    """,
+    """
+    means = []
+    for x, y in zip(logits, labels):
+        x, y = x[y != -100], y[y != -100]
+        losses = x.logsumexp(dim=-1) - x.gather(-1, y[:, None])[:, 0]
+        means.append(losses.mean())
+    return sum(means) / len(means)
+    """,
+)
+cross_entropy.mistake(
+    """Where no label counts this is 0 / 0, NaN, and one such batch turns every weight into NaN.
+    Divide by 1 at least.""",
+    {MEAN: "losses.mean()"},
+    {"max(len(labels), 1)": "len(labels)"},
+)
+cross_entropy.mistake(
+    """Where no label counts a number of Python comes back. A tensor of shape () is wanted, as for
+    every other batch: the training loop calls backward() on it.""",
+    {"    logits, labels =": "    if not counts.any():\n        return 0.0\n    logits, labels ="},
+    {"    logits, labels =": "    if not counts.any():\n        return 0\n    logits, labels ="},
+)
+cross_entropy.mistake(
+    """A label of 0 is ignored, as if it were padding. Class 0 is a class like any other; only
+    -100 says what to ignore.""",
+    {"labels != -100": "labels > 0"},
+)
+cross_entropy.mistake(
+    """-100 is clamped to class 0 and counted: ignored positions are taught class 0.""",
+    {
+        "counts = labels != -100\n    ": "",
+        "logits[counts], labels[counts]": "logits.flatten(0, 1), labels.clamp(min=0).flatten()",
+    },
+)
+cross_entropy.mistake(
+    """exp is taken of the logits as they are: exp(89) is infinite in float32, exp(710) in float64.
+    logsumexp subtracts the largest logit first.""",
+    {"logits.logsumexp(dim=-1)": "logits.exp().sum(dim=-1).log()"},
+    {LOSSES: "-(logits.exp().gather(-1, labels[:, None])[:, 0] / logits.exp().sum(-1)).log()"},
+)
+cross_entropy.mistake(
+    """The logarithm is taken of a softmax: a small probability is rounded to 0, and log 0 is -inf.
+    -log softmax(x)[i] is logsumexp(x) - x[i], without that detour.""",
+    {LOSSES: f"-{PROBABILITY}.log()"},
+)
+cross_entropy.mistake(
+    """A small number keeps the logarithm from log 0, and cuts off every large loss: what the model
+    gets most wrong has no right loss and no gradient. logsumexp(x) - x[i] needs no such number.
+    """,
+    *({LOSSES: f"-({PROBABILITY} + {eps}).log()"} for eps in ("1e-8", "1e-9", "1e-10", "1e-12")),
+    *({LOSSES: f"-{PROBABILITY}.clamp(min={eps}).log()"} for eps in ("1e-8", "1e-9", "1e-10")),
+    {LOSSES: f"-{PROBABILITY}.clamp(min=1e-12).log()"},
+)
+cross_entropy.mistake(
+    """The softmax runs over the positions, not over the classes: the chances of the classes at one
+    position sum to 1.""",
+    {LOSSES: f"-{PROBABILITY.replace('-1', '0', 1)}.log()"},
+    {
+        "    logits, labels =": "    logits = logits - logits.logsumexp(dim=1, keepdim=True)\n"
+        "    logits, labels =",
+        "logits.logsumexp(dim=-1) - logits.gather": "-logits.gather",
+    },
+)
+cross_entropy.mistake(
+    "The sign is missing: this is the mean log-probability, which training would push down.",
+    {LOSSES: f"({LOSSES}) * -1"},
+)
+cross_entropy.mistake(
+    """The logits are taken for log-probabilities: they have to be normalized first, by subtracting
+    logsumexp.""",
+    {LOSSES: "-logits.gather(-1, labels[:, None])[:, 0]"},
+)
+cross_entropy.mistake(
+    """There is no logarithm: these are probabilities of the labels, not -log of them.""",
+    {LOSSES: f"-{PROBABILITY}"},
+    {LOSSES: f"1 - {PROBABILITY}"},
+    {LOSSES: PROBABILITY},
+)
+cross_entropy.mistake(
+    """The labels are shifted a second time. Here the label at a position already belongs to the
+    logits at the same position.""",
+    {"counts = labels": "logits, labels = logits[:, :-1], labels[:, 1:]\n    counts = labels"},
+)
+cross_entropy.mistake(
+    """The losses of ignored positions are multiplied by 0, and NaN * 0 is NaN. Leave those
+    positions out before anything is computed: logits[labels != -100].""",
+    EVERYWHERE + f"    return (losses * counts).sum() {OF_ALL}",
+)
+cross_entropy.mistake(
+    """The loss is right, but it was computed at ignored positions too and thrown away there: in the
+    backward pass NaN comes back from them. Pick the positions that count first.""",
+    EVERYWHERE + f"    return losses[counts].sum() {OF_ALL}",
+    EVERYWHERE + f"    return losses.masked_fill(~counts, 0.0).sum() {OF_ALL}",
+    EVERYWHERE + f"    return torch.where(counts, losses, 0.0).sum() {OF_ALL}",
+)
+cross_entropy.mistake(
+    """No gradient can flow through this loss: it was cut off from the logits, by detach(), item(),
+    float() or no_grad(). Return the tensor as it was computed.""",
+    {MEAN: f"({MEAN}).detach()"},
+    {MEAN: f"float({MEAN})"},
+)
+cross_entropy.mistake(
+    "These are the losses of single labels, not their mean.",
+    {MEAN: "losses"},
+    EVERYWHERE + "    return losses.masked_fill(~counts, 0.0)",
+)
+cross_entropy.mistake(
+    "The loss is float32, whatever the logits are: float64 logits have a float64 loss.",
+    {"logits[counts], ": "logits.float()[counts], "},
+    {MEAN: f"({MEAN}).float()"},
+)
+
+
+def _conversations(draw: Draw) -> Inputs:
+    """Rows of token ids, and how many tokens of each are its prompt."""
+
+    def rows(*lengths: int) -> list[list[int]]:
+        return [(torch.randperm(40, generator=draw.generator)[:n] + 1).tolist() for n in lengths]
+
+    return {
+        "a prompt and an answer of two tokens each": (rows(4), [2]),
+        "a prompt of one token": (rows(4), [1]),
+        "a long prompt and a short answer": (rows(6), [4]),
+        "rows of different lengths": (rows(5, 3, 6), [2, 1, 4]),
+        "rows whose prompts are equally long": (rows(4, 7), [3, 3]),
+    }
 
 
 @exercise(
@@ -58,20 +248,24 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     hints=[
         "First the labels of plain language modelling: the next token at each place, -100 last.",
         "Places 0 to prompt_length - 2 predict tokens of the prompt: they become -100.",
-        "[-100] * (n - 1) + row[n:] + [-100] for a prompt of n > 0 tokens.",
+        "[-100] * (n - 1) + row[n:] + [-100], where n is prompt_length, or 1 if that is 0.",
     ],
-    inputs=lambda draw: [
-        (
-            [draw.ids(n).tolist() for n in (5, 3, 6)],
-            [draw.integer(1, 4), draw.integer(1, 2), draw.integer(2, 5)],
-        )
-        for _ in range(3)
-    ],
+    inputs=_conversations,
+    edges=lambda draw: {
+        "no prompt": ([[5, 6, 7, 8]], [0]),
+        "a prompt without an answer": ([[5, 6, 7]], [3]),
+        "a single token": ([[4], [9], [5, 6]], [1, 0, 1]),
+    },
 )
 def prompt_labels(rows: list[list[int]], prompt_lengths: list[int]) -> list[list[int]]:
-    """The next token where it belongs to the answer, else -100; each row as long as it was.
+    """The label at each place: the token that follows it, if that belongs to the answer.
 
-    rows: token ids, the prompt first; prompt_lengths: from 0 to the length of the row
+    Where it belongs to the prompt, and at the last place, which nothing follows, it is -100. Each
+    row of labels is as long as its row of tokens. Nothing predicts the first token of a row, so a
+    prompt of length 0 gives what a prompt of length 1 gives.
+
+    rows: token ids, at least one a row, the prompt before the answer
+    prompt_lengths: how many tokens of each row are its prompt, from 0 to all of them
     """
     ### BEGIN SOLUTION
     labels = []
@@ -82,38 +276,147 @@ def prompt_labels(rows: list[list[int]], prompt_lengths: list[int]) -> list[list
     ### END SOLUTION
 
 
-@prompt_labels.check(points=1)
-def the_first_token_of_the_answer_is_learned(fn, draw: Draw):
-    """Of the prompt 5 6 and the answer 7 8 the labels are -100 7 8 -100."""
-    found = fn([[5, 6, 7, 8]], [2])
-    expect(
-        found == [[-100, 7, 8, -100]],
-        f"The prompt 5 6 and the answer 7 8 give {found[0] if found else found}; "
-        "[-100, 7, 8, -100] is wanted: token 6, the prompt's last, predicts 7.",
-    )
+CHOICE = "-100 if t + 1 < prompt else following[t]"
+LABELS = f"[{CHOICE} for t in range(len(row))]"
+prompt_labels.mistake(
+    """The first token of the answer is not learned. The last token of the prompt predicts it: of a
+    prompt of n tokens n - 1 places get -100.""",
+    {"t + 1 < prompt": "t < prompt"},
+)
+prompt_labels.mistake(
+    """One token of the prompt too many is learned, its last one: -100 belongs at each place whose
+    next token is in the prompt.""",
+    {"t + 1 < prompt": "t + 2 < prompt"},
+)
+prompt_labels.mistake(
+    "The prompt is learned too: these are the labels of plain language modelling.",
+    {CHOICE: "following[t]"},
+)
+prompt_labels.mistake(
+    """Each label is the token at its own place, not the one that follows it. Some libraries shift
+    inside the model; here the label at a place is what comes next.""",
+    {"[*row[1:], -100]": "row"},
+    {"[*row[1:], -100]": "row", "t + 1 < prompt": "t < prompt"},
+    {"[*row[1:], -100]": "row", CHOICE: "following[t]"},
+)
+prompt_labels.mistake(
+    "Each label is the token before its place. The label is the token that follows.",
+    {"[*row[1:], -100]": "[-100, *row[:-1]]"},
+    {"[*row[1:], -100]": "[-100, *row[:-1]]", "t + 1 < prompt": "t - 1 < prompt"},
+)
+prompt_labels.mistake(
+    """The last place of a row has a label, though nothing follows it: -100 belongs there.""",
+    {"[*row[1:], -100]": "[*row[1:], 0]"},
+    {"[*row[1:], -100]": "[*row[1:], row[0]]"},
+    {"[*row[1:], -100]": "[*row[1:], row[-1]]"},
+)
+prompt_labels.mistake(
+    "The prompt is learned and the answer is not: it should be the other way round.",
+    {CHOICE: "following[t] if t + 1 < prompt else -100"},
+    {CHOICE: "following[t] if t < prompt else -100"},
+)
+prompt_labels.mistake(
+    "One prompt length is used for all rows. Each row has its own.",
+    {"prompt_lengths, strict": "prompt_lengths[:1] * len(rows), strict"},
+    {"prompt_lengths, strict": "[max(prompt_lengths)] * len(rows), strict"},
+    {"prompt_lengths, strict": "[min(prompt_lengths)] * len(rows), strict"},
+)
+prompt_labels.mistake(
+    """The labels are one short of the row: the last place needs one too, -100.""",
+    {"range(len(row))": "range(len(row) - 1)"},
+    {LABELS: "[-100] * (prompt - 1) + row[prompt:]"},
+)
+prompt_labels.mistake(
+    """There is a label too many: of a prompt of n tokens n - 1 places predict a token of it and get
+    -100.""",
+    {LABELS: "[-100] * prompt + row[prompt:] + [-100]"},
+)
+prompt_labels.mistake(
+    """These are the labels of the answer alone. The prompt is read too, so each of its places needs
+    a label, -100.""",
+    {LABELS: "row[prompt:]"},
+    {LABELS: "row[prompt:] + [-100]"},
+    {LABELS: "following[max(prompt - 1, 0) :]"},
+)
+prompt_labels.mistake(
+    """What is not to be learned has another label than -100: such a number is a token, or an
+    error in the loss. -100 is what the loss ignores.""",
+    {CHOICE: "0 if t + 1 < prompt else following[t]"},
+    {"[*row[1:], -100]": "[*row[1:], 0]", CHOICE: "0 if t + 1 < prompt else following[t]"},
+    {CHOICE: "-1 if t + 1 < prompt else following[t]"},
+    {"[*row[1:], -100]": "[*row[1:], -1]", CHOICE: "-1 if t + 1 < prompt else following[t]"},
+)
+prompt_labels.mistake(
+    """Without a prompt there is a label too many, the first token's. Nothing predicts the first
+    token of a row.""",
+    {LABELS: "[-100] * (prompt - 1) + row[prompt:] + [-100]"},
+)
+prompt_labels.mistake(
+    """Without a prompt prompt_length - 1 is -1, and a slice up to -1 is everything but the last
+    place. Use max(prompt_length - 1, 0).""",
+    """
+    labels = []
+    for row, prompt in zip(rows, prompt_lengths):
+        following = [*row[1:], -100]
+        following[: prompt - 1] = [-100] * (prompt - 1)
+        labels.append(following)
+    return labels
+    """,
+    """
+    labels = []
+    for row, prompt in zip(rows, prompt_lengths):
+        following = torch.tensor([*row[1:], -100])
+        following[: prompt - 1] = -100
+        labels.append(following.tolist())
+    return labels
+    """,
+)
+prompt_labels.mistake(
+    "The labels of all rows are in one list. Each row has a list of its own.",
+    {"labels.append(": "labels.extend("},
+)
+prompt_labels.mistake(
+    """The rows of labels are padded to one length. Each is as long as its row of tokens; padding
+    comes later.""",
+    {"return labels": "return [x + [-100] * (max(map(len, rows)) - len(x)) for x in labels]"},
+)
 
 
-@prompt_labels.check(points=1)
-def no_prompt_and_no_answer_are_allowed(fn, draw: Draw):
-    """Without a prompt everything is learned, without an answer nothing."""
-    found = fn([[5, 6, 7], [5, 6, 7], [4]], [0, 3, 1])
-    wanted = [[6, 7, -100], [-100, -100, -100], [-100]]
-    expect(
-        found == wanted,
-        f"Rows of which 0, all 3 and the only token are prompt give {found}; {wanted} is wanted.",
-    )
+def _micro_batches(draw: Draw) -> Inputs:
+    """The losses of some parts, and labels of which none is class 0."""
+
+    def losses(*shapes: tuple[int, int]) -> list[Tensor]:
+        return [3 * draw.normal(*shape).abs() for shape in shapes]
+
+    one = [torch.tensor([[4, -100, 2, 7, -100]])]
+    equal = [torch.tensor([[3, -100, 1]]), torch.tensor([[-100, 5, 2]])]
+    unequal = [torch.tensor([[2, 6, 3, 1]]), torch.tensor([[-100, -100, 5, -100]])]
+    shapes = [
+        torch.tensor([[2, 3, -100], [1, -100, 7]]),
+        torch.tensor([[5, 1, 4, 2, -100]]),
+        torch.tensor([[-100, 8], [6, 2], [-100, 4]]),
+    ]
+    return {
+        "one part": (losses((1, 3)), [torch.tensor([[2, 1, 3]])]),
+        "one part in which some labels are ignored": (losses((1, 5)), one),
+        "two parts with as many labels each": (losses((1, 3), (1, 3)), equal),
+        "two parts, one with few labels": (losses((1, 4), (1, 4)), unequal),
+        "three parts of different shapes": (losses((2, 3), (1, 5), (3, 2)), shapes),
+    }
 
 
-def _micro_batches(draw: Draw):
-    for _ in range(2):
-        batches = [(2, 3), (1, 5), (3, 2)]
-        losses = [draw.normal(*shape).abs() for shape in batches]
-        labels = [
-            draw.ids(*shape).masked_fill(torch.rand(shape, generator=draw.generator) < p, -100)
-            for shape, p in zip(batches, (0.1, 0.6, 0.3), strict=True)
-        ]
-        labels[0][0, 0] = 1
-        yield losses, labels
+def _unusual_parts(draw: Draw) -> Inputs:
+    two = [torch.tensor([[2.0, 4.0, 1.0]]), torch.tensor([[7.0, 3.0]])]
+    nothing = [torch.full((1, 3), -100), torch.full((1, 2), -100)]
+    return {
+        "NaN and Inf where the label is ignored": (
+            [torch.tensor([[2.0, NAN, 1.0]]), torch.tensor([[INF, 3.0]])],
+            [torch.tensor([[1, -100, 2]]), torch.tensor([[-100, 4]])],
+        ),
+        "a part without labels": (two, [torch.tensor([[3, 1, -100]]), nothing[1]]),
+        "no labels at all": (two, nothing),
+        "labels of class 0": (two, [torch.tensor([[0, 5, -100]]), torch.tensor([[2, 0]])]),
+    }
 
 
 @exercise(
@@ -125,15 +428,21 @@ def _micro_batches(draw: Draw):
     hints=[
         "Add up all losses that count, over all parts, and divide once.",
         "The number to divide by is the number of labels in all parts together.",
-        "sum(l[y != -100].sum() for l, y in parts) / sum((y != -100).sum() for y in labels)",
+        "The sum of loss[label != -100].sum() over the parts, divided by the sum of "
+        "(label != -100).sum(), which must be 1 at least.",
     ],
     inputs=_micro_batches,
+    edges=_unusual_parts,
 )
 def accumulate(token_losses: list[Tensor], labels: list[Tensor]) -> Tensor:
-    """The mean loss over the labels that count, of all parts together; 0 if none counts.
+    """The mean loss over the labels that are not -100, of all parts together; 0 if all are -100.
 
-    token_losses: the loss at each position of each part, (batch, length) float
-    labels: the same shapes, int64, -100 = this position does not count
+    Where the label is -100 the loss may hold anything, NaN and Inf too: nothing of it reaches the
+    mean. Gradients must flow back to the other losses.
+
+    token_losses: at least one part, of which each may have other sizes: the loss at each position,
+    (batch, length) float
+    labels: for each part the same shape, int64, from 0 up; -100 = this position does not count
     returns: () float
     """
     ### BEGIN SOLUTION
@@ -143,34 +452,151 @@ def accumulate(token_losses: list[Tensor], labels: list[Tensor]) -> Tensor:
     ### END SOLUTION
 
 
-@accumulate.check(points=1, measures="mean loss")
-def it_is_no_mean_of_means(fn, draw: Draw):
-    """One label with loss 9 and three with loss 1 have the mean 3."""
-    losses = [torch.tensor([[9.0, 5.0, 5.0]]), torch.tensor([[1.0, 1.0, 1.0]])]
+PARTS = "[a[b != -100] for a, b in zip(token_losses, labels)]"
+PART = "loss[label != -100].sum()"
+accumulate.mistake(
+    """Each part is averaged, then the averages are: a token in a part with few labels counts more
+    than one in a part with many. Sum over all parts, and divide once.""",
+    f"return torch.stack([part.mean() for part in {PARTS}]).mean()",
+    f"return torch.stack([part.sum() / max(len(part), 1) for part in {PARTS}]).mean()",
+    f"""
+    means = [part.mean() for part in {PARTS} if len(part)]
+    return sum(means, torch.tensor(0.0)) / max(len(means), 1)
+    """,
+)
+accumulate.mistake(
+    """The means of the parts are added up: with four parts the loss is about four times that of the
+    whole. Sum the losses, and divide once by the number of all labels.""",
+    f"return torch.stack([part.mean() for part in {PARTS}]).sum()",
+    f"return torch.stack([part.sum() / max(len(part), 1) for part in {PARTS}]).sum()",
+)
+accumulate.mistake(
+    """The means of the parts are weighed by their rows, or by all their positions. What a part
+    weighs is the number of its labels that count.""",
+    f"""
+    means = [part.sum() / max(len(part), 1) for part in {PARTS}]
+    return sum(x * len(y) for x, y in zip(means, labels)) / sum(len(y) for y in labels)
+    """,
+    f"""
+    means = [part.sum() / max(len(part), 1) for part in {PARTS}]
+    return sum(x * y.numel() for x, y in zip(means, labels)) / sum(y.numel() for y in labels)
+    """,
+)
+accumulate.mistake(
+    """Every row is averaged by itself, then the averages are: a token in a row with few labels
+    counts more.""",
+    """
+    means = [
+        row[label != -100].sum() / max(int((label != -100).sum()), 1)
+        for loss, part in zip(token_losses, labels)
+        for row, label in zip(loss, part)
+    ]
+    return sum(means) / len(means)
+    """,
+    """
+    means = [
+        row[label != -100].mean()
+        for loss, part in zip(token_losses, labels)
+        for row, label in zip(loss, part)
+        if (label != -100).any()
+    ]
+    return sum(means, torch.tensor(0.0)) / max(len(means), 1)
+    """,
+)
+accumulate.mistake(
+    """The sum is right, but it is divided by the number of positions, ignored ones included. Divide
+    by the number of labels that count.""",
+    {"max(count, 1)": "sum(label.numel() for label in labels)"},
+)
+accumulate.mistake(
+    "The sum is divided by the number of parts, not by the number of labels.",
+    {"max(count, 1)": "len(labels)"},
+)
+accumulate.mistake(
+    "The sum is divided by the number of rows of all parts, not by the number of labels.",
+    {"max(count, 1)": "sum(len(label) for label in labels)"},
+)
+accumulate.mistake(
+    "The losses are summed and not divided: this is not their mean.",
+    {"return total / max(count, 1)": "return total"},
+)
+accumulate.mistake(
+    """The losses of ignored positions are multiplied by 0, and NaN * 0 is NaN. Leave them out:
+    loss[label != -100].""",
+    {PART: "(loss * (label != -100)).sum()"},
+)
+accumulate.mistake(
+    """The losses of ignored positions are in the sum; only the number to divide by leaves them
+    out.""",
+    {PART: "loss.sum()"},
+)
+accumulate.mistake(
+    "Ignored positions are counted like all others: this is the mean over every position.",
+    {"loss[label != -100]": "loss", "(label != -100).sum()": "label.numel()"},
+)
+accumulate.mistake(
+    "Where no label counts this is 0 / 0, NaN. Divide by 1 at least.",
+    {"max(count, 1)": "count"},
+    f"return torch.cat({PARTS}).mean()",
+)
+accumulate.mistake(
+    """A label of 0 is ignored, in the sum or in the count, as if it were padding. Class 0 is a
+    class like any other.""",
+    {"label != -100": "label > 0"},
+    {"loss[label != -100]": "loss[label > 0]"},
+    {"(label != -100).sum()": "(label > 0).sum()"},
+)
+accumulate.mistake(
+    """In the sum, in the number of labels or in both only one part is left, the first or the last.
+    Add up over all parts.""",
+    {"for label in labels)": "for label in labels[-1:])"},
+    {"for label in labels)": "for label in labels[:1])"},
+    {"zip(token_losses, labels, strict=True)": "zip(token_losses[-1:], labels[-1:])"},
+    {"zip(token_losses, labels, strict=True)": "zip(token_losses[:1], labels[:1])"},
+    {
+        "zip(token_losses, labels, strict=True)": "zip(token_losses[-1:], labels[-1:])",
+        "for label in labels)": "for label in labels[-1:])",
+    },
+    {
+        "zip(token_losses, labels, strict=True)": "zip(token_losses[:1], labels[:1])",
+        "for label in labels)": "for label in labels[:1])",
+    },
+)
+accumulate.mistake(
+    "This is the mean over what is to be ignored: -100 marks what does not count.",
+    {"label != -100": "label == -100"},
+)
+accumulate.mistake(
+    """A number of Python comes back, which has no gradient. A tensor of shape () is wanted: the
+    training loop calls backward() on it.""",
+    {"return total / max(count, 1)": "return float(total) / max(count, 1)"},
+    {"return total / max(count, 1)": "return (total / max(count, 1)).item()"},
+)
+
+
+@accumulate.check(points=1, measures="largest difference from the right gradient")
+def every_label_has_the_same_gradient(fn, draw: Draw):
+    """Each loss that counts has the gradient 1 / number of labels, every other exactly 0."""
+    losses = [torch.tensor([[9.0, NAN, 5.0]]), torch.tensor([[1.0, 1.0, 1.0]])]
     labels = [torch.tensor([[1, -100, -100]]), torch.tensor([[1, 1, 1]])]
-    found = float(fn(losses, labels))
+    losses = [loss.requires_grad_() for loss in losses]
+    mean = fn(losses, labels)
     expect(
-        abs(found - 3.0) < 1e-5,
-        f"One label with the loss 9 in a part, three with the loss 1 in another: it gives "
-        f"{found:.4g}, the mean over four labels is 3. "
-        + ("That is the mean of the parts' means." if abs(found - 5) < 1e-5 else ""),
-        found,
+        isinstance(mean, Tensor) and mean.requires_grad,
+        "No gradient flows back to the losses. Was the mean cut off from them, as by float(), "
+        "item() or detach()?",
     )
-    return found
-
-
-@accumulate.check(points=1)
-def a_part_without_labels_changes_nothing(fn, draw: Draw):
-    """A part in which nothing counts adds nothing, and no NaN."""
-    losses = [torch.tensor([[2.0, 4.0]]), torch.tensor([[7.0, float("nan")]])]
-    labels = [torch.tensor([[1, 1]]), torch.tensor([[-100, -100]])]
-    found = float(fn(losses, labels))
+    found = torch.autograd.grad(mean, losses, materialize_grads=True)
+    wanted = [0.25 * (label != -100).float() for label in labels]
+    largest = max(float((a - b).abs().max()) for a, b in zip(found, wanted, strict=True))
     expect(
-        found == 3.0,
-        f"With a part in which no label counts the result is {found}; 3 is wanted. Its own mean "
-        "would be 0 / 0.",
+        largest <= 1e-6,
+        f"One label in a part, three in another: the gradients of the losses are "
+        f"{found[0].tolist()} and {found[1].tolist()}; {wanted[0].tolist()} and "
+        f"{wanted[1].tolist()} is wanted.",
+        largest,
     )
-    expect(float(fn(losses[1:], labels[1:])) == 0.0, "Where no label counts at all, 0 is wanted.")
+    return largest
 
 
 MASK_ID = 49
