@@ -417,7 +417,7 @@ rms_norm.mistake(
 )
 rms_norm.mistake(
     "The gain comes before the norm, which undoes most of it. It comes after.",
-    {"return x / (x": "x = gain * x\n    return x / (x", " * gain\n    ###": "\n    ###"},
+    {"return x / (x": "x = gain * x\n    return x / (x", " * gain\n": "\n"},
 )
 rms_norm.mistake(
     "What comes out is float32 whatever x is. Give back the dtype of x.",
