@@ -69,7 +69,7 @@ def test_a_mistake_is_named_however_it_is_written():
 
 
 def test_the_same_failures_with_other_answers_are_not_named():
-    assert said(lambda x, count: x[:count].sum() * 1.01).says == ()
+    assert said(lambda x, count: x[:count].sum() + 0.01 * count**2).says == ()
     assert said(lambda x, count: x.sum() / max(count, 1) + 1e-3).says == ()
 
 
@@ -162,8 +162,44 @@ def test_what_is_changed_in_place_stays_with_who_changed_it():
 def test_an_edit_must_stand_in_the_solution():
     with pytest.raises(ValueError, match="'median' does not stand in the solution"):
         edited(SOURCE, {"median": "mean"})
-    assert "pass" in edited(SOURCE, "pass")
-    assert BEGIN not in edited(SOURCE, "pass")
+    other = edited(SOURCE, "return x.mean()")
+    assert "sum()" not in other
+    assert "return x.min()" in edited(other, {"mean()": "min()"})  # edits compose
+    with pytest.raises(ValueError, match="'count' does not stand in the solution"):
+        edited(other, {"count": "2"})  # in the signature and the docstring it does
+
+
+def test_gradients_alone_do_not_hide_a_mistake():
+    def fn(x, count):
+        return x[:count].detach().sum() + 0 * x.sum()
+
+    told = said(fn, with_gradients=True)
+    assert told.says == ("This is the sum.",)
+    assert told.where == "on ordinary input, but for gradients"
+
+
+def _twice(x):
+    return torch.stack((x, 2 * x))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda x: 0.4 * _twice(x), "Every number is the right one times a factor."),
+        (lambda x: -_twice(x), "Every number is the right one times a factor."),
+        (lambda x: _twice(x).T.reshape(2, -1), "The right numbers stand in the wrong places."),
+        (lambda x: _twice(x).flip(1), "The right numbers stand in the wrong places."),
+        (lambda x: _twice(x) + x, ""),
+        (lambda x: _twice(x) * 0, ""),
+        (lambda x: _twice(x) * float("nan"), ""),
+    ],
+)
+def test_what_nothing_explains_is_related_to_the_right_answer(wrong, says):
+    cases = [Case("one", (torch.tensor([1.0, 5.0, 3.0]),), True)]
+    cases.append(Case("two", (torch.tensor([2.0, 7.0, 4.0, 9.0]),), True))
+    told = str(diagnose(wrong, cases, _twice, [], tolerance=1e-6))
+    assert told.startswith(says)
+    assert bool(told) == bool(says)
 
 
 # ---- every change of one place -------------------------------------------------------------------

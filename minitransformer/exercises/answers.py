@@ -107,20 +107,26 @@ def _two_numbers(one: Tensor, other: Tensor) -> tuple[str, str]:
 class Answer:
     """What came back from a call, as numbers, and what these stood in; or the error's name."""
 
-    form: str  # "tensor (2, 3) float32", "list of 2: ..., ..."
+    form: str  # "tensor (2, 3) float32", "2 of: ..., ..."
     numbers: Tensor  # float64, every tensor and number in turn
+    slopes: Tensor  # float64, the gradients of the arguments in turn, where they were asked for
     raised: bool = False
 
     def equals(self, other: "Answer", tolerance: float) -> bool:
-        """The same up to rounding, NaN and form included."""
-        return self.form == other.form and self.has_numbers_of(other, tolerance)
+        """The same up to rounding; NaN, form and gradients included."""
+        return self.gives(other, tolerance) and _close(self.slopes, other.slopes, tolerance)
 
-    def has_numbers_of(self, other: "Answer", tolerance: float) -> bool:
-        """The same numbers in turn, in whatever form."""
-        a, b = self.numbers, other.numbers
-        return a.shape == b.shape and torch.allclose(
-            a, b, rtol=1e-4, atol=tolerance, equal_nan=True
-        )
+    def gives(self, other: "Answer", tolerance: float) -> bool:
+        """The same, whatever the gradients."""
+        return self.form == other.form and _close(self.numbers, other.numbers, tolerance)
+
+
+def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=tolerance, equal_nan=True)
+
+
+def without_answer(why: str) -> Answer:
+    return Answer(why, torch.zeros(0), torch.zeros(0), raised=True)
 
 
 def answer(fn: Callable, arguments: tuple, with_gradients: bool = False) -> Answer:
@@ -129,10 +135,14 @@ def answer(fn: Callable, arguments: tuple, with_gradients: bool = False) -> Answ
         found, slopes = call(fn, arguments, with_gradients)
         parts: list[Tensor] = []
         form = _form(found, parts)
-        numbers = [part.detach().double().flatten() for part in (*parts, *slopes.values())]
-        return Answer(form, torch.cat(numbers) if numbers else torch.zeros(0))
+        return Answer(form, _flat(parts), _flat(list(slopes.values())))
     except Exception as error:
-        return Answer(type(error).__name__, torch.zeros(0), raised=True)
+        return without_answer(type(error).__name__)
+
+
+def _flat(parts: list[Tensor]) -> Tensor:
+    numbers = [part.detach().double().flatten() for part in parts]
+    return torch.cat(numbers) if numbers else torch.zeros(0, dtype=torch.float64)
 
 
 def call(fn: Callable, arguments: tuple, with_gradients: bool) -> tuple[Any, dict[int, Tensor]]:
@@ -171,7 +181,7 @@ def _form(found: Any, parts: list[Tensor]) -> str:
     if isinstance(found, int | float):
         parts.append(torch.tensor(float(found)))
         return "number"
-    return type(found).__name__
+    return repr(found) if isinstance(found, str) else type(found).__name__
 
 
 def _tensors(found: Any) -> Iterator[Tensor]:

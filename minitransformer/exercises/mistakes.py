@@ -25,7 +25,8 @@ from torch.nn import functional as F
 
 from minitransformer.checks.engine.running import quarantine
 from minitransformer.checks.engine.time_limit import OutOfTime, time_limit
-from minitransformer.exercises.answers import Answer, answer
+from minitransformer.exercises.answers import Answer, answer, without_answer
+from minitransformer.exercises.relations import RELATIONS
 from minitransformer.exercises.variants import variants
 
 # What stands in the solution -> what a learner writes, all of it at once; or another body.
@@ -35,10 +36,11 @@ BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 SOLUTION = re.compile(rf" *{BEGIN}\n.*?{END}\n", re.DOTALL)
 SECONDS = 2.0  # of CPU time in all, after which nothing more is tried
 ONE = 0.5  # of CPU time, for one candidate on one input
-ALL, GIVEN, ORDINARY = (  # where a candidate's answers are the submission's
+ALL, GIVEN, ORDINARY, NUMBERS = (  # where a candidate's answers are the submission's
     "on every input that was tried",
     "wherever it gives an answer",
     "on ordinary input",
+    "on ordinary input, but for gradients",
 )
 MOST = 2  # names: where more mistakes give these answers, none of them says much
 NAMES = {  # what a solution and its edits may use
@@ -127,7 +129,8 @@ def diagnose(
 ) -> Diagnosis:
     """The mistakes whose answers are those of `fn`: of the first group in which there are any.
 
-    Equal on every input; else on those on which it raises no error; else on the ordinary ones.
+    Equal on every input; else on those on which it raises no error; else on the ordinary ones,
+    with gradients or without. Else, in general, how its answers are related to the right ones.
     """
     submission = _Submission(fn, cases, solution, tolerance, with_gradients)
     if not submission.levels:
@@ -147,7 +150,7 @@ def diagnose(
         for group, candidates in zip(groups, found, strict=True):
             if says := _told(candidates, group):
                 return Diagnosis(says, level)
-    return UNKNOWN
+    return submission.in_general()
 
 
 class _Submission:
@@ -170,8 +173,10 @@ class _Submission:
             range(len(cases)), key=lambda i: (found[i].raised, not cases[i].ordinary, not wrong[i])
         )
         self.cases, self.found = [cases[i] for i in order], [found[i] for i in order]
+        self.right = [right[i] for i in order]
         given = [case for case, one in zip(self.cases, self.found, strict=True) if not one.raised]
-        counts = {ALL: len(cases), GIVEN: len(given), ORDINARY: sum(c.ordinary for c in given)}
+        ordinary = sum(case.ordinary for case in given)
+        counts = {ALL: len(cases), GIVEN: len(given), ORDINARY: ordinary, NUMBERS: ordinary}
         explains = {  # an error says more of itself than its name is worth
             level: any(wrong[i] and not found[i].raised for i in order[:count])
             for level, count in counts.items()
@@ -183,16 +188,29 @@ class _Submission:
             with quarantine(), time_limit(seconds):
                 return answer(fn, case.arguments, self.with_gradients)
         except OutOfTime:
-            return Answer("no end", torch.zeros(0), raised=True)
+            return without_answer("no end")
 
     def agrees_with(self, fn: Callable) -> Iterator[str]:
         """The levels on which another function gives the same answers."""
-        alike = 0
+        equal = alike = 0  # of the first so many; with gradients, and without
         for case, one in zip(self.cases, self.found, strict=True):
-            if not self.ask(fn, case, ONE).equals(one, self.tolerance):
+            theirs = self.ask(fn, case, ONE)
+            if not theirs.gives(one, self.tolerance):
                 break
+            equal += equal == alike and theirs.equals(one, self.tolerance)
             alike += 1
-        yield from (level for level, count in self.levels.items() if alike >= count)
+        for level, count in self.levels.items():
+            if (alike if level == NUMBERS else equal) >= count:
+                yield level
+
+    def in_general(self) -> Diagnosis:
+        """How the wrong answers are related to the right ones, if they are in a simple way."""
+        pairs = zip(self.found, self.right, strict=True)
+        wrong = [(a, b) for a, b in pairs if not (a.raised or a.gives(b, self.tolerance))]
+        for says, holds in RELATIONS.items():
+            if wrong and all(holds(a, b, self.tolerance) for a, b in wrong):
+                return Diagnosis((says,), "wherever it is wrong")
+        return UNKNOWN
 
 
 def _told(equal: list[Candidate], group: Group) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """The checks that every exercise has: right answers, and arguments that stay as they were."""
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +43,8 @@ def right_at_the_edge(one: "Exercise", name: str) -> Check:
     def at_the_edge(fn: Callable, draw: "Draw") -> None:
         _expect_right(one, fn, name, one.edges(draw)[name], one.gradients)
 
-    words = "".join(x if x.isalnum() else "_" for x in name.replace("-", "minus "))
-    at_the_edge.__name__ = "it_is_right_with_" + words.strip("_")
+    words = re.findall(r"\w+", re.sub(r"-(?=\d|inf)", "minus ", name))
+    at_the_edge.__name__ = "_".join(["it_is_right_with", *words])
     at_the_edge.__doc__ = f"With {name} it gives what the task says, too."
     return as_check(at_the_edge)
 
