@@ -547,6 +547,9 @@ assert max(found["structural"]) < 1e-6
 # <!-- exercise: mean_pool -->
 
 # %% [markdown]
+# <!-- exercise: pad_batch -->
+
+# %% [markdown]
 # ## Check yourself
 #
 # 1. A padded key has the score 0. Why is its weight without a mask not 0?

@@ -282,6 +282,9 @@ plt.show()
 # <!-- exercise: share_heads -->
 
 # %% [markdown]
+# <!-- exercise: multi_head_attention -->
+
+# %% [markdown]
 # <!-- exercise: attention_map -->
 
 # %% [markdown]

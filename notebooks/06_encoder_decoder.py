@@ -376,6 +376,9 @@ assert not torch.equal(right_way, wrong_way)
 # <!-- exercise: sinusoidal_positions -->
 
 # %% [markdown]
+# <!-- exercise: cross_mask -->
+
+# %% [markdown]
 # <!-- exercise: decoder_layer -->
 
 # %% [markdown]

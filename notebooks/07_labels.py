@@ -795,6 +795,9 @@ for size in (4, 8, 16):
 # <!-- exercise: accumulate -->
 
 # %% [markdown]
+# <!-- exercise: mask_tokens -->
+
+# %% [markdown]
 # ## Check yourself
 #
 # 1. A row has the labels `[4, -100, 7, -100]` and the probabilities of the right classes are 1/2

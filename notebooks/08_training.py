@@ -1089,6 +1089,9 @@ with tempfile.TemporaryDirectory() as place:
 # <!-- exercise: token_positions -->
 
 # %% [markdown]
+# <!-- exercise: training_loop -->
+
+# %% [markdown]
 # ## Check yourself
 #
 # 1. A packed row has the attention mask `1 1 2 2 2 0`. How many pairs of query and key does the

@@ -696,6 +696,9 @@ for row, greedy, beam in zip(prompts, alone, beams, strict=True):
 # <!-- exercise: greedy_decode -->
 
 # %% [markdown]
+# <!-- exercise: sample -->
+
+# %% [markdown]
 # <!-- exercise: kv_cache -->
 
 # %% [markdown]

@@ -776,6 +776,9 @@ hotel.cleanup()
 # <!-- exercise: decoder -->
 
 # %% [markdown]
+# <!-- exercise: load_weights -->
+
+# %% [markdown]
 # ## Check yourself
 #
 # 1. In which parts do GPT-2 and Llama differ? And what is the difference between BERT and GPT-2
