@@ -1,4 +1,4 @@
-"""How wrong answers may be related to the right ones: what is said where no mistake explains them."""
+"""How wrong answers are related to the right ones, said where no mistake explains them."""
 
 import torch
 
