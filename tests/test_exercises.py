@@ -380,7 +380,7 @@ def test_a_museum_piece_is_called_by_its_name():
         ("while True: pass", "It used 0.3 seconds of CPU time"),
         ("raise SystemExit(0)", "It raised SystemExit"),
         ("return undefined", "name 'undefined' is not defined"),
-        ("return scores[0]", "has the shape (4,) where (3, 4) is wanted"),
+        ("return scores[0]", "has the shape (4,) where (1, 4) is wanted"),
         ("return scores.double()", "is torch.float64 where torch.float32 is wanted"),
         ("print('x' * 100)", "softmax gives None (is there a return?)"),
         ("return [1, 2]", "softmax gives a list, not a tensor"),

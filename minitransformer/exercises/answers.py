@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 from minitransformer.checks.engine.check import expect
+from minitransformer.checks.engine.time_limit import OutOfTime
+
+LONGEST = 1_000  # tensors and numbers in an answer that is compared with a mistake's
 
 
 def copies(arguments: Any) -> Any:
@@ -136,7 +139,9 @@ def answer(fn: Callable, arguments: tuple, with_gradients: bool = False) -> Answ
         parts: list[Tensor] = []
         form = _form(found, parts)
         return Answer(form, _flat(parts), _flat(list(slopes.values())))
-    except Exception as error:
+    except (KeyboardInterrupt, OutOfTime):
+        raise
+    except BaseException as error:  # SystemExit too: a learner's function may call exit()
         return without_answer(type(error).__name__)
 
 
@@ -178,6 +183,8 @@ def _form(found: Any, parts: list[Tensor]) -> str:
         return f"tensor {tuple(found.shape)} {found.dtype}"
     if isinstance(found, tuple | list):
         return f"{len(found)} of: " + ", ".join(_form(one, parts) for one in found)
+    if len(parts) > LONGEST:
+        raise ValueError(f"an answer of more than {LONGEST} tensors and numbers")
     if isinstance(found, int | float):
         parts.append(torch.tensor(float(found)))
         return "number"
