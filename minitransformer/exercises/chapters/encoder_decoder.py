@@ -145,9 +145,23 @@ sinusoidal_positions.mistake(
     {".float()": ""},
 )
 sinusoidal_positions.mistake(
-    "The angle is counted in whole turns, or the position as a part of the length.",
+    """The angle is counted in degrees or in whole turns, or the position as a part of the length.
+    sin and cos take radians: the angle as it is.""",
+    {"= torch.arange(length)[:, None]": "= math.pi / 180 * torch.arange(length)[:, None]"},
     {"torch.arange(length)[:, None]": "2 * math.pi * torch.arange(length)[:, None]"},
     {"torch.arange(length)[:, None]": "(torch.arange(length) / length)[:, None]"},
+)
+sinusoidal_positions.mistake(
+    """The numbers are right, and stand in the wrong places: reshape keeps them in the order they
+    are in, and moves no axis. Stack sine and cosine along the last axis.""",
+    {WAVES: "torch.stack((angles.sin(), angles.cos())).reshape(length, width)"},
+    {WAVES: "torch.stack((angles.cos(), angles.sin())).reshape(length, width)"},
+    {WAVES: f"{WAVES}.T.reshape(length, width)"},
+)
+sinusoidal_positions.mistake(
+    "The table is of half precision. float32 is wanted.",
+    {".float()": ".half()"},
+    {".float()": ".bfloat16()"},
 )
 
 
@@ -554,4 +568,18 @@ cross_mask.mistake(
     is wanted.""",
     {PAIR: f"torch.where({PAIR}, 0.0, float('-inf'))"},
     {PAIR: f"torch.where({PAIR}, 0.0, -1e9)"},
+)
+cross_mask.mistake(
+    """Real tokens are counted, and then taken to stand on one side, all on the left or all on the
+    right. Padding may stand on either: ask the masks at each position.""",
+    {
+        "query_mask != 0, key_mask != 0": "(torch.arange(m.shape[1]) < m.sum(dim=1)[:, None] "
+        "for m in (query_mask, key_mask))"
+    },
+    {"key_mask != 0": "torch.arange(key_mask.shape[1]) < key_mask.sum(dim=1)[:, None]"},
+    {"= query_mask != 0": "= torch.arange(query_mask.shape[1]) < query_mask.sum(dim=1)[:, None]"},
+    {
+        "query_mask != 0, key_mask != 0": "(torch.arange(m.shape[1]) >= m.shape[1] - "
+        "m.sum(dim=1)[:, None] for m in (query_mask, key_mask))"
+    },
 )
