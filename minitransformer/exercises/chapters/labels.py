@@ -83,6 +83,18 @@ EVERYWHERE = """
 """
 OF_ALL = "/ counts.sum().clamp(min=1)"
 cross_entropy.mistake(
+    """Losses are computed at ignored positions too, and thrown away: in the backward pass NaN comes
+    back from them. Pick the positions that count first.""",
+    {
+        PICKED: "counts = (labels != -100).flatten()\n    "
+        "logits, labels = logits.flatten(0, 1), labels.flatten().clamp(min=0)",
+        MEAN: "losses[counts].sum() / max(int(counts.sum()), 1)",
+    },
+    EVERYWHERE + f"    return losses[counts].sum() {OF_ALL}",
+    EVERYWHERE + f"    return losses.masked_fill(~counts, 0.0).sum() {OF_ALL}",
+    EVERYWHERE + f"    return torch.where(counts, losses, 0.0).sum() {OF_ALL}",
+)
+cross_entropy.mistake(
     """The sum is right, but it is divided by the number of positions, ignored ones included: the
     more padding, the smaller the loss. Divide by the number of labels that count.""",
     {"max(len(labels), 1)": "counts.numel()"},
@@ -202,18 +214,6 @@ cross_entropy.mistake(
     EVERYWHERE + f"    return (losses * counts).sum() {OF_ALL}",
 )
 cross_entropy.mistake(
-    """Losses are computed at ignored positions too, and thrown away: in the backward pass NaN comes
-    back from them. Pick the positions that count first.""",
-    {
-        PICKED: "counts = (labels != -100).flatten()\n    "
-        "logits, labels = logits.flatten(0, 1), labels.flatten().clamp(min=0)",
-        MEAN: "losses[counts].sum() / max(int(counts.sum()), 1)",
-    },
-    EVERYWHERE + f"    return losses[counts].sum() {OF_ALL}",
-    EVERYWHERE + f"    return losses.masked_fill(~counts, 0.0).sum() {OF_ALL}",
-    EVERYWHERE + f"    return torch.where(counts, losses, 0.0).sum() {OF_ALL}",
-)
-cross_entropy.mistake(
     """No gradient can flow through this loss: it was cut off from the logits, by detach(), item(),
     float() or no_grad(). Return the tensor as it was computed.""",
     {MEAN: f"({MEAN}).detach()"},
@@ -261,6 +261,18 @@ cross_entropy.mistake(
 cross_entropy.mistake(
     "This is the perplexity, exp of the mean loss. The mean itself is wanted.",
     {MEAN: f"({MEAN}).exp()"},
+)
+cross_entropy.mistake(
+    "The mean is divided once more, by the number of classes or by its logarithm.",
+    {MEAN: f"{MEAN} / logits.shape[-1]"},
+    {MEAN: f"{MEAN} / math.log(logits.shape[-1])"},
+)
+cross_entropy.mistake(
+    "The loss is of half precision, whatever the logits are: it has their dtype.",
+    {"logits[counts], ": "logits.half()[counts], "},
+    {"logits[counts], ": "logits.bfloat16()[counts], "},
+    {MEAN: f"({MEAN}).half()"},
+    {MEAN: f"({MEAN}).bfloat16()"},
 )
 
 
@@ -527,6 +539,13 @@ accumulate.mistake(
     means = [part.mean() for part in {PARTS} if len(part)]
     return sum(means, torch.tensor(0.0)) / max(len(means), 1)
     """,
+    """
+    mean = None
+    for loss, label in zip(token_losses, labels):
+        part = loss[label != -100].sum() / max(int((label != -100).sum()), 1)
+        mean = part if mean is None else (mean + part) / 2
+    return mean
+    """,
 )
 accumulate.mistake(
     """The means of the parts are added up: with four parts the loss is about four times that of the
@@ -585,8 +604,9 @@ accumulate.mistake(
     {"return total / max(count, 1)": "return total"},
 )
 accumulate.mistake(
-    """The losses of ignored positions are multiplied by 0, and NaN * 0 is NaN. Leave them out:
-    loss[label != -100].""",
+    """The losses of ignored positions are multiplied by 0, and NaN * 0 is NaN, as Inf * 0 is. Leave
+    them out: loss[label != -100].""",
+    {PART: "(loss.masked_fill(loss.isnan(), 0.0) * (label != -100)).sum()"},
     {PART: "(loss * (label != -100)).sum()"},
 )
 accumulate.mistake(
@@ -682,6 +702,12 @@ accumulate.mistake(
     """1 is added to the number of labels, to keep it from 0: that makes every mean too small.
     max(number, 1) changes nothing but 0.""",
     {"max(count, 1)": "(count + 1)"},
+)
+accumulate.mistake(
+    "The mean comes back with another dtype than that of the losses.",
+    {"return total / max(count, 1)": "return (total / max(count, 1)).double()"},
+    {"return total / max(count, 1)": "return (total / max(count, 1)).half()"},
+    {"return total / max(count, 1)": "return (total / max(count, 1)).bfloat16()"},
 )
 
 
