@@ -204,6 +204,23 @@ learning_rate.mistake(
     {COSINE: "(max(warmup, 1) / max(step, 1)) ** 0.5"},
     {COSINE: "math.exp(-done)"},
 )
+learning_rate.mistake(
+    "The fall begins a step late: the step after step == warmup is below the peak.",
+    {DONE: "max(step - warmup - 1, 0) / (total - warmup)"},
+    {DONE: "max(step - warmup - 1, 0) / max(total - warmup - 1, 1)"},
+)
+learning_rate.mistake(
+    "The rate is rounded. It is a number as it comes, and late in training a very small one.",
+    {f"peak * {COSINE}": f"round(peak * {COSINE}, 2)"},
+    {
+        f"peak * {COSINE}": f"round(peak * {COSINE}, 2)",
+        "peak * (step + 1) / warmup": "round(peak * (step + 1) / warmup, 2)",
+    },
+    {
+        f"peak * {COSINE}": f"round(peak * {COSINE}, 3)",
+        "peak * (step + 1) / warmup": "round(peak * (step + 1) / warmup, 3)",
+    },
+)
 
 
 def _documents(draw: Draw, *lengths: int) -> list[list[int]]:
