@@ -163,6 +163,16 @@ sinusoidal_positions.mistake(
     {".float()": ".half()"},
     {".float()": ".bfloat16()"},
 )
+sinusoidal_positions.mistake(
+    "The table is scaled, or its rows are brought to length 1. Leave the waves as they are.",
+    {".float()": ".float() / width**0.5"},
+    {".float()": ".float() * width**0.5"},
+    {WAVES: f"F.normalize({WAVES}, dim=-1)"},
+)
+sinusoidal_positions.mistake(
+    "The angle is rounded down to a whole number: // drops what is behind the point. / divides.",
+    {f"[:, None] / {SPEEDS}": f"[:, None] // {SPEEDS}"},
+)
 
 
 def _decoder_layer_arguments(draw: Draw, mask: Tensor, memory_mask: Tensor, width: int) -> tuple:
@@ -415,6 +425,24 @@ decoder_layer.mistake(
     "Every sequence has the mask of the first one.",
     {OWN: "self_attention(x, x, mask[:1])"},
     {CROSS: "cross_attention(x, memory, memory_mask[:1])"},
+)
+decoder_layer.mistake(
+    """The sum in front of a norm is scaled, or one of its two parts. Both are added as they are.
+    """,
+    {STEPS[0]: f"norms[0]((x + {OWN}) / 2)", STEPS[1]: f"norms[1]((x + {CROSS}) / 2)"},
+    {
+        STEPS[0]: f"norms[0]((x + {OWN}) / 2)",
+        STEPS[1]: f"norms[1]((x + {CROSS}) / 2)",
+        STEPS[2]: f"norms[2]((x + {FORWARD}) / 2)",
+    },
+    *(
+        {STEPS[i]: f"norms[{i}](x + {part} * x.shape[-1] ** -0.5)"}
+        for i, part in enumerate((OWN, CROSS))
+    ),
+    {STEPS[2]: f"norms[2](x + 0.5 * {FORWARD})"},
+    {STEPS[0]: f"norms[0](2 * x + {OWN})"},
+    {STEPS[1]: f"norms[1](2 * x + {CROSS})"},
+    {STEPS[2]: f"norms[2](2 * x + {FORWARD})"},
 )
 
 
