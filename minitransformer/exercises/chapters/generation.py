@@ -316,6 +316,11 @@ greedy_decode.mistake(
     {LAST: "(attention_mask != 0).long().argmax(dim=1)"},
     {LAST: "torch.zeros_like(rows)"},
 )
+greedy_decode.mistake(
+    "The tokens are of another dtype than int64.",
+    {"dtype=torch.int64": "dtype=torch.int32"},
+    {"dtype=torch.int64": "dtype=torch.float32"},
+)
 
 
 @greedy_decode.check(points=1)
@@ -931,6 +936,11 @@ beam_search.mistake(
     """
         for end in (0, 1, 2)
     ),
+)
+beam_search.mistake(
+    "The search starts with a token that nobody asked for. The first text is empty.",
+    {"[([], 0.0)]": "[([0], 0.0)]"},
+    {"[([], 0.0)]": "[([0], 0.0)]", "return beams[0]": "return beams[0][0][1:], beams[0][1]"},
 )
 
 
