@@ -230,6 +230,22 @@ rotary_positions.mistake(
     "Positions are divided by the length of the sequence. The angle grows with the position as is.",
     {"None] * speeds": "None] * speeds / x.shape[2]"},
 )
+rotary_positions.mistake(
+    "The angle is doubled, or halved. It is position * theta^(-2i/width).",
+    {"None] * speeds": "None] * speeds * 2"},
+    {"None] * speeds": "None] * speeds / 2"},
+)
+rotary_positions.mistake(
+    "What is turned is scaled as well. A turn changes no length.",
+    {TURNED: f"{TURNED} / width**0.5"},
+    {TURNED: f"{TURNED} * width**0.5"},
+    {TURNED: f"F.normalize({TURNED}, dim=-1)"},
+)
+rotary_positions.mistake(
+    "Sines and cosines are rounded to half precision.",
+    {".cos().to(": ".cos().half().to(", ".sin().to(": ".sin().half().to("},
+    {".cos().to(": ".cos().bfloat16().to(", ".sin().to(": ".sin().bfloat16().to("},
+)
 
 
 @rotary_positions.check(points=1, measures="largest difference of a score")
@@ -508,6 +524,13 @@ decoder.mistake(
         "attention_mask != 0": "torch.arange(attention_mask.shape[1]) >= "
         "attention_mask.shape[1] - attention_mask.sum(dim=1)[:, None]"
     },
+)
+decoder.mistake(
+    """The vectors or the logits are scaled, or brought to a norm. The parts that are given do all
+    that is wanted.""",
+    {"    for layer": "    x = x * x.shape[-1] ** 0.5\n    for layer"},
+    {"head(x)": "head(x) / x.shape[-1] ** 0.5"},
+    {"head(x)": "head(F.layer_norm(x, x.shape[-1:]))"},
 )
 
 
