@@ -51,7 +51,7 @@ causal_mask.mistake(
 causal_mask.mistake(
     """The mask is upside down: True where it hides, as in torch.nn.Transformer. Here True means
     "may attend".""",
-    {TRIANGLE: f"~{TRIANGLE}"},
+    {TRIANGLE: f"~({TRIANGLE})"},
     {TRIANGLE: "~ones.tril()"},
     {TRIANGLE: "ones.triu(1)"},
 )
@@ -108,8 +108,8 @@ causal_mask.mistake(
 causal_mask.mistake(
     """The two axes of 1 are missing, or one of them: (1, 1, num_queries, num_keys) serves every
     sequence and every head.""",
-    {TRIANGLE: f"{TRIANGLE}[0, 0]"},
-    {TRIANGLE: f"{TRIANGLE}[0]"},
+    {TRIANGLE: f"({TRIANGLE})[0, 0]"},
+    {TRIANGLE: f"({TRIANGLE})[0]"},
     {TRIANGLE: "ones.tril()[0, 0]"},
 )
 causal_mask.mistake(
@@ -120,15 +120,15 @@ causal_mask.mistake(
 )
 causal_mask.mistake(
     "Rows and columns have changed places: a row is for a query, a column for a key.",
-    {TRIANGLE: f"{TRIANGLE}.transpose(-2, -1)"},
+    {TRIANGLE: f"({TRIANGLE}).transpose(-2, -1)"},
     {"num_queries, num_keys, dtype": "num_keys, num_queries, dtype", TRIANGLE: "ones.tril()"},
 )
 causal_mask.mistake(
     """These are numbers, not True and False: ~ and masked_fill do something else with them.
     Write dtype=torch.bool, or end with .bool().""",
     {", dtype=torch.bool": ""},
-    {TRIANGLE: f"{TRIANGLE}.long()"},
-    {TRIANGLE: f"{TRIANGLE}.int()"},
+    {TRIANGLE: f"({TRIANGLE}).long()"},
+    {TRIANGLE: f"({TRIANGLE}).int()"},
 )
 causal_mask.mistake(
     """This is what is added to the scores, 0 and a large negative number. A mask of True and False
@@ -136,6 +136,22 @@ causal_mask.mistake(
     {TRIANGLE: f"torch.where({TRIANGLE}, 0.0, float('-inf'))"},
     {TRIANGLE: f"torch.where({TRIANGLE}, 0.0, -1e9)"},
     {TRIANGLE: "torch.where(ones.tril(), 0.0, float('-inf'))"},
+)
+causal_mask.mistake(
+    """With fewer queries than keys nothing is hidden. That is right for one query; of several, each
+    sees those behind it.""",
+    {TRIANGLE: "ones.tril() if num_queries == num_keys else ones"},
+)
+causal_mask.mistake(
+    """One query is treated right. Of several the triangle starts at the first key, as if no token
+    stood before them: tril(num_keys - num_queries).""",
+    {TRIANGLE: "ones if num_queries == 1 else ones.tril()"},
+)
+causal_mask.mistake(
+    "This is a window: a query sees only the last few keys up to itself. It may see all of them.",
+    {TRIANGLE: f"({TRIANGLE}).triu(num_keys - 2 * num_queries + 1)"},
+    {TRIANGLE: f"({TRIANGLE}).triu(num_keys - num_queries - 1)"},
+    {TRIANGLE: f"({TRIANGLE}).triu(num_keys - num_queries - 2)"},
 )
 
 
@@ -211,6 +227,7 @@ combine_masks.mistake(
 combine_masks.mistake(
     """One of the two masks is enough here to allow a pair. Both must allow it: &, not |.""",
     {"padding & torch": "padding | torch"},
+    {"padding & torch": "real[:, None, None, :] | torch"},
 )
 combine_masks.mistake(
     """A pair is allowed as soon as one of the two is real. Both must be.""",
@@ -268,6 +285,26 @@ combine_masks.mistake(
     is wanted.""",
     {COMBINED: f"torch.where({COMBINED}, 0.0, float('-inf'))"},
     {COMBINED: f"torch.where({COMBINED}, 0.0, -1e9)"},
+)
+combine_masks.mistake(
+    """What is compared are the two numbers of a pair, whether they are alike, not whether both are
+    1: padding sees padding, or real tokens do.""",
+    {"None] & real": "None] == real"},
+    {"None] & real": "None] != real"},
+)
+combine_masks.mistake(
+    """Real tokens are counted, and then taken to stand on one side, all on the left or all on the
+    right. Padding may stand anywhere: ask attention_mask at each position.""",
+    {"attention_mask != 0": "torch.arange(length) < attention_mask.sum(dim=1)[:, None]"},
+    {"attention_mask != 0": "torch.arange(length) >= length - attention_mask.sum(dim=1)[:, None]"},
+)
+combine_masks.mistake(
+    """Everything between the first real token and the last is taken for real. Padding may stand
+    between them.""",
+    {
+        "attention_mask != 0": "(attention_mask.cumsum(dim=1) > 0) & "
+        "(attention_mask.flip(1).cumsum(dim=1).flip(1) > 0)"
+    },
 )
 
 
@@ -504,4 +541,28 @@ next_token_labels.mistake(
     "The labels are not int64. A loss takes them as class numbers: keep the dtype of input_ids.",
     {"return labels": "return labels.float()"},
     {"return labels": "return labels.int()"},
+)
+next_token_labels.mistake(
+    """The rows are strung together: the last token of a row learns the first of the next row. Each
+    is a text of its own.""",
+    """
+    real, ids = attention_mask.flatten() != 0, input_ids.flatten()
+    labels = ids[1:].masked_fill(~(real[:-1] & real[1:]), -100)
+    return F.pad(labels, (0, 1), value=-100).view_as(input_ids)
+    """,
+    """
+    labels = input_ids.flatten()[1:].masked_fill(attention_mask.flatten()[:-1] == 0, -100)
+    return F.pad(labels, (0, 1), value=-100).view_as(input_ids)
+    """,
+    """
+    labels = input_ids.flatten()[1:].masked_fill(attention_mask.flatten()[1:] == 0, -100)
+    return F.pad(labels, (0, 1), value=-100).view_as(input_ids)
+    """,
+    "return F.pad(input_ids.flatten()[1:], (0, 1), value=-100).view_as(input_ids)",
+)
+next_token_labels.mistake(
+    """The last position keeps its own token as a label. Nothing comes after it: its label is
+    -100.""",
+    {"torch.full_like(input_ids, -100)": "input_ids.clone()"},
+    {"torch.full_like(input_ids, -100)": "input_ids.masked_fill(attention_mask == 0, -100)"},
 )

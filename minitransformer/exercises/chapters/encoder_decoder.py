@@ -145,9 +145,33 @@ sinusoidal_positions.mistake(
     {".float()": ""},
 )
 sinusoidal_positions.mistake(
-    "The angle is counted in whole turns, or the position as a part of the length.",
+    """The angle is counted in degrees or in whole turns, or the position as a part of the length.
+    sin and cos take radians: the angle as it is.""",
+    {"= torch.arange(length)[:, None]": "= math.pi / 180 * torch.arange(length)[:, None]"},
     {"torch.arange(length)[:, None]": "2 * math.pi * torch.arange(length)[:, None]"},
     {"torch.arange(length)[:, None]": "(torch.arange(length) / length)[:, None]"},
+)
+sinusoidal_positions.mistake(
+    """The numbers are right, and stand in the wrong places: reshape keeps them in the order they
+    are in, and moves no axis. Stack sine and cosine along the last axis.""",
+    {WAVES: "torch.stack((angles.sin(), angles.cos())).reshape(length, width)"},
+    {WAVES: "torch.stack((angles.cos(), angles.sin())).reshape(length, width)"},
+    {WAVES: f"{WAVES}.T.reshape(length, width)"},
+)
+sinusoidal_positions.mistake(
+    "The table is of half precision. float32 is wanted.",
+    {".float()": ".half()"},
+    {".float()": ".bfloat16()"},
+)
+sinusoidal_positions.mistake(
+    "The table is scaled, or its rows are brought to length 1. Leave the waves as they are.",
+    {".float()": ".float() / width**0.5"},
+    {".float()": ".float() * width**0.5"},
+    {WAVES: f"F.normalize({WAVES}, dim=-1)"},
+)
+sinusoidal_positions.mistake(
+    "The angle is rounded down to a whole number: // drops what is behind the point. / divides.",
+    {f"[:, None] / {SPEEDS}": f"[:, None] // {SPEEDS}"},
 )
 
 
@@ -402,6 +426,24 @@ decoder_layer.mistake(
     {OWN: "self_attention(x, x, mask[:1])"},
     {CROSS: "cross_attention(x, memory, memory_mask[:1])"},
 )
+decoder_layer.mistake(
+    """The sum in front of a norm is scaled, or one of its two parts. Both are added as they are.
+    """,
+    {STEPS[0]: f"norms[0]((x + {OWN}) / 2)", STEPS[1]: f"norms[1]((x + {CROSS}) / 2)"},
+    {
+        STEPS[0]: f"norms[0]((x + {OWN}) / 2)",
+        STEPS[1]: f"norms[1]((x + {CROSS}) / 2)",
+        STEPS[2]: f"norms[2]((x + {FORWARD}) / 2)",
+    },
+    *(
+        {STEPS[i]: f"norms[{i}](x + {part} * x.shape[-1] ** -0.5)"}
+        for i, part in enumerate((OWN, CROSS))
+    ),
+    {STEPS[2]: f"norms[2](x + 0.5 * {FORWARD})"},
+    {STEPS[0]: f"norms[0](2 * x + {OWN})"},
+    {STEPS[1]: f"norms[1](2 * x + {CROSS})"},
+    {STEPS[2]: f"norms[2](2 * x + {FORWARD})"},
+)
 
 
 @decoder_layer.check(points=1)
@@ -554,4 +596,18 @@ cross_mask.mistake(
     is wanted.""",
     {PAIR: f"torch.where({PAIR}, 0.0, float('-inf'))"},
     {PAIR: f"torch.where({PAIR}, 0.0, -1e9)"},
+)
+cross_mask.mistake(
+    """Real tokens are counted, and then taken to stand on one side, all on the left or all on the
+    right. Padding may stand on either: ask the masks at each position.""",
+    {
+        "query_mask != 0, key_mask != 0": "(torch.arange(m.shape[1]) < m.sum(dim=1)[:, None] "
+        "for m in (query_mask, key_mask))"
+    },
+    {"key_mask != 0": "torch.arange(key_mask.shape[1]) < key_mask.sum(dim=1)[:, None]"},
+    {"= query_mask != 0": "= torch.arange(query_mask.shape[1]) < query_mask.sum(dim=1)[:, None]"},
+    {
+        "query_mask != 0, key_mask != 0": "(torch.arange(m.shape[1]) >= m.shape[1] - "
+        "m.sum(dim=1)[:, None] for m in (query_mask, key_mask))"
+    },
 )

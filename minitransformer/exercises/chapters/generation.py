@@ -144,7 +144,7 @@ def greedy_decode(
     between two tokens of a row changes nothing
     input_ids, attention_mask: (batch, length) int64, 1 = real token, 0 = padding, which may stand
     anywhere; each row has a real token. What a prompt holds ends nothing, eos_id neither
-    max_new_tokens: from 0 up
+    max_new_tokens: from 0 up; when all rows have ended, the model is not asked again
     returns: for each row its new tokens, (new,) int64: max_new_tokens, or fewer if the last is
     eos_id
     """
@@ -180,9 +180,10 @@ greedy_decode.mistake(
     {LAST: "torch.full_like(rows, -1)"},
 )
 greedy_decode.mistake(
-    """The number of real tokens is taken for the place of the last one, which is right only where
-    no padding stands before or between them; after the first step new tokens stand behind it.""",
+    """The number of real tokens is taken for the place of the last one, in every step or in the
+    first: that is right only where no padding stands before or between them.""",
     {LAST: "attention_mask.sum(dim=1) - 1"},
+    {LAST: "attention_mask.sum(dim=1) - 1 if not written[0] else torch.full_like(rows, -1)"},
 )
 greedy_decode.mistake(
     """Every step goes on from the prompt alone, so the same token comes again and again: the place
@@ -286,6 +287,39 @@ greedy_decode.mistake(
 greedy_decode.mistake(
     """The least likely token is taken. The largest logit is the likeliest token's.""",
     {"argmax(dim=-1)": "argmin(dim=-1)"},
+)
+greedy_decode.mistake(
+    "The next token is drawn by chance. Greedy decoding takes the likeliest, always.",
+    {"argmax(dim=-1)": "softmax(dim=-1).multinomial(1)[:, 0]"},
+    """
+    written = []
+    for ids, mask in zip(input_ids.split(1), attention_mask.split(1)):
+        new = []
+        for _ in range(max_new_tokens):
+            last = int((mask[0] != 0).nonzero()[-1])
+            token = int(model(ids, mask)[0, last].softmax(dim=-1).multinomial(1))
+            new.append(token)
+            if token == eos_id:
+                break
+            ids = F.pad(ids, (0, 1), value=token)
+            mask = F.pad(mask, (0, 1), value=1)
+        written.append(torch.tensor(new, dtype=torch.int64))
+    return written
+    """,
+)
+greedy_decode.mistake(
+    "What a row has written has an axis too many, (1, new). A tensor of shape (new,) is wanted.",
+    {"torch.tensor(tokens, dtype=torch.int64)": "torch.tensor([tokens], dtype=torch.int64)"},
+)
+greedy_decode.mistake(
+    "What comes next is read at a row's first token, not at its last.",
+    {LAST: "(attention_mask != 0).long().argmax(dim=1)"},
+    {LAST: "torch.zeros_like(rows)"},
+)
+greedy_decode.mistake(
+    "The tokens are of another dtype than int64.",
+    {"dtype=torch.int64": "dtype=torch.int32"},
+    {"dtype=torch.int64": "dtype=torch.float32"},
 )
 
 
@@ -478,6 +512,7 @@ kv_cache.mistake(
     {"query.shape[-1] ** 0.5": "new ** 0.5"},
     {"query.shape[-1] ** 0.5": "query.shape[1] ** 0.5"},
     {"query.shape[-1] ** 0.5": "query.shape[-1]"},
+    {" / query.shape[-1] ** 0.5": " * query.shape[-1] ** 0.5"},
 )
 kv_cache.mistake(
     """The mask is upside down: what a new token may see is hidden. masked_fill fills where its mask
@@ -512,6 +547,40 @@ kv_cache.mistake(
 kv_cache.mistake(
     "There is no softmax: the scores themselves weigh the values.",
     {SEEN: "scores.masked_fill(~mask, 0.0)"},
+)
+kv_cache.mistake(
+    """The cache holds scaled keys. It is to hold them as they came, or they are scaled again in the
+    next call: scale the scores, or the query.""",
+    {
+        "    scores = ": "    key = key / query.shape[-1] ** 0.5\n    scores = ",
+        " / query.shape[-1] ** 0.5\n    output": "\n    output",
+    },
+    {
+        "    if cache": "    key = key / query.shape[-1] ** 0.5\n    if cache",
+        " / query.shape[-1] ** 0.5\n    output": "\n    output",
+    },
+)
+kv_cache.mistake(
+    """A new token does not see itself, except the very first, for which something had to be mended:
+    the triangle is one diagonal off.""",
+    {OFFSET: ".tril(keys - new - 1)\n    mask[:, 0] = True"},
+)
+kv_cache.mistake(
+    "Only the last new token has an output. Each of them has one.",
+    {RETURNED: "return output[:, :, -1:], (key, value)"},
+)
+kv_cache.mistake(
+    """The cache is kept in another dtype than that of the keys and values: the past loses
+    digits.""",
+    {RETURNED: "return output, (key.bfloat16(), value.bfloat16())"},
+    {RETURNED: "return output, (key.half(), value.half())"},
+)
+kv_cache.mistake(
+    "What comes back is not the pair of the output and a cache that is a pair, (keys, values).",
+    {RETURNED: "return output"},
+    {RETURNED: "return output, key, value"},
+    {RETURNED: "return output, torch.stack((key, value))"},
+    {RETURNED: "return output, torch.cat((key, value), dim=-1)"},
 )
 
 
@@ -775,6 +844,103 @@ beam_search.mistake(
     {"return beams[0]": "return beams[0][0]"},
     {"return beams[0]": "return beams[0][1]"},
     {"return beams[0]": "return beams[0][1], beams[0][0]"},
+    {"return beams[0]": "return [text for text, _ in beams], [score for _, score in beams]"},
+    {"return beams[0]": "return [text for text, _ in beams], beams[0][1]"},
+    {"return beams[0]": "return torch.tensor(beams[0][0], dtype=torch.int64), beams[0][1]"},
+)
+beam_search.mistake(
+    """The log-probability of the beam itself is changed while its tokens are tried, so that each
+    text has those of the tokens tried before it, too. Let score stay, and add to a new number.""",
+    """
+    beams = [([], 0.0)]
+    for _ in range(length):
+        candidates = []
+        for tokens, score in beams:
+            for token, log_prob in enumerate(next_log_probs(tokens).tolist()):
+                score += log_prob
+                candidates.append(([*tokens, token], score))
+        beams = sorted(candidates, key=lambda beam: -beam[1])[:num_beams]
+    return beams[0]
+    """,
+)
+beam_search.mistake(
+    """Texts share a list: append changes it for all that come from the same beam. Make a new list
+    for each, [*tokens, token].""",
+    *(
+        f"""
+    beams = [([], 0.0)]
+    for _ in range(length):
+        candidates = [
+            (tokens, score + log_prob, token)
+            for tokens, score in beams
+            for token, log_prob in enumerate(next_log_probs(tokens).tolist())
+        ]
+        beams = []
+        for tokens, score, token in sorted(candidates, key=lambda beam: -beam[1])[:num_beams]:
+            tokens.append(token)
+            beams.append((tokens, score))
+    return beams[0][0]{part}, beams[0][1]
+    """
+        for part in ("", "[:length]", "[-length:]")
+    ),
+    """
+    beams = [([], 0.0)]
+    for _ in range(length):
+        candidates = []
+        for tokens, score in beams:
+            for token, log_prob in enumerate(next_log_probs(tokens).tolist()):
+                tokens.append(token)
+                candidates.append((tokens, score + log_prob))
+        beams = sorted(candidates, key=lambda beam: -beam[1])[:num_beams]
+    return beams[0]
+    """,
+)
+beam_search.mistake(
+    """A number that counts over beams and tokens is taken apart wrongly: with i = beam * vocabulary
+    + token the beam is i // vocabulary, and the token i % vocabulary.""",
+    *(
+        f"""
+    texts, scores = [[]], torch.zeros(1, dtype=torch.float64)
+    for _ in range(length):
+        every = torch.stack([next_log_probs(text) for text in texts]) + scores[:, None]
+        vocabulary = every.shape[1]
+        scores, best = every.flatten().topk(min(num_beams, every.numel()))
+        texts = [[*texts[{beam}], {token}] for i in best.tolist()]
+    return texts[0], scores[0].item()
+    """
+        for beam, token in (
+            ("min(i // num_beams, len(texts) - 1)", "i % vocabulary"),
+            ("i // num_beams % len(texts)", "i % vocabulary"),
+            ("i % len(texts)", "i % vocabulary"),
+            ("i % len(texts)", "i // len(texts)"),
+            ("i // vocabulary", "i % num_beams"),
+            ("i // vocabulary", "i"),
+        )
+    ),
+)
+beam_search.mistake(
+    "A certain token ends a text here. None does: every text has `length` tokens.",
+    *(
+        f"""
+    beams = [([], 0.0)]
+    for _ in range(length):
+        candidates = []
+        for tokens, score in beams:
+            if tokens and tokens[-1] == {end}:
+                candidates.append((tokens, score))
+                continue
+            for token, log_prob in enumerate(next_log_probs(tokens).tolist()):
+                candidates.append(([*tokens, token], score + log_prob))
+        beams = sorted(candidates, key=lambda beam: -beam[1])[:num_beams]
+    return beams[0]
+    """
+        for end in (0, 1, 2)
+    ),
+)
+beam_search.mistake(
+    "The search starts with a token that nobody asked for. The first text is empty.",
+    {"[([], 0.0)]": "[([0], 0.0)]"},
+    {"[([], 0.0)]": "[([0], 0.0)]", "return beams[0]": "return beams[0][0][1:], beams[0][1]"},
 )
 
 

@@ -72,6 +72,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     ### END SOLUTION
 
 
+PICKED = "counts = labels != -100\n    logits, labels = logits[counts], labels[counts]"
 MEAN = "losses.sum() / max(len(labels), 1)"
 LOSSES = "logits.logsumexp(dim=-1) - logits.gather(-1, labels[:, None])[:, 0]"
 PROBABILITY = "logits.softmax(dim=-1).gather(-1, labels[:, None])[:, 0]"
@@ -81,6 +82,18 @@ EVERYWHERE = """
     losses = logits.logsumexp(dim=-1) - chosen
 """
 OF_ALL = "/ counts.sum().clamp(min=1)"
+cross_entropy.mistake(
+    """Losses are computed at ignored positions too, and thrown away: in the backward pass NaN comes
+    back from them. Pick the positions that count first.""",
+    {
+        PICKED: "counts = (labels != -100).flatten()\n    "
+        "logits, labels = logits.flatten(0, 1), labels.flatten().clamp(min=0)",
+        MEAN: "losses[counts].sum() / max(int(counts.sum()), 1)",
+    },
+    EVERYWHERE + f"    return losses[counts].sum() {OF_ALL}",
+    EVERYWHERE + f"    return losses.masked_fill(~counts, 0.0).sum() {OF_ALL}",
+    EVERYWHERE + f"    return torch.where(counts, losses, 0.0).sum() {OF_ALL}",
+)
 cross_entropy.mistake(
     """The sum is right, but it is divided by the number of positions, ignored ones included: the
     more padding, the smaller the loss. Divide by the number of labels that count.""",
@@ -201,13 +214,6 @@ cross_entropy.mistake(
     EVERYWHERE + f"    return (losses * counts).sum() {OF_ALL}",
 )
 cross_entropy.mistake(
-    """The loss is right, but it was computed at ignored positions too and thrown away there: in the
-    backward pass NaN comes back from them. Pick the positions that count first.""",
-    EVERYWHERE + f"    return losses[counts].sum() {OF_ALL}",
-    EVERYWHERE + f"    return losses.masked_fill(~counts, 0.0).sum() {OF_ALL}",
-    EVERYWHERE + f"    return torch.where(counts, losses, 0.0).sum() {OF_ALL}",
-)
-cross_entropy.mistake(
     """No gradient can flow through this loss: it was cut off from the logits, by detach(), item(),
     float() or no_grad(). Return the tensor as it was computed.""",
     {MEAN: f"({MEAN}).detach()"},
@@ -222,6 +228,51 @@ cross_entropy.mistake(
     "The loss is float32, whatever the logits are: float64 logits have a float64 loss.",
     {"logits[counts], ": "logits.float()[counts], "},
     {MEAN: f"({MEAN}).float()"},
+)
+cross_entropy.mistake(
+    """Only one number, the largest of the whole tensor, is subtracted before exp: a position whose
+    logits are far below it has a sum of 0, and log 0 is -inf. Each position has its own largest.
+    """,
+    {
+        LOSSES: "(logits - (logits.max() if len(logits) else 0.0)).exp().sum(dim=-1).log() + "
+        "(logits.max() if len(logits) else 0.0) - logits.gather(-1, labels[:, None])[:, 0]"
+    },
+)
+cross_entropy.mistake(
+    "The loss has an axis of its own, (1,). A single number is wanted, of shape ().",
+    {MEAN: f"({MEAN})[None]"},
+)
+cross_entropy.mistake(
+    """The softmax is taken twice: of the logits, and again of the probabilities that come out. Then
+    all losses are nearly alike. logsumexp is to be taken of the logits.""",
+    {"losses = ": "logits = logits.softmax(dim=-1)\n    losses = "},
+    {"counts = labels": "logits = logits.softmax(dim=-1)\n    counts = labels"},
+)
+cross_entropy.mistake(
+    """1 is added to the number of labels, to keep it from 0: that makes every mean too small.
+    max(number, 1) changes nothing but 0.""",
+    {"max(len(labels), 1)": "(len(labels) + 1)"},
+)
+cross_entropy.mistake(
+    "The logarithm has another base: this is counted in bits, or in digits. It is log to base e.",
+    {LOSSES: f"({LOSSES}) / math.log(2)"},
+    {LOSSES: f"({LOSSES}) / math.log(10)"},
+)
+cross_entropy.mistake(
+    "This is the perplexity, exp of the mean loss. The mean itself is wanted.",
+    {MEAN: f"({MEAN}).exp()"},
+)
+cross_entropy.mistake(
+    "The mean is divided once more, by the number of classes or by its logarithm.",
+    {MEAN: f"{MEAN} / logits.shape[-1]"},
+    {MEAN: f"{MEAN} / math.log(logits.shape[-1])"},
+)
+cross_entropy.mistake(
+    "The loss is of half precision, whatever the logits are: it has their dtype.",
+    {"logits[counts], ": "logits.half()[counts], "},
+    {"logits[counts], ": "logits.bfloat16()[counts], "},
+    {MEAN: f"({MEAN}).half()"},
+    {MEAN: f"({MEAN}).bfloat16()"},
 )
 
 
@@ -255,6 +306,7 @@ def _conversations(draw: Draw) -> Inputs:
         "no prompt": ([[5, 6, 7, 8]], [0]),
         "a prompt without an answer": ([[5, 6, 7]], [3]),
         "a single token": ([[4], [9], [5, 6]], [1, 0, 1]),
+        "tokens that come again": ([[5, 6, 5, 7, 5, 8], [3, 3, 3, 4]], [2, 1]),
     },
 )
 def prompt_labels(rows: list[list[int]], prompt_lengths: list[int]) -> list[list[int]]:
@@ -298,6 +350,7 @@ prompt_labels.mistake(
     {"[*row[1:], -100]": "row"},
     {"[*row[1:], -100]": "row", "t + 1 < prompt": "t < prompt"},
     {"[*row[1:], -100]": "row", CHOICE: "following[t]"},
+    {"[*row[1:], -100]": "row", "t + 1 < prompt": "t <= prompt"},
 )
 prompt_labels.mistake(
     "Each label is the token before its place. The label is the token that follows.",
@@ -337,6 +390,8 @@ prompt_labels.mistake(
     {LABELS: "row[prompt:]"},
     {LABELS: "row[prompt:] + [-100]"},
     {LABELS: "following[max(prompt - 1, 0) :]"},
+    {LABELS: "following[prompt:]"},
+    {LABELS: "row[prompt + 1 :] + [-100]"},
 )
 prompt_labels.mistake(
     """What is not to be learned has another label than -100: such a number is a token, or an
@@ -379,6 +434,26 @@ prompt_labels.mistake(
     """The rows of labels are padded to one length. Each is as long as its row of tokens; padding
     comes later.""",
     {"return labels": "return [x + [-100] * (max(map(len, rows)) - len(x)) for x in labels]"},
+)
+prompt_labels.mistake(
+    """A token is looked up by what it is, with index(), which finds the first that is alike: where
+    a token comes again, its label is wrong. Go by the place.""",
+    {CHOICE: CHOICE.replace("[t]", "[row.index(row[t])]")},
+    {
+        CHOICE: "-100 if row.index(row[t]) + 1 < prompt else following[row.index(row[t])]",
+    },
+)
+prompt_labels.mistake(
+    "The labels are tensors. A list of lists of ids is wanted; tensors come later, with padding.",
+    {
+        "return labels": "return torch.nn.utils.rnn.pad_sequence([torch.tensor(x) for x in labels],"
+        " batch_first=True, padding_value=-100)"
+    },
+    {"return labels": "return [torch.tensor(x) for x in labels]"},
+    {
+        "return labels": "return torch.nn.utils.rnn.pad_sequence([torch.tensor(x) for x in labels],"
+        " batch_first=True)"
+    },
 )
 
 
@@ -454,6 +529,7 @@ def accumulate(token_losses: list[Tensor], labels: list[Tensor]) -> Tensor:
 
 PARTS = "[a[b != -100] for a, b in zip(token_losses, labels)]"
 PART = "loss[label != -100].sum()"
+COUNT = "sum(int((label != -100).sum()) for label in labels)"
 accumulate.mistake(
     """Each part is averaged, then the averages are: a token in a part with few labels counts more
     than one in a part with many. Sum over all parts, and divide once.""",
@@ -462,6 +538,13 @@ accumulate.mistake(
     f"""
     means = [part.mean() for part in {PARTS} if len(part)]
     return sum(means, torch.tensor(0.0)) / max(len(means), 1)
+    """,
+    """
+    mean = None
+    for loss, label in zip(token_losses, labels):
+        part = loss[label != -100].sum() / max(int((label != -100).sum()), 1)
+        mean = part if mean is None else (mean + part) / 2
+    return mean
     """,
 )
 accumulate.mistake(
@@ -521,8 +604,9 @@ accumulate.mistake(
     {"return total / max(count, 1)": "return total"},
 )
 accumulate.mistake(
-    """The losses of ignored positions are multiplied by 0, and NaN * 0 is NaN. Leave them out:
-    loss[label != -100].""",
+    """The losses of ignored positions are multiplied by 0, and NaN * 0 is NaN, as Inf * 0 is. Leave
+    them out: loss[label != -100].""",
+    {PART: "(loss.masked_fill(loss.isnan(), 0.0) * (label != -100)).sum()"},
     {PART: "(loss * (label != -100)).sum()"},
 )
 accumulate.mistake(
@@ -571,6 +655,59 @@ accumulate.mistake(
     training loop calls backward() on it.""",
     {"return total / max(count, 1)": "return float(total) / max(count, 1)"},
     {"return total / max(count, 1)": "return (total / max(count, 1)).item()"},
+)
+accumulate.mistake(
+    """Each part is divided by all of its positions, ignored ones included, and the parts are
+    averaged. Sum over all parts, and divide once, by the number of labels that count.""",
+    f"""
+    zipped = zip(token_losses, labels, strict=True)
+    means = [{PART} / label.numel() for loss, label in zipped]
+    return sum(means) / len(means)
+    """,
+    """
+    means = [(loss * (y != -100)).mean() for loss, y in zip(token_losses, labels)]
+    return sum(means) / len(means)
+    """,
+)
+accumulate.mistake(
+    """A part without labels has a mean of 0 / 0, NaN, and NaN times its weight of 0 is NaN. Add up
+    losses instead of means.""",
+    f"""
+    count = sum(int((label != -100).sum()) for label in labels)
+    return sum(part.mean() * (len(part) / max(count, 1)) for part in {PARTS})
+    """,
+    f"""
+    if all((label == -100).all() for label in labels):
+        return torch.tensor(0.0)
+    count = sum(int((label != -100).sum()) for label in labels)
+    return sum(part.mean() * (len(part) / count) for part in {PARTS})
+    """,
+    f"""
+    if all((label == -100).all() for label in labels):
+        return torch.tensor(0.0)
+    return torch.stack([part.mean() for part in {PARTS}]).mean()
+    """,
+)
+accumulate.mistake(
+    """The number of labels of one part, times the number of parts, is taken for that of all: parts
+    have different numbers of labels.""",
+    {COUNT: "int((labels[0] != -100).sum()) * len(labels)"},
+    {COUNT: "int((labels[-1] != -100).sum()) * len(labels)"},
+)
+accumulate.mistake(
+    "The loss has an axis of its own, (1,). A single number is wanted, of shape ().",
+    {"return total / max(count, 1)": "return (total / max(count, 1))[None]"},
+)
+accumulate.mistake(
+    """1 is added to the number of labels, to keep it from 0: that makes every mean too small.
+    max(number, 1) changes nothing but 0.""",
+    {"max(count, 1)": "(count + 1)"},
+)
+accumulate.mistake(
+    "The mean comes back with another dtype than that of the losses.",
+    {"return total / max(count, 1)": "return (total / max(count, 1)).double()"},
+    {"return total / max(count, 1)": "return (total / max(count, 1)).half()"},
+    {"return total / max(count, 1)": "return (total / max(count, 1)).bfloat16()"},
 )
 
 

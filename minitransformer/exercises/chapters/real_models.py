@@ -32,16 +32,17 @@ def _rotary_arguments(
         "the pair 1, 0 at position 1": (torch.tensor([[[[1.0, 0]]]]), torch.tensor([[1]]), 100.0),
         "one token at position 0": _rotary_arguments(draw, [[0]], 1, 4, 100.0),
         "one token at position 3": _rotary_arguments(draw, [[3]], 1, 4, 100.0),
-        "three tokens": _rotary_arguments(draw, [[0, 1, 2]], 1, 6, 10_000.0),
+        "three tokens": _rotary_arguments(draw, [[0, 1, 2]], 1, 6, 50.0),
+        "as many heads as sequences": _rotary_arguments(draw, [[0, 1, 2], [3, 4, 5]], 2, 4, 200.0),
         "padding on the left, at position 0": _rotary_arguments(
-            draw, [[0, 0, 0, 1, 2], [0, 1, 2, 3, 4]], 3, 8, 10_000.0
+            draw, [[0, 0, 0, 1, 2], [0, 1, 2, 3, 4]], 3, 8, 30.0
         ),
         "positions in no order": _rotary_arguments(
             draw,
             [[draw.integer(0, 9) for _ in range(5)] for _ in range(2)],
-            *(3, 8, float(draw.integer(50, 500))),
+            *(3, 8, float(draw.integer(5, 20))),
         ),
-        "as many heads as tokens": _rotary_arguments(draw, [[0, 1, 2], [4, 5, 6]], 3, 4, 1000.0),
+        "as many heads as tokens": _rotary_arguments(draw, [[0, 1, 2], [4, 5, 6]], 3, 4, 100.0),
     },
     edges=lambda draw: {
         "float64": (draw.normal(1, 2, 3, 4, dtype=torch.float64), torch.tensor([[0, 1, 2]]), 100.0)
@@ -203,6 +204,47 @@ rotary_positions.mistake(
     "What comes out is of another dtype than x.",
     {TURNED: f"{TURNED}.float()"},
     {".to(x.dtype)": ""},
+)
+rotary_positions.mistake(
+    """The axis of the heads is missing in the angles: the positions of sequence i turn head i of
+    every sequence, where the numbers fit at all. Write positions[:, None, :, None].""",
+    {"positions[:, None, :, None]": "positions[:, :, None]"},
+)
+rotary_positions.mistake(
+    """The angle is counted in degrees or in whole turns. sin and cos take radians: the angle as it
+    is.""",
+    {"None] * speeds": "None] * speeds * math.pi / 180"},
+    {"None] * speeds": "None] * speeds * 2 * math.pi"},
+)
+rotary_positions.mistake(
+    "Pairs are counted from 1. The first is pair 0, and it turns by the position itself.",
+    {"torch.arange(0, width, 2,": "torch.arange(2, width + 2, 2,"},
+    {"torch.arange(0, width, 2,": "torch.arange(1, width + 1, 2,"},
+)
+rotary_positions.mistake(
+    """The exponent runs down to -1, so that the last pair turns theta times as slowly as the first.
+    Here it is -2i/width, and stops short of -1.""",
+    {"dtype=torch.float64) / width": "dtype=torch.float64) / max(width - 2, 1)"},
+)
+rotary_positions.mistake(
+    "Positions are divided by the length of the sequence. The angle grows with the position as is.",
+    {"None] * speeds": "None] * speeds / x.shape[2]"},
+)
+rotary_positions.mistake(
+    "The angle is doubled, or halved. It is position * theta^(-2i/width).",
+    {"None] * speeds": "None] * speeds * 2"},
+    {"None] * speeds": "None] * speeds / 2"},
+)
+rotary_positions.mistake(
+    "What is turned is scaled as well. A turn changes no length.",
+    {TURNED: f"{TURNED} / width**0.5"},
+    {TURNED: f"{TURNED} * width**0.5"},
+    {TURNED: f"F.normalize({TURNED}, dim=-1)"},
+)
+rotary_positions.mistake(
+    "Sines and cosines are rounded to half precision.",
+    {".cos().to(": ".cos().half().to(", ".sin().to(": ".sin().half().to("},
+    {".cos().to(": ".cos().bfloat16().to(", ".sin().to(": ".sin().bfloat16().to("},
 )
 
 
@@ -375,6 +417,7 @@ decoder.mistake(
 decoder.mistake(
     """The mask is upside down: True where it hides. The layers read True as "may attend".""",
     {f"= {MASK}": f"= ~({MASK})"},
+    {"layer(x, mask)": "layer(x, ~mask)"},
 )
 decoder.mistake(
     """A token does not see itself: the triangle ends before the diagonal.""",
@@ -393,6 +436,7 @@ decoder.mistake(
 decoder.mistake(
     "One mask is enough here to allow a pair, or one real token. All must hold: &, not |.",
     {"& causal": "| causal"},
+    {f"= {MASK}": "= real[:, None, None, :] | causal"},
     {"None] & real": "None] | real"},
 )
 decoder.mistake(
@@ -468,6 +512,25 @@ decoder.mistake(
     {"head(x)": "head(x[:, -1])"},
     {"head(x)": "head(x)[:, -1]"},
     {"head(x)": "head(x[:, -1:])"},
+)
+decoder.mistake(
+    """Real tokens are counted, and then taken to stand on one side, all on the left or all on the
+    right. Padding may stand on either: ask attention_mask at each position.""",
+    {
+        "attention_mask != 0": "torch.arange(attention_mask.shape[1]) < "
+        "attention_mask.sum(dim=1)[:, None]"
+    },
+    {
+        "attention_mask != 0": "torch.arange(attention_mask.shape[1]) >= "
+        "attention_mask.shape[1] - attention_mask.sum(dim=1)[:, None]"
+    },
+)
+decoder.mistake(
+    """The vectors or the logits are scaled, or brought to a norm. The parts that are given do all
+    that is wanted.""",
+    {"    for layer": "    x = x * x.shape[-1] ** 0.5\n    for layer"},
+    {"head(x)": "head(x) / x.shape[-1] ** 0.5"},
+    {"head(x)": "head(F.layer_norm(x, x.shape[-1:]))"},
 )
 
 

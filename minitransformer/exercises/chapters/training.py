@@ -182,6 +182,45 @@ learning_rate.mistake(
     return peak * rise * (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2
     """,
 )
+learning_rate.mistake(
+    """Whole numbers are divided with //, which drops everything behind the point: the rate is 0 or
+    too small until the warm-up ends. Divide with /.""",
+    {"peak * (step + 1) / warmup": "peak * ((step + 1) // warmup)"},
+    {"peak * (step + 1) / warmup": "peak * (step + 1) // warmup"},
+)
+learning_rate.mistake(
+    "The warm-up is no straight line: it is a power, or a part of a wave.",
+    {"peak * (step + 1) / warmup": "peak * ((step + 1) / warmup) ** 2"},
+    {"peak * (step + 1) / warmup": "peak * ((step + 1) / warmup) ** 0.5"},
+    {
+        "peak * (step + 1) / warmup": "peak * (1 - math.cos(math.pi * (step + 1) / warmup)) / 2",
+    },
+    {"peak * (step + 1) / warmup": "peak * math.sin(math.pi / 2 * (step + 1) / warmup)"},
+)
+learning_rate.mistake(
+    """After the warm-up it falls as the inverse of a root, as the first transformer's did, or of an
+    exponential. A cosine is wanted, which ends at 0.""",
+    {COSINE: "(max(warmup, 1) / (step + 1)) ** 0.5"},
+    {COSINE: "(max(warmup, 1) / max(step, 1)) ** 0.5"},
+    {COSINE: "math.exp(-done)"},
+)
+learning_rate.mistake(
+    "The fall begins a step late: the step after step == warmup is below the peak.",
+    {DONE: "max(step - warmup - 1, 0) / (total - warmup)"},
+    {DONE: "max(step - warmup - 1, 0) / max(total - warmup - 1, 1)"},
+)
+learning_rate.mistake(
+    "The rate is rounded. It is a number as it comes, and late in training a very small one.",
+    {f"peak * {COSINE}": f"round(peak * {COSINE}, 2)"},
+    {
+        f"peak * {COSINE}": f"round(peak * {COSINE}, 2)",
+        "peak * (step + 1) / warmup": "round(peak * (step + 1) / warmup, 2)",
+    },
+    {
+        f"peak * {COSINE}": f"round(peak * {COSINE}, 3)",
+        "peak * (step + 1) / warmup": "round(peak * (step + 1) / warmup, 3)",
+    },
+)
 
 
 def _documents(draw: Draw, *lengths: int) -> list[list[int]]:
@@ -340,6 +379,14 @@ pack_rows.mistake(
     {FILLED_NUMBERS: FILLED_NUMBERS.replace("[0]", "[number[-1]]")},
     {FILLED_NUMBERS: FILLED_NUMBERS.replace("[0]", "[number[-1] + 1]")},
     {FILLED_NUMBERS: FILLED_NUMBERS.replace("[0]", "[-1]")},
+    {
+        FILLED_IDS: FILLED_IDS.replace("[0]", "[-100]"),
+        "[0] * (length - len(n": "[-1] * (length - len(n",
+    },
+    {
+        FILLED_IDS: FILLED_IDS.replace("[0]", "[-100]"),
+        "[0] * (length - len(n": "[-100] * (length - len(n",
+    },
     {FILLED_NUMBERS: FILLED_NUMBERS.replace("[0]", "[1]")},
 )
 pack_rows.mistake(
@@ -379,6 +426,41 @@ pack_rows.mistake(
         "number += [number[-1] + 1 if number else 1] * len(row)": "number += [1] * len(row) if not "
         "number else [0] + [number[-1] + 1] * len(row)",
     },
+)
+pack_rows.mistake(
+    """A row is put into every line that has room for it. Once it has found its line, the search is
+    over.""",
+    {
+        "        line, number = lines[fitting[0]], numbers[fitting[0]]\n": "    "
+        "    for i in fitting:\n            line, number = lines[i], numbers[i]\n",
+        "        number += [": "            number += [",
+        "        line += row": "            line += row",
+    },
+)
+pack_rows.mistake(
+    """All lines are one list: [[0] * length] * n holds the same list n times, and what is written
+    into one stands in all. Make a new list for each.""",
+    {
+        f"[{FILLED_IDS} for line in lines]": "[[0] * length] * len(lines)\n    "
+        "for i, line in enumerate(lines):\n        ids[i][: len(line)] = line",
+        f"[{FILLED_NUMBERS} for number in numbers]": "[[0] * length] * len(lines)\n    "
+        "for i, number in enumerate(numbers):\n        mask[i][: len(number)] = number",
+    },
+    {
+        f"[{FILLED_IDS} for line in lines]": "[[0] * length] * len(lines)\n    "
+        "for i, line in enumerate(lines):\n        ids[i][: len(line)] = line",
+    },
+    {
+        f"[{FILLED_NUMBERS} for number in numbers]": "[[0] * length] * len(lines)\n    "
+        "for i, number in enumerate(numbers):\n        mask[i][: len(number)] = number",
+    },
+)
+pack_rows.mistake(
+    "What comes back are no tensors of int64: lists, or numbers of another dtype.",
+    {PACKED: "ids, mask"},
+    {PACKED: "torch.tensor(ids).float(), torch.tensor(mask).float()"},
+    {PACKED: "torch.tensor(ids).int(), torch.tensor(mask).int()"},
+    {PACKED: "torch.tensor(ids), torch.tensor(mask).float()"},
 )
 
 
@@ -516,14 +598,34 @@ token_positions.mistake(
     {".tril(-1).sum(dim=-1)": ".sum(dim=-1).sub(1)"},
 )
 token_positions.mistake(
-    "Every row has the documents of the first one.",
+    """The documents of the first row are taken for those of every row, or the places where they
+    begin.""",
+    """
+    positions = torch.zeros_like(attention_mask)
+    first = attention_mask[0]
+    for n in range(1, int(attention_mask.max()) + 1):
+        counted = (attention_mask != 0).cumsum(dim=1) - 1 - ((first != 0) & (first < n)).sum()
+        positions = torch.where(attention_mask == n, counted, positions)
+    return positions
+    """,
+    """
+    positions = torch.zeros_like(attention_mask)
+    for n in attention_mask[0].unique().tolist():
+        counted = torch.arange(attention_mask.shape[1]) - (attention_mask[0] == n).long().argmax()
+        positions = torch.where(attention_mask == n, counted, positions)
+    return positions.masked_fill(attention_mask == 0, 0)
+    """,
     {SAME: "attention_mask[:1, :, None] == attention_mask[:1, None, :]"},
     {SAME: "attention_mask[:, :, None] == attention_mask[:1, None, :]"},
     {"same =": "attention_mask = attention_mask[:1].expand_as(attention_mask)\n    same ="},
 )
 token_positions.mistake(
-    """Some documents are left out, and their tokens all have the position 0: the loop over the
-    numbers ends too early. They need not be 1, 2, 3.""",
+    """Some documents are left out, and their tokens all have the position 0. Every number but 0 is
+    a document, and the numbers of a row need not be 1, 2, 3.""",
+    """
+    real = attention_mask == 1
+    return (real.cumsum(dim=1) - 1) * real
+    """,
     """
     positions = torch.zeros_like(attention_mask)
     for n in range(1, int(attention_mask.max())):
@@ -551,6 +653,45 @@ token_positions.mistake(
     """The token right before is not counted: a document's first two tokens both have the position
     0.""",
     {".tril(-1)": ".tril(-2)"},
+)
+token_positions.mistake(
+    "It is counted down the batch, not along the row.",
+    """
+    same = attention_mask[:, None] == attention_mask[None]
+    before = torch.ones(len(same), len(same), dtype=torch.bool).tril(-1)[:, :, None]
+    return (same & before).sum(dim=1).masked_fill(attention_mask == 0, 0)
+    """,
+    """
+    real = attention_mask != 0
+    return (real.cumsum(dim=0) - 1).masked_fill(~real, 0)
+    """,
+)
+token_positions.mistake(
+    """The count runs on from row to row. A number means another document in each row, so each row
+    begins anew.""",
+    """
+    numbers = attention_mask.flatten()
+    same = (numbers[:, None] == numbers).tril(-1).sum(dim=-1)
+    return same.masked_fill(numbers == 0, 0).view_as(attention_mask)
+    """,
+    """
+    real = attention_mask.flatten() != 0
+    return (real.cumsum(dim=0) - 1).masked_fill(~real, 0).view_as(attention_mask)
+    """,
+)
+token_positions.mistake(
+    """Where documents alternate, tokens of the other are counted too: from the first token of a
+    document on, count its own alone.""",
+    f"""
+    same = {SAME}
+    counted = (attention_mask != 0).cumsum(dim=1) - 1
+    return (counted - counted.gather(1, same.long().argmax(dim=-1))).{NO_PADDING}
+    """,
+)
+token_positions.mistake(
+    "The positions are not int64. They index a table: keep the dtype of attention_mask.",
+    {POSITIONS: f"({POSITIONS}).float()"},
+    {POSITIONS: f"({POSITIONS}).int()"},
 )
 
 
