@@ -27,7 +27,7 @@ TESTS = {  # where a mutant of a module is looked for
     "embedding": ["layers"],
     "linear": ["linear"],
     "kernels/kernel": ["attention_kernels"],
-    "kernels/sdpa": ["attention_kernels"],
+    "kernels/sdpa": ["sdpa"],
     "kernels/strips": ["attention_kernels"],
     "kernels/plan": ["plan"],
     "kernels/linear_cross_entropy": ["linear_cross_entropy"],

@@ -10,7 +10,6 @@ from conftest import BATCH, HEADS, KEYS, QUERIES, WIDTH, from_lengths, large_ini
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_masks import LONG, some_masks
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from minitransformer import (
     Config,
@@ -28,8 +27,6 @@ from minitransformer import (
 )
 from minitransformer.kernels import Kernel, attention_kernel, plan, strips
 from minitransformer.kernels.plan import make_plan
-from minitransformer.kernels.sdpa import SdpaMask
-from minitransformer.masks import PreparedMask
 
 NAMES = ("tiled", "fused", "online", "sdpa")
 
@@ -434,29 +431,6 @@ def test_a_kernel_that_is_not_there_is_refused():
         attention_kernel("flash")
     with pytest.raises(ValueError, match="attention must be one of auto, reference, tiled"):
         Config(vocab_size=9, attention="flash")
-
-
-def test_cudnn_is_never_asked(monkeypatch):
-    """On tensors without numbers that say they are on a GPU; there no mask is read."""
-    allowed = []
-
-    def watch(*inputs, **options):
-        allowed.append(torch.backends.cuda.cudnn_sdp_enabled())
-        return attend(*inputs, **options)
-
-    attend = torch.nn.functional.scaled_dot_product_attention
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watch)
-    with FakeTensorMode():
-        inputs = [torch.empty(2, 2, 120, 16, device="cuda", dtype=torch.float16) for _ in range(3)]
-        mask = torch.empty(2, 1, 120, 120, device="cuda", dtype=torch.bool)
-        for name in ("auto", "fused", "sdpa"):
-            prepared = PreparedMask(mask, SdpaMask(None, None, None))
-            output, _ = kernel(name)(*inputs, prepared)
-            assert (output.device.type, len(allowed)) == ("cuda", 1)
-            assert not allowed.pop()
-        strips.fused_kernel(*inputs, is_causal=True)
-    assert allowed == [False]
-    assert torch.backends.cuda.cudnn_sdp_enabled()
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e25])  # 1e25² is Inf

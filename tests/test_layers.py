@@ -421,6 +421,35 @@ def test_sequences_longer_than_max_length_are_refused(embedding, real, device):
         embedding(torch.zeros_like(real), real)
 
 
+@pytest.mark.parametrize("segments", [None, [[0, 2, 1], [1, 1, 99]]])
+def test_segments_are_added_to_the_tokens(segments, device):
+    embedding = large_init(Embedding(config("gpt2", num_segments=3)).double().to(device))
+    ids = torch.tensor([[4, 22, 0], [7, 8, 9]], device=device)
+    real = torch.tensor([[1, 1, 1], [1, 1, 0]], device=device)
+    segments = None if segments is None else torch.tensor(segments, device=device)
+    added = torch.zeros_like(ids) if segments is None else segments.masked_fill(real == 0, 0)
+    expected = embedding.tokens.weight[ids] + embedding.segments.weight[added]
+    expected, _ = embedding.positions(expected, torch.arange(3, device=device).unsqueeze(0))
+    output, _ = embedding(ids, real, segments)
+    assert torch.equal(output, expected * real.unsqueeze(-1))
+
+
+def test_padding_has_an_id_where_there_is_but_one():
+    embedding = Embedding(config(vocab_size=1, num_segments=1))
+    zeros, real = torch.zeros(1, 2).long(), torch.tensor([[1, 0]])
+    assert embedding(zeros, real, zeros)[0].isfinite().all()
+
+
+def test_segments_that_cannot_be_are_refused_by_the_embedding():
+    ids, real = torch.zeros(1, 3).long(), torch.ones(1, 3).long()
+    needed = r"^segment_ids need a model with segments: Config\(num_segments=2, \.\.\.\)$"
+    with pytest.raises(ValueError, match=needed):
+        Embedding(config())(ids, real, ids)
+    message = r"^segment_ids must be in \[0, 2\), got 2 at row 0, position 1$"
+    with pytest.raises(ValueError, match=message):
+        Embedding(config(num_segments=2))(ids, real, torch.tensor([[0, 2, 1]]))
+
+
 @pytest.mark.parametrize("wrong", [-1, 23])
 def test_an_id_outside_the_vocabulary_is_named_with_its_place(wrong):
     embedding = Embedding(config())
