@@ -37,3 +37,15 @@ def some_masks(queries, keys):
     if queries <= keys:
         masks["causal"] = causal_mask(queries, keys)
     return masks
+
+
+def poisoned(inputs, mask):
+    """Query, key and value with NaN wherever the mask uses nothing."""
+    query, key, value = inputs
+    whole = mask.expand(len(query), max(query.shape[1], 1), -1, -1)[:, : query.shape[1]]
+    groups = whole.unflatten(1, (key.shape[1], -1) if key.shape[1] else (0, 1))
+    used = groups.any(dim=3).any(dim=2).unsqueeze(-1)
+    return (
+        query.masked_fill(~whole.any(dim=3, keepdim=True), float("nan")),
+        *(x.masked_fill(~used, float("nan")) for x in (key, value)),
+    )

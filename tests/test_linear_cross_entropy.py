@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from pretended import pretended_mps
 from torch import nn
 from torch.nn import functional as F
 
@@ -153,6 +154,18 @@ def test_the_loss_of_a_head_is_that_of_all_its_logits(which, bias, num_labels, d
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
     for a, b in zip(*(torch.autograd.grad(y, inputs) for y in (found, wanted)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("which", ["some", "all"])
+def test_the_labels_go_where_the_hidden_states_are(which):
+    labels, hidden = some_labels(which), torch.randn(2, 4, 3, 5)
+    head = Head()
+    wanted = head_loss(head, hidden, labels)
+    with pretended_mps() as read_back:
+        found = head_loss(head.to("mps"), hidden.to("mps"), labels)
+        assert found.device.type == "mps"
+        assert not read_back  # nobody waits for the device
+        torch.testing.assert_close(found.cpu(), wanted)
 
 
 @pytest.mark.parametrize(("which", "count"), [("some", 12), ("one", 1), ("none", 0), ("all", 24)])

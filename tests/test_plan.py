@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import BATCH, HEADS, KEYS, QUERIES, from_lengths
 from kernel_masks import LONG, some_masks
+from pretended import pretended_mps
 
 from minitransformer import causal_mask, padding_mask
 from minitransformer.kernels import plan
@@ -281,3 +282,19 @@ def test_what_a_strip_is_given(monkeypatch):
     top, bottom = strips_of(make_plan(first, 1, 2))
     assert (top.keys, top.bias) == ((slice(0, 4),), None)
     assert (bottom.keys, bottom.bias.shape) == ((slice(0, 8),), (1, 1, 4, 8))
+
+
+def test_a_plan_lies_where_its_mask_does():
+    """What is read on the CPU is taken there once, and nothing else is waited for."""
+    for what, mask in some_masks(QUERIES, KEYS).items():
+        wanted = make_plan(mask, BATCH, HEADS)
+        with pretended_mps() as read_back:
+            found = make_plan(mask.to("mps"), BATCH, HEADS)
+            assert len(read_back) <= 2, what  # the keys of each query, and which keys are used
+            biases = [strip.bias for strip in strips_of(found) if strip.bias is not None]
+            for x in (*found[2:], *biases):
+                assert x is None or x.device.type == "mps", what
+            biases = [bias.cpu() for bias in biases]
+        others = [strip.bias for strip in strips_of(wanted) if strip.bias is not None]
+        for bias, other in zip(biases, others, strict=True):
+            assert torch.equal(bias, other), what

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kernel_masks import poisoned
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from minitransformer import causal_mask, scaled_dot_product_attention
@@ -30,17 +31,6 @@ def some_masks(heads: int, queries: int) -> dict[str, torch.Tensor]:
     }
 
 
-def poisoned(inputs, mask, heads, kv_heads):
-    """With NaN wherever the mask uses nothing."""
-    query, key, value = inputs
-    whole = mask.expand(BATCH, max(heads, 1), -1, -1)[:, :heads]
-    used = whole.any(dim=2).unflatten(1, (kv_heads, -1) if heads else (0, 1)).any(dim=2)
-    return (
-        query.masked_fill(~whole.any(dim=3, keepdim=True), float("nan")),
-        *(x.masked_fill(~used.unsqueeze(-1), float("nan")) for x in (key, value)),
-    )
-
-
 @pytest.fixture(params=["read", "unread"])
 def read(request, monkeypatch) -> bool:
     """Unread as on a GPU, where nothing may wait for a value."""
@@ -61,7 +51,7 @@ def test_it_is_the_formula_and_so_are_its_gradients(heads, kv_heads, queries, po
     )
     for what, mask in some_masks(heads, queries).items():
         results = []
-        given = poisoned(inputs, mask, heads, kv_heads) if poison else inputs
+        given = poisoned(inputs, mask) if poison else inputs
         for attention in (sdpa_attention, scaled_dot_product_attention):
             leaves = [x.clone().requires_grad_() for x in given]
             output = attention(*leaves, mask)[0]
