@@ -135,6 +135,26 @@ def test_a_score_that_float16_does_not_hold_is_none_that_attention_cannot(name):
     torch.testing.assert_close(output.float(), wanted, rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_each_row_of_scores_has_a_level_of_its_own(name):
+    """Of rows 2000 apart, the exponentials of one would be 0 beside the other's."""
+    query = torch.tensor([1_000.0, -1_000.0], dtype=torch.float64).view(1, 1, 2, 1)
+    value = torch.randn(1, 1, 3, 4, dtype=torch.float64)
+    inputs = query, torch.ones(1, 1, 3, 1, dtype=torch.float64), value
+    output, _ = attention_kernel(name)(*inputs, torch.ones(1, 1, 2, 3).bool())
+    torch.testing.assert_close(output, value.mean(dim=2, keepdim=True).expand_as(output))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_of_half_precision_are_nearly_those_of_float32(name, small):
+    inputs, mask = make_inputs(dtype=torch.bfloat16), some_masks(QUERIES, KEYS)["causal"]
+    rough = results_of(attention_kernel(name), inputs, mask)
+    exact = results_of(attention_kernel(name), [x.float() for x in inputs], mask)
+    for a, b in zip(rough, exact, strict=True):
+        assert a.dtype == torch.bfloat16
+        assert (a.float() - b).norm() < 0.02 * b.norm()
+
+
 def test_half_precision_trains_in_float32(monkeypatch):
     calls, formula = count_calls(strips._plain)
     monkeypatch.setattr(strips, "compute_fused", partial(strips.compute, formula, 10**9))
