@@ -705,6 +705,9 @@ def test_equal_scores_stay_in_order():
     scores, order = _sorted(torch.tensor([[1.0, 3.0, 1.0, 3.0], [0.0, 0.0, 0.0, 5.0]]), 3)
     assert scores.tolist() == [[3, 3, 1], [5, 0, 0]]
     assert order.tolist() == [[1, 3, 0], [3, 0, 1]]
+    assert _sorted(torch.zeros(1, 99), 99)[1].tolist() == [[*range(99)]]
+    many = torch.arange(99)[None] % 3  # of so many, an unstable sort mixes equal ones
+    assert _sorted(many, 33)[1].tolist() == [[*range(2, 99, 3)]]
 
 
 def test_the_likeliest_are_of_all_beams_of_a_row():
