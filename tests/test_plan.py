@@ -288,7 +288,7 @@ def test_what_a_strip_is_given(monkeypatch):
 
 def test_a_plan_lies_where_its_mask_does():
     """What is read on the CPU is taken there once, and nothing else is waited for."""
-    for what, mask in some_masks(QUERIES, KEYS).items():
+    for what, mask in some_masks(KEYS, KEYS).items():
         wanted = make_plan(mask, BATCH, HEADS)
         with pretended_mps() as read_back:
             found = make_plan(mask.to("mps"), BATCH, HEADS)

@@ -119,6 +119,7 @@ def test_what_the_fused_kernel_is_told(small, monkeypatch):
     strips._fused(*x, Strip(*whole, bias))
     assert told[:2] == [{"is_causal": False}, {"is_causal": True}]
     assert told[2].keys() == {"attn_mask"}
+    assert told[2]["attn_mask"].dtype == torch.bfloat16
     assert torch.equal(told[2]["attn_mask"], bias.bfloat16())
     strips._fused(*x[:, :, :, :3], Strip(*whole[:2], (slice(0, 3),)))  # of few keys: the formula
     assert len(told) == 3
