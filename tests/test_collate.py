@@ -254,6 +254,17 @@ PAIRS = [
 ]
 
 
+def test_an_end_within_a_target_is_a_token_like_others():
+    batch = collate_pairs([{"input_ids": [5], "labels": [7, EOS, 8]}], BOS, EOS)
+    assert batch.labels.tolist() == [[7, EOS, 8, EOS]]
+
+
+@pytest.mark.parametrize("labels", [[], [-100, -100, -100]])
+def test_a_target_of_nothing_is_its_end(labels):
+    batch = collate_pairs([{"input_ids": [5, 6, 7][: len(labels)], "labels": labels}], BOS, EOS)
+    assert batch.labels.tolist() == [[EOS]]
+
+
 def test_segments_go_where_their_tokens_go():
     right = [[0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 0, 0]]
     assert collate(PAIRS).segment_ids.tolist() == right
@@ -438,7 +449,8 @@ def test_a_class_for_each_example_becomes_labels_of_one_axis(name):
         assert torch.equal(batch.attention_mask, expected.attention_mask)
     assert batch.part(1, 2).labels.tolist() == [0]
     assert batch.part(3, 4).labels.tolist() == [-100]
-    assert collate_classes([]).labels.shape == (0,)
+    none = collate_classes([]).labels
+    assert (none.shape, none.dtype) == ((0,), torch.int64)
 
 
 @pytest.mark.parametrize("kind", [None, "numpy", "torch", "arrow"])
@@ -479,9 +491,13 @@ def test_only_what_the_assistant_says_is_learned_wherever_its_words_occur():
     assert collate_lm([example]).labels[0].tolist() == [*example["labels"][1:], -100]
 
 
-def test_a_turn_without_a_role_is_refused():
-    with pytest.raises(ValueError, match=r"turns\[1\] must have role and content, got text"):
-        chat_example([{"role": "user", "content": ""}, {"text": ""}], list, lambda r, c: (r, c, ""))
+@pytest.mark.parametrize("turn", [{"role": "", "text": ""}, {"content": "", "text": ""}])
+def test_a_turn_without_a_role_or_content_is_refused(turn):
+    turns, message = [{"role": "user", "content": ""}, turn], ", ".join(turn)
+    with pytest.raises(
+        ValueError, match=rf"^turns\[1\] must have role and content, got {message}$"
+    ):
+        chat_example(turns, list, lambda role, content: (role, content, ""))
 
 
 # ---- what is refused -----------------------------------------------------------------------------
@@ -512,12 +528,13 @@ def test_a_turn_without_a_role_is_refused():
             "token_type_ids must have an",
         ),
         (
-            lambda: collate_pairs([{"input_ids": [5], "labels": [7, EOS, PAD, PAD]}], BOS, EOS),
+            lambda: collate_pairs([{"input_ids": [5], "labels": [7, EOS, PAD]}], BOS, EOS),
             r"examples\[0\]: labels go on with pad_id = 0 after eos_id = 2; give -100",
         ),
         (
             lambda: collate_pairs([{"input_ids": [5], "labels": [7, -100, EOS]}], BOS, EOS),
-            "labels have -100 between tokens",
+            r"^examples\[0\]: labels have -100 between tokens; a target is read as a whole, so "
+            "give all of its tokens$",
         ),
         (
             lambda: collate_pairs(
@@ -574,7 +591,14 @@ def test_a_turn_without_a_role_is_refused():
             lambda: collate([{"input_ids": [5], "attention_mask": [0.5]}]),
             r"examples\[0\]: attention_mask must be 0 \(padding\) and 1 only",
         ),
-        (lambda: collate_classes([{"input_ids": [5]}]), r"examples\[0\] has no label; it has inp"),
+        (
+            lambda: collate_classes([{"input_ids": [5], "text": "a"}]),
+            r"^examples\[0\] has no label; it has input_ids, text$",
+        ),
+        (
+            lambda: collate_classes([{"label": 5}]),
+            r"^examples\[0\] has no input_ids; it has label$",
+        ),
         (
             lambda: collate_classes([{"input_ids": [5], "label": "good"}]),
             r"examples\[0\]: label must hold integers, got 'good'",

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from conftest import from_lengths, large_init
+from pretended import pretended_mps
 from torch import nn
 from torch.nn import functional as F
 
@@ -29,6 +30,7 @@ from minitransformer.positions import (
     SinusoidalPositions,
     position_angles,
     rotate,
+    token_positions,
 )
 
 LENGTHS, LENGTH = (2, 6, 4), 6  # torch's layers cannot take a row of padding alone
@@ -328,6 +330,32 @@ def test_position_angles_are_exact_far_out(device):
     assert angles.dtype == torch.float64
     expected = [100_000 / 10_000 ** (2 * i / 6) for i in range(3)]
     assert angles[0].tolist() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("halves", [False, True])
+def test_sinusoidal_tables_alternate_or_come_in_halves(halves):
+    """And hold real numbers, even where a model is made without any."""
+    with torch.device("meta"):
+        table = SinusoidalPositions(config(max_length=9), halves).table
+    sines, cosines = table.chunk(2, dim=1) if halves else (table[:, ::2], table[:, 1::2])
+    angles = position_angles(torch.arange(9), 16, 10_000.0)
+    assert (table.device.type, table.dtype) == ("cpu", torch.float32)
+    assert torch.equal(sines, angles.sin().float())
+    assert torch.equal(cosines, angles.cos().float())
+
+
+def test_positions_are_where_their_tokens_are_and_without_float64_where_there_is_none():
+    mask = torch.tensor([[0, 0, 1, 1, 0, 1], [1, 1, 1, 2, 2, 0]])
+    wanted = token_positions(mask)
+    angles = position_angles(wanted, 6, 100.0)
+    with pretended_mps():
+        found = token_positions(mask.to("mps"))
+        found_angles = position_angles(found, 6, 100.0)
+        assert found.device.type == found_angles.device.type == "mps"
+        assert found_angles.dtype == torch.float32
+        found, found_angles = found.cpu(), found_angles.cpu()
+    assert torch.equal(found, wanted)
+    torch.testing.assert_close(found_angles.double(), angles, rtol=2**-23, atol=0)
 
 
 # ---- embedding ---------------------------------------------------------------------------------
