@@ -32,7 +32,6 @@ TESTS = {  # where a mutant of a module is looked for
     "kernels/strips": ["strips"],
     "kernels/plan": ["plan"],
     "kernels/linear_cross_entropy": ["linear_cross_entropy"],
-    "data/collate": ["collate"],
     "masks": ["masks"],
     "attention": ["attention"],
     "loss": ["loss"],

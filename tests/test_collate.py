@@ -1,6 +1,7 @@
 """Collators: equal to the library's where it is right, and right where it is not."""
 
 import random
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from minitransformer import Config, DecoderOnly, EncoderOnly, generate, next_token_labels, pad
 from minitransformer.checks import check_collator
+from minitransformer.data.batches import mask_tokens
 from minitransformer.data.collate import (
     chat_example,
     collate,
@@ -186,6 +188,27 @@ def test_hidden_tokens_are_real_ordinary_and_seeded():
     assert not torch.isin(plain.input_ids[hidden], torch.tensor([PAD, BOS, EOS, 3])).any()
 
 
+def test_a_batch_with_hidden_tokens_is_what_mask_tokens_makes_of_it():
+    rows, options = [[5, 6, 7, 8], [9]], {"side": "left", "multiple_of": 3}
+    plain = collate(rows, **options)
+
+    def seeded():
+        return torch.Generator().manual_seed(1)
+
+    batch = collate_mlm(rows, 3, VOCAB, (5,), 0.9, seeded(), **options)
+    hidden, labels = mask_tokens(
+        plain.input_ids, plain.attention_mask, 3, VOCAB, (5,), 0.9, seeded()
+    )
+    assert_equal(batch, replace(plain, input_ids=hidden, labels=labels))
+    assert not torch.equal(hidden, plain.input_ids)
+
+
+def test_packed_rows_are_filled_up_with_the_padding_id():
+    examples = [[5, 6, 7], [8], [9]]
+    assert collate_packed(examples, length=4).input_ids.tolist()[-1][-1] == 0
+    assert collate_packed(examples, length=4, pad_id=3).input_ids.tolist()[-1][-1] == 3
+
+
 def test_pairs_are_teacher_forced_with_one_end():
     examples = [
         {"input_ids": [5, 6], "labels": [7, 8, EOS]},
@@ -196,6 +219,8 @@ def test_pairs_are_teacher_forced_with_one_end():
     assert batch.target_ids.tolist() == [[BOS, 7, 8], [BOS, 10, 0]]
     assert batch.labels.tolist() == [[7, 8, EOS], [10, EOS, -100]]
     assert batch.target_mask.tolist() == [[1, 1, 1], [1, 1, 0]]
+    left = collate_pairs(examples, BOS, EOS, side="left")
+    assert left.source_ids.tolist() == [[5, 6], [0, 9]]
 
 
 # ---- examples that a tokenizer has padded, sentence pairs ----------------------------------------
@@ -507,7 +532,7 @@ def test_a_turn_without_a_role_or_content_is_refused(turn):
     ("call", "message"),
     [
         (lambda: collate([[5], [6, 7, 8]], max_length=2), r"rows\[1\] has 3 tokens, more than max"),
-        (lambda: collate([[5]], truncate=True), "truncate=True needs a max_length"),
+        (lambda: collate([[5]], truncate=True), "^truncate=True needs a max_length to cut at$"),
         (lambda: collate([{"ids": [5]}]), r"examples\[0\] has no input_ids; it has ids"),
         (
             lambda: collate([{"input_ids": [5], "labels": [5]}, [6]]),
