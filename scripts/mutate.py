@@ -36,7 +36,7 @@ TESTS = {  # where a mutant of a module is looked for
     "attention": ["attention"],
     "loss": ["loss"],
     "positions": ["masks", "layers"],
-    "contract": ["attention", "layers", "loss", "masks"],
+    "contract": ["attention", "contract", "layers", "loss", "masks"],
     "layers": ["layers", "models"],
     "models": ["models"],
     "data/batches": ["data", "properties"],
