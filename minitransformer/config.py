@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import inf
 
 from minitransformer.contract import check_heads, check_integer
 
@@ -114,7 +115,7 @@ class Config:
         for name in ("eos_id", "first_id", "forbidden_ids"):
             value = getattr(self, name)
             ids = value if isinstance(value, tuple) else () if value is None else (value,)
-            end = float("inf") if name == "eos_id" else self.vocab_size  # some never end
+            end = inf if name == "eos_id" else self.vocab_size  # some never end
             if not all(type(i) is int and i < end for i in ids):
                 raise ValueError(f"{name} must be ids of tokens, below {end}, got {value!r}")
 

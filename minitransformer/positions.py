@@ -31,7 +31,7 @@ def token_positions(attention_mask: Tensor) -> Tensor:
     """
     order, documents = by_document(attention_mask)  # now each document is one run of columns
     index = torch.arange(order.shape[1], device=order.device)
-    starts = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
+    starts = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0))  # column 0 is 0 anyway
     first = index.masked_fill(~starts, 0).cummax(dim=1).values  # where each token's run starts
     positions = torch.zeros_like(order).scatter(1, order, index - first)
     return positions.masked_fill(attention_mask == 0, 0)
@@ -43,7 +43,7 @@ def by_document(attention_mask: Tensor) -> tuple[Tensor, Tensor]:
     Shapes: (batch, length) int or bool -> two of (batch, length) int64. Padding comes first.
     """
     check_attention_mask(attention_mask)
-    documents, order = attention_mask.long().sort(dim=1, stable=True)
+    documents, order = attention_mask.long().sort(stable=True)
     return order, documents
 
 

@@ -848,28 +848,6 @@ def test_heads_read_in_pieces_attend_to_all_that_was_read(device):
             assert_close(output, expected[:, start:end], 1e-13)
 
 
-def test_a_cache_copies_few_times_what_it_holds():
-    """Not all of it every so many tokens, which would be quadratic."""
-    cache, layer, copied, buffers = Cache(), torch.nn.Identity(), 0, set()
-    for length in range(1, 3_001):
-        cache.append(layer, torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1, 2))
-        held = cache.buffers[layer]
-        if held.data_ptr() not in buffers:
-            buffers.add(held.data_ptr())
-            copied += length
-    assert copied < 3 * 3_000
-    assert cache[layer][0].shape == (1, 1, 3_000, 2)
-
-
-def test_a_cache_that_grows_holds_what_it_held():
-    cache, layer = Cache(room=3), torch.nn.Identity()
-    key, value = torch.randn(2, 2, 3, 300, 4)
-    for piece in torch.arange(300).split(70):
-        found = cache.append(layer, key[:, :, piece], value[:, :, piece])
-    assert torch.equal(found[0], key)
-    assert torch.equal(found[1], value)
-
-
 def test_heads_project_the_memory_of_a_cache_once(device):
     mask = MASKS["cross"].to(device)
     layers = [make_heads(device, num_kv_heads=2) for _ in range(2)]

@@ -6,10 +6,10 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import BATCH, HEADS, KEYS, LENGTHS, QUERIES, WIDTH, from_lengths, large_init
+from conftest import BATCH, HEADS, KEYS, QUERIES, WIDTH, from_lengths, large_init
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch._subclasses.fake_tensor import FakeTensorMode
+from kernel_masks import LONG, some_masks
 
 from minitransformer import (
     Config,
@@ -27,12 +27,8 @@ from minitransformer import (
 )
 from minitransformer.kernels import Kernel, attention_kernel, plan, strips
 from minitransformer.kernels.plan import make_plan
-from minitransformer.kernels.sdpa import SdpaMask
-from minitransformer.masks import PreparedMask
 
 NAMES = ("tiled", "fused", "online", "sdpa")
-# Longer than a strip, and than a block of keys; no tile divides them.
-LONG = {"queries": 2 * plan.QUERIES + 9, "keys": strips.BLOCK + 3 * plan.KEYS + 5}
 
 
 def random_inputs(batch, heads, queries, keys, kv_heads=None, value_width=WIDTH, **options):
@@ -74,35 +70,6 @@ def distance(attention, inputs, mask):
         strict=True,
     )
     return max((found - wanted).abs().max().item() for found, wanted in pairs)
-
-
-def some_masks(queries, keys):
-    """name -> (BATCH or 1, HEADS or 1, queries, keys), each with a reason to be wrong about it."""
-    generator = torch.Generator().manual_seed(0)
-
-    def chance(share, batch=BATCH, heads=1):
-        return torch.rand(batch, heads, queries, keys, generator=generator) < share
-
-    real = from_lengths([keys * n // 7 for n in LENGTHS], keys)
-    documents = torch.arange(keys).div(5 + keys // 6, rounding_mode="floor").expand(BATCH, -1) + 1
-    window = torch.arange(keys) - torch.arange(queries).unsqueeze(1)
-    masks = {
-        "everything": chance(2.0, batch=1),
-        "nothing": chance(0.0),
-        "half": chance(0.5),
-        "few": chance(2 / keys),
-        "per head": chance(0.2, heads=HEADS),
-        "one for all rows": chance(0.2, batch=1),
-        "padding": real.bool()[:, None, None].expand(-1, -1, queries, -1).clone(),
-        "window": ((window > -3) & (window < 3))[None, None],
-        "two windows": ((window.abs() < 3) | (torch.arange(keys) >= keys - 2))[None, None],
-        "packed": padding_mask(documents[:, :queries], documents)
-        if queries <= keys
-        else chance(0.1),
-    }
-    if queries <= keys:
-        masks["causal"] = causal_mask(queries, keys)
-    return masks
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -239,80 +206,12 @@ def test_scores_that_are_not_kept_are_computed_again():
 # The plan.
 
 
-def strips_of(found):
-    return [strip for group in found.groups for strip in group.strips]
-
-
-def covered(found, batch, queries, keys):
-    """How often each (row, query, key) is looked at, copies that fill up a group left out."""
-    times = torch.zeros(batch * queries * keys, dtype=torch.int64)
-    for group in found.groups:
-        for strip in group.strips:
-            rows = strip.documents
-            q, real = group.queries[rows, strip.queries], group.real[rows, strip.queries]
-            k = plan.joined(group.keys[rows], strip.keys, dim=1)
-            pairs = q.unsqueeze(2) * keys + (k % keys).unsqueeze(1)
-            bias = torch.tensor(0.0) if strip.bias is None else strip.bias.squeeze(1)
-            seen = (real.unsqueeze(2) & (bias == 0.0)).expand_as(pairs)
-            times += torch.bincount(pairs[seen], minlength=len(times))
-    return times.view(batch, queries, keys)
-
-
-def test_a_plan_covers_what_is_allowed_once_and_nothing_else():
-    for what, mask in some_masks(**LONG).items():
-        wanted = mask.expand(BATCH, HEADS, -1, -1).flatten(0, 1)
-        for whole in (False, True):
-            found = make_plan(mask, BATCH, HEADS, whole)
-            rows = BATCH * HEADS if found.per_head else BATCH
-            times = covered(found, rows, **LONG)
-            times = times if found.per_head else times.repeat_interleave(HEADS, dim=0)
-            assert torch.equal(times, wanted.long()), what
-
-
-@pytest.mark.parametrize(
-    ("what", "share"),
-    [("nothing", 0.0), ("window", 0.35), ("two windows", 0.42), ("packed", 0.2), ("padding", 0.5)],
-)
-def test_a_plan_leaves_out_what_is_forbidden(what, share):
-    found = make_plan(some_masks(**LONG)[what], BATCH, HEADS)
-    assert found.scores <= share * BATCH * LONG["queries"] * LONG["keys"]
-
-
-def test_a_causal_plan_computes_little_more_than_half():
-    length = 32 * plan.QUERIES
-    assert make_plan(causal_mask(length), 1, 8).scores < 0.52 * length**2
-
-
-def test_a_batch_without_padding_is_taken_as_it_is():
-    for mask in (causal_mask(20), torch.ones(1, 1, 20, 20, dtype=torch.bool)):
-        for whole in (False, True):
-            for rows in (mask, mask.expand(4, -1, -1, -1)):
-                found = make_plan(rows, 4, HEADS, whole)
-                assert (found.queries, found.keys, found.back) == (None, None, None)
-                assert found.groups[0].queries.shape == (4, 20)
-    assert make_plan(padding_mask(from_lengths([20, 19], 20)), 2, HEADS).back is not None
-
-
 def test_documents_that_fill_their_rows_are_not_the_rows():
     """All tokens, in order, and yet another batch: four documents of 17 in one row of 68."""
     mask = padding_mask(torch.arange(4).repeat_interleave(17)[None] + 1)
     inputs = random_inputs(1, HEADS, 68, 68)
     for name in NAMES:
         assert distance(kernel(name), inputs, mask) < 1e-12
-
-
-def test_documents_are_gathered_only_where_it_pays():
-    def packed(*lengths):
-        documents = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
-        return padding_mask(documents.expand(8, -1) + 1)
-
-    few, many = packed(96, 32), packed(*[32] * 4)  # five of eight pairs are True, and a quarter
-    assert not make_plan(few, 8, 8, whole=True).groups
-    assert make_plan(many, 8, 8, whole=True).scores == 8 * 4 * 32**2
-    assert make_plan(few, 8, 8).scores == 8 * (96**2 + 32**2)  # what holds scores holds few
-    alike = padding_mask(from_lengths([126, 127, 128, 128] * 2, 128))
-    assert not make_plan(alike, 8, 8, whole=True).groups
-    assert make_plan(alike & causal_mask(128), 8, 8, whole=True).groups  # half is not computed
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -344,44 +243,6 @@ def test_short_documents_go_by_the_formula(monkeypatch):
     mask = padding_mask(from_lengths(lengths, max(lengths)))
     kernel("fused")(*random_inputs(4, HEADS, max(lengths), max(lengths)), mask)
     assert sorted(set(calls)) == [plan.SHORT + 1, plan.SHORT + 80]
-
-
-def test_documents_of_like_lengths_are_computed_together_wherever_they_stand():
-    lengths = (60, 9, 3, 58, 8, 60)
-    documents = torch.repeat_interleave(torch.arange(1, 7), torch.tensor(lengths))[None]
-    mask = padding_mask(documents)
-    found = make_plan(mask, 1, 8, whole=True)
-    begins = torch.tensor(lengths).cumsum(0) - torch.tensor(lengths)
-    groups = [group.queries[:, 0].tolist() for group in found.groups]
-    assert groups == [begins[[0, 5, 3]].tolist(), begins[[1, 4, 2]].tolist()]
-    assert [group.queries.shape[1] for group in found.groups] == [60, 9]
-    causal = make_plan(mask & causal_mask(sum(lengths)), 1, 8, whole=True)
-    assert all(strip.causal for strip in strips_of(causal))  # what fills up is in the future
-
-
-def test_large_documents_of_unlike_lengths_need_no_mask():
-    mask = padding_mask(from_lengths([600, 600, 400, 600], 600))
-    found = make_plan(mask, 4, 8, whole=True)
-    assert [tuple(group.queries.shape) for group in found.groups] == [(3, 600), (1, 400)]
-    assert all(strip.bias is None for strip in strips_of(found))
-
-
-def test_scores_that_are_held_fit_into_a_cache():
-    small = torch.ones(64, 1, 90, 90, dtype=torch.bool)
-    for whole, mask in ((True, small), (False, small), (False, small.repeat(1, 1, 20, 20)[:2])):
-        for strip in strips_of(make_plan(mask, len(mask), 8, whole)):
-            assert 8 * strip.scores <= max(plan.LARGEST, 8 * plan.QUERIES * mask.shape[3])
-    assert len(make_plan(small, 64, 8, whole=True).groups) == 4
-
-
-def test_a_kernel_that_holds_no_scores_gets_what_is_whole_in_one_piece():
-    length = 3 * plan.QUERIES + 5
-    for mask in (torch.ones(1, 1, length, length, dtype=torch.bool), causal_mask(length)):
-        assert len(strips_of(make_plan(mask, 1, 8))) == 4
-        (strip,) = strips_of(make_plan(mask, 1, 8, whole=True))
-        assert strip.queries == slice(0, length)
-    window = causal_mask(length) & ~causal_mask(length).roll(3, dims=2)
-    assert len(strips_of(make_plan(window, 1, 8, whole=True))) == 4
 
 
 def test_a_plan_is_made_once_for_all_layers(monkeypatch):
@@ -570,29 +431,6 @@ def test_a_kernel_that_is_not_there_is_refused():
         attention_kernel("flash")
     with pytest.raises(ValueError, match="attention must be one of auto, reference, tiled"):
         Config(vocab_size=9, attention="flash")
-
-
-def test_cudnn_is_never_asked(monkeypatch):
-    """On tensors without numbers that say they are on a GPU; there no mask is read."""
-    allowed = []
-
-    def watch(*inputs, **options):
-        allowed.append(torch.backends.cuda.cudnn_sdp_enabled())
-        return attend(*inputs, **options)
-
-    attend = torch.nn.functional.scaled_dot_product_attention
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watch)
-    with FakeTensorMode():
-        inputs = [torch.empty(2, 2, 120, 16, device="cuda", dtype=torch.float16) for _ in range(3)]
-        mask = torch.empty(2, 1, 120, 120, device="cuda", dtype=torch.bool)
-        for name in ("auto", "fused", "sdpa"):
-            prepared = PreparedMask(mask, SdpaMask(None, None, None))
-            output, _ = kernel(name)(*inputs, prepared)
-            assert (output.device.type, len(allowed)) == ("cuda", 1)
-            assert not allowed.pop()
-        strips.fused_kernel(*inputs, is_causal=True)
-    assert allowed == [False]
-    assert torch.backends.cuda.cudnn_sdp_enabled()
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e25])  # 1e25² is Inf

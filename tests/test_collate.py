@@ -1,6 +1,7 @@
 """Collators: equal to the library's where it is right, and right where it is not."""
 
 import random
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from minitransformer import Config, DecoderOnly, EncoderOnly, generate, next_token_labels, pad
 from minitransformer.checks import check_collator
+from minitransformer.data.batches import mask_tokens
 from minitransformer.data.collate import (
     chat_example,
     collate,
@@ -186,6 +188,27 @@ def test_hidden_tokens_are_real_ordinary_and_seeded():
     assert not torch.isin(plain.input_ids[hidden], torch.tensor([PAD, BOS, EOS, 3])).any()
 
 
+def test_a_batch_with_hidden_tokens_is_what_mask_tokens_makes_of_it():
+    rows, options = [[5, 6, 7, 8], [9]], {"side": "left", "multiple_of": 3}
+    plain = collate(rows, **options)
+
+    def seeded():
+        return torch.Generator().manual_seed(1)
+
+    batch = collate_mlm(rows, 3, VOCAB, (5,), 0.9, seeded(), **options)
+    hidden, labels = mask_tokens(
+        plain.input_ids, plain.attention_mask, 3, VOCAB, (5,), 0.9, seeded()
+    )
+    assert_equal(batch, replace(plain, input_ids=hidden, labels=labels))
+    assert not torch.equal(hidden, plain.input_ids)
+
+
+def test_packed_rows_are_filled_up_with_the_padding_id():
+    examples = [[5, 6, 7], [8], [9]]
+    assert collate_packed(examples, length=4).input_ids.tolist()[-1][-1] == 0
+    assert collate_packed(examples, length=4, pad_id=3).input_ids.tolist()[-1][-1] == 3
+
+
 def test_pairs_are_teacher_forced_with_one_end():
     examples = [
         {"input_ids": [5, 6], "labels": [7, 8, EOS]},
@@ -196,6 +219,8 @@ def test_pairs_are_teacher_forced_with_one_end():
     assert batch.target_ids.tolist() == [[BOS, 7, 8], [BOS, 10, 0]]
     assert batch.labels.tolist() == [[7, 8, EOS], [10, EOS, -100]]
     assert batch.target_mask.tolist() == [[1, 1, 1], [1, 1, 0]]
+    left = collate_pairs(examples, BOS, EOS, side="left")
+    assert left.source_ids.tolist() == [[5, 6], [0, 9]]
 
 
 # ---- examples that a tokenizer has padded, sentence pairs ----------------------------------------
@@ -252,6 +277,17 @@ PAIRS = [
     {"input_ids": [1, 7, 2, 6, 2, 0], "token_type_ids": [0, 0, 0, 1, 1, 0]}
     | {"attention_mask": [1, 1, 1, 1, 1, 0]},
 ]
+
+
+def test_an_end_within_a_target_is_a_token_like_others():
+    batch = collate_pairs([{"input_ids": [5], "labels": [7, EOS, 8]}], BOS, EOS)
+    assert batch.labels.tolist() == [[7, EOS, 8, EOS]]
+
+
+@pytest.mark.parametrize("labels", [[], [-100, -100, -100]])
+def test_a_target_of_nothing_is_its_end(labels):
+    batch = collate_pairs([{"input_ids": [5, 6, 7][: len(labels)], "labels": labels}], BOS, EOS)
+    assert batch.labels.tolist() == [[EOS]]
 
 
 def test_segments_go_where_their_tokens_go():
@@ -438,7 +474,8 @@ def test_a_class_for_each_example_becomes_labels_of_one_axis(name):
         assert torch.equal(batch.attention_mask, expected.attention_mask)
     assert batch.part(1, 2).labels.tolist() == [0]
     assert batch.part(3, 4).labels.tolist() == [-100]
-    assert collate_classes([]).labels.shape == (0,)
+    none = collate_classes([]).labels
+    assert (none.shape, none.dtype) == ((0,), torch.int64)
 
 
 @pytest.mark.parametrize("kind", [None, "numpy", "torch", "arrow"])
@@ -479,9 +516,13 @@ def test_only_what_the_assistant_says_is_learned_wherever_its_words_occur():
     assert collate_lm([example]).labels[0].tolist() == [*example["labels"][1:], -100]
 
 
-def test_a_turn_without_a_role_is_refused():
-    with pytest.raises(ValueError, match=r"turns\[1\] must have role and content, got text"):
-        chat_example([{"role": "user", "content": ""}, {"text": ""}], list, lambda r, c: (r, c, ""))
+@pytest.mark.parametrize("turn", [{"role": "", "text": ""}, {"content": "", "text": ""}])
+def test_a_turn_without_a_role_or_content_is_refused(turn):
+    turns, message = [{"role": "user", "content": ""}, turn], ", ".join(turn)
+    with pytest.raises(
+        ValueError, match=rf"^turns\[1\] must have role and content, got {message}$"
+    ):
+        chat_example(turns, list, lambda role, content: (role, content, ""))
 
 
 # ---- what is refused -----------------------------------------------------------------------------
@@ -491,7 +532,7 @@ def test_a_turn_without_a_role_is_refused():
     ("call", "message"),
     [
         (lambda: collate([[5], [6, 7, 8]], max_length=2), r"rows\[1\] has 3 tokens, more than max"),
-        (lambda: collate([[5]], truncate=True), "truncate=True needs a max_length"),
+        (lambda: collate([[5]], truncate=True), "^truncate=True needs a max_length to cut at$"),
         (lambda: collate([{"ids": [5]}]), r"examples\[0\] has no input_ids; it has ids"),
         (
             lambda: collate([{"input_ids": [5], "labels": [5]}, [6]]),
@@ -512,12 +553,13 @@ def test_a_turn_without_a_role_is_refused():
             "token_type_ids must have an",
         ),
         (
-            lambda: collate_pairs([{"input_ids": [5], "labels": [7, EOS, PAD, PAD]}], BOS, EOS),
+            lambda: collate_pairs([{"input_ids": [5], "labels": [7, EOS, PAD]}], BOS, EOS),
             r"examples\[0\]: labels go on with pad_id = 0 after eos_id = 2; give -100",
         ),
         (
             lambda: collate_pairs([{"input_ids": [5], "labels": [7, -100, EOS]}], BOS, EOS),
-            "labels have -100 between tokens",
+            r"^examples\[0\]: labels have -100 between tokens; a target is read as a whole, so "
+            "give all of its tokens$",
         ),
         (
             lambda: collate_pairs(
@@ -574,7 +616,14 @@ def test_a_turn_without_a_role_is_refused():
             lambda: collate([{"input_ids": [5], "attention_mask": [0.5]}]),
             r"examples\[0\]: attention_mask must be 0 \(padding\) and 1 only",
         ),
-        (lambda: collate_classes([{"input_ids": [5]}]), r"examples\[0\] has no label; it has inp"),
+        (
+            lambda: collate_classes([{"input_ids": [5], "text": "a"}]),
+            r"^examples\[0\] has no label; it has input_ids, text$",
+        ),
+        (
+            lambda: collate_classes([{"label": 5}]),
+            r"^examples\[0\] has no input_ids; it has label$",
+        ),
         (
             lambda: collate_classes([{"input_ids": [5], "label": "good"}]),
             r"examples\[0\]: label must hold integers, got 'good'",

@@ -24,7 +24,18 @@ from minitransformer import (
     record_attention,
 )
 from minitransformer.inference import generation
-from minitransformer.inference.generation import ENDED, _likeliest, choose, stream_tokens
+from minitransformer.inference.generation import (
+    ENDED,
+    _as_ids,
+    _as_rows,
+    _EndedTexts,
+    _last_real,
+    _likeliest,
+    _score_dtype,
+    _sorted,
+    choose,
+    stream_tokens,
+)
 
 VOCAB, STEPS, BOS = 23, 6, 5
 PROMPTS = [[7, 3], [4, 9, 2, 11, 8], [6], [1, 0, 22]]
@@ -381,7 +392,8 @@ def test_numbers_of_beams_that_are_none_are_refused(num_beams):
 
 @pytest.mark.parametrize("options", [{"temperature": 1.0}, {"top_k": 2}, {"top_p": 0.5}])
 def test_beams_that_are_drawn_are_refused(options):
-    with pytest.raises(ValueError, match="beams are searched, not drawn"):
+    message = "^beams are searched, not drawn: leave temperature, top_k and top_p out$"
+    with pytest.raises(ValueError, match=message):
         generate(counting_model(), *batch_of([[3]], "left", "cpu"), 2, num_beams=2, **options)
 
 
@@ -670,6 +682,70 @@ def test_how_often_a_device_is_waited_for(options, most):
         assert reads(41) - reads(1) == most
 
 
+# ---- the parts ---------------------------------------------------------------------------------
+
+
+def test_the_last_real_token_is_an_index_into_the_batch():
+    mask = torch.tensor([[0, 1, 1, 0], [1, 0, 0, 0], [1, 0, 0, 1], [0, 0, 0, 0]])
+    assert _last_real(mask).tolist() == [2, 4, 11, 12]
+
+
+def test_ends_of_sequence_are_none_one_or_several():
+    for eos_id, ids in ((None, []), (5, [5]), ((5, 6), [5, 6]), ([7], [7])):
+        assert _as_ids(eos_id, torch.device("cpu")).tolist() == ids
+    assert _as_ids(None, torch.device("cpu")).dtype == torch.int64
+
+
+def test_rows_end_where_nothing_was_written():
+    written = torch.tensor([[3, 4, ENDED], [ENDED] * 3, [1, 2, 0]])
+    assert [row.tolist() for row in _as_rows(written)] == [[3, 4], [], [1, 2, 0]]
+
+
+def test_equal_scores_stay_in_order():
+    scores, order = _sorted(torch.tensor([[1.0, 3.0, 1.0, 3.0], [0.0, 0.0, 0.0, 5.0]]), 3)
+    assert scores.tolist() == [[3, 3, 1], [5, 0, 0]]
+    assert order.tolist() == [[1, 3, 0], [3, 0, 1]]
+    assert _sorted(torch.zeros(1, 99), 99)[1].tolist() == [[*range(99)]]
+    many = torch.arange(99)[None] % 3  # of so many, an unstable sort mixes equal ones
+    assert _sorted(many, 33)[1].tolist() == [[*range(2, 99, 3)]]
+
+
+def test_the_likeliest_are_of_all_beams_of_a_row():
+    scores = torch.tensor([[0.0, -1.0], [-5.0, 0.0]])
+    more = torch.tensor([[-3.0, -1.0], [-2.5, -0.5], [-1.0, -2.0], [-4.0, -3.0]])
+    best, beams, tokens = _likeliest(scores, more, 3)
+    assert best.tolist() == [[-1.0, -1.5, -3.0], [-3.0, -4.0, -6.0]]
+    assert [beams.tolist(), tokens.tolist()] == [[[0, 1, 0], [1, 1, 0]], [[1, 1, 0], [1, 0, 0]]]
+    assert _likeliest(scores, more, 9)[0].shape == (2, 4)
+
+
+def test_the_best_texts_that_ended_are_kept_with_what_follows_them():
+    ended = _EndedTexts(torch.zeros(1, 2))
+    assert (ended.scores.tolist(), ended.texts.shape) == ([[-torch.inf] * 2], (1, 2, 0))
+    ended.add(torch.tensor([[-torch.inf, -4.0]]), torch.tensor([[[7], [8]]]))
+    assert ended.scores.tolist() == [[-4.0, -torch.inf]]
+    assert ended.texts[0, 0].tolist() == [8]
+    ended.add(torch.tensor([[-5.0, -3.0]]), torch.tensor([[[1, 2], [3, 4]]]))
+    assert ended.scores.tolist() == [[-3.0, -4.0]]
+    assert ended.texts.tolist() == [[[3, 4], [8, ENDED]]]
+
+
+def test_scores_are_of_float64_but_where_there_is_none():
+    assert _score_dtype(torch.device("cpu")) == torch.float64
+    assert _score_dtype(torch.device("mps")) == torch.float32
+
+
+def test_what_is_not_written_here_has_no_chance():
+    model = counting_model(first_id=4, forbidden_ids=(2, 3))
+    text = generation._Text(model, *batch_of([[3]], "left", "cpu"), 2, use_cache=False)
+    scores = torch.arange(12.0)[None]
+    assert text.allowed(scores).tolist() == [[0.0 if i == 4 else -torch.inf for i in range(12)]]
+    text.append(torch.tensor([4]), torch.tensor([True]))
+    later = [-torch.inf if i in (2, 3) else float(i) for i in range(12)]
+    assert text.allowed(scores).tolist() == [later]
+    assert scores.tolist() == [list(range(12))]
+
+
 # ---- refusals ----------------------------------------------------------------------------------
 
 
@@ -685,6 +761,10 @@ def test_how_often_a_device_is_waited_for(options, most):
         ({"top_k": 0}, "top_k must be an integer >= 1, got 0"),
         ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
         ({"top_p": 1.1}, r"top_p must be in \(0, 1\], got 1.1"),
+        (
+            {"temperature": float("inf")},
+            r"must be 0 \(the likeliest token\) or more, got inf",
+        ),
     ],
 )
 def test_impossible_options_are_refused(options, message):
@@ -694,14 +774,16 @@ def test_impossible_options_are_refused(options, message):
 
 
 def test_an_empty_prompt_is_refused_by_its_number():
-    with pytest.raises(ValueError, match="prompt 1 is empty"):
+    with pytest.raises(ValueError, match=r"^prompt 1 is empty: give it at least one token$"):
         generate(counting_model(), *batch_of([[3], [], []], "left", "cpu"), 2)
 
 
 @pytest.mark.parametrize("kind", [DecoderOnly, EncoderDecoder])
 def test_packed_prompts_are_refused(kind):
     ids, mask = torch.tensor([[3, 4], [5, 6]]), torch.tensor([[1, 1], [1, 2]])
-    with pytest.raises(ValueError, match="attention_mask must be 0 or 1"):
+    with pytest.raises(
+        ValueError, match=r"^generate takes one prompt a row: attention_mask must be 0 or 1$"
+    ):
         generate(kind(Config(VOCAB, 16)), ids, mask, 2)
 
 
@@ -710,7 +792,10 @@ def test_texts_up_to_max_length_are_written_and_longer_ones_refused(side):
     model = counting_model(max_length=8)
     batch = batch_of([[3], [1, 2, 3, 4, 5]], side, "cpu")
     assert as_lists(generate(model, *batch, 3)) == [[4, 5, 6], [6, 7, 8]]
-    message = "has 5 tokens; with max_new_tokens = 4 that is more than max_length = 8"
+    message = (
+        "^the longest prompt has 5 tokens; with max_new_tokens = 4 "
+        "that is more than max_length = 8$"
+    )
     with pytest.raises(ValueError, match=message):
         generate(model, *batch, 4)
 
@@ -719,7 +804,7 @@ def test_targets_up_to_max_length_are_written_and_longer_ones_refused():
     model, source = EncoderDecoder(Config(VOCAB, 16, max_length=4)), batch_of([[3]], "left", "cpu")
     assert len(generate(model, *source, 4)[0]) == 4
     model.encoder.register_forward_hook(lambda *_: 1 / 0)  # refused before any work is done
-    with pytest.raises(ValueError, match="max_new_tokens = 5 is more than max_length = 4"):
+    with pytest.raises(ValueError, match=r"^max_new_tokens = 5 is more than max_length = 4$"):
         generate(model, *source, 5)
 
 
@@ -740,5 +825,7 @@ def test_float_ids_are_refused(kind, num_beams):
 @pytest.mark.parametrize("wrong", [EncoderOnly(Config(VOCAB, 16)), nn.Linear(2, 2)])
 def test_a_model_that_cannot_write_is_refused(wrong):
     name = type(wrong).__name__
-    with pytest.raises(TypeError, match=f"needs a DecoderOnly or EncoderDecoder, got {name}"):
+    with pytest.raises(
+        TypeError, match=f"^generate needs a DecoderOnly or EncoderDecoder, got {name}$"
+    ):
         generate(wrong, *batch_of([[3]], "left", "cpu"), 2)

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from conftest import from_lengths, large_init
+from pretended import pretended_mps
 from torch import nn
 from torch.nn import functional as F
 
@@ -29,6 +30,7 @@ from minitransformer.positions import (
     SinusoidalPositions,
     position_angles,
     rotate,
+    token_positions,
 )
 
 LENGTHS, LENGTH = (2, 6, 4), 6  # torch's layers cannot take a row of padding alone
@@ -330,6 +332,32 @@ def test_position_angles_are_exact_far_out(device):
     assert angles[0].tolist() == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("halves", [False, True])
+def test_sinusoidal_tables_alternate_or_come_in_halves(halves):
+    """And hold real numbers, even where a model is made without any."""
+    with torch.device("meta"):
+        table = SinusoidalPositions(config(max_length=9), halves).table
+    sines, cosines = table.chunk(2, dim=1) if halves else (table[:, ::2], table[:, 1::2])
+    angles = position_angles(torch.arange(9), 16, 10_000.0)
+    assert (table.device.type, table.dtype) == ("cpu", torch.float32)
+    assert torch.equal(sines, angles.sin().float())
+    assert torch.equal(cosines, angles.cos().float())
+
+
+def test_positions_are_where_their_tokens_are_and_without_float64_where_there_is_none():
+    mask = torch.tensor([[0, 0, 1, 1, 0, 1], [1, 1, 1, 2, 2, 0]])
+    wanted = token_positions(mask)
+    angles = position_angles(wanted, 6, 100.0)
+    with pretended_mps():
+        found = token_positions(mask.to("mps"))
+        found_angles = position_angles(found, 6, 100.0)
+        assert found.device.type == found_angles.device.type == "mps"
+        assert found_angles.dtype == torch.float32
+        found, found_angles = found.cpu(), found_angles.cpu()
+    assert torch.equal(found, wanted)
+    torch.testing.assert_close(found_angles.double(), angles, rtol=2**-23, atol=0)
+
+
 # ---- embedding ---------------------------------------------------------------------------------
 
 
@@ -419,6 +447,35 @@ def test_sequences_longer_than_max_length_are_refused(embedding, real, device):
     real = torch.tensor([real], device=device)
     with pytest.raises(ValueError, match=r"has 6 tokens, more than max_length = 5: truncate it"):
         embedding(torch.zeros_like(real), real)
+
+
+@pytest.mark.parametrize("segments", [None, [[0, 2, 1], [1, 1, 99]]])
+def test_segments_are_added_to_the_tokens(segments, device):
+    embedding = large_init(Embedding(config("gpt2", num_segments=3)).double().to(device))
+    ids = torch.tensor([[4, 22, 0], [7, 8, 9]], device=device)
+    real = torch.tensor([[1, 1, 1], [1, 1, 0]], device=device)
+    segments = None if segments is None else torch.tensor(segments, device=device)
+    added = torch.zeros_like(ids) if segments is None else segments.masked_fill(real == 0, 0)
+    expected = embedding.tokens.weight[ids] + embedding.segments.weight[added]
+    expected, _ = embedding.positions(expected, torch.arange(3, device=device).unsqueeze(0))
+    output, _ = embedding(ids, real, segments)
+    assert torch.equal(output, expected * real.unsqueeze(-1))
+
+
+def test_padding_has_an_id_where_there_is_but_one():
+    embedding = Embedding(config(vocab_size=1, num_segments=1))
+    zeros, real = torch.zeros(1, 2).long(), torch.tensor([[1, 0]])
+    assert embedding(zeros, real, zeros)[0].isfinite().all()
+
+
+def test_segments_that_cannot_be_are_refused_by_the_embedding():
+    ids, real = torch.zeros(1, 3).long(), torch.ones(1, 3).long()
+    needed = r"^segment_ids need a model with segments: Config\(num_segments=2, \.\.\.\)$"
+    with pytest.raises(ValueError, match=needed):
+        Embedding(config())(ids, real, ids)
+    message = r"^segment_ids must be in \[0, 2\), got 2 at row 0, position 1$"
+    with pytest.raises(ValueError, match=message):
+        Embedding(config(num_segments=2))(ids, real, torch.tensor([[0, 2, 1]]))
 
 
 @pytest.mark.parametrize("wrong", [-1, 23])

@@ -36,11 +36,11 @@ class Doubled(nn.Linear):
 @pytest.mark.parametrize("where", ["register_forward_hook", "register_forward_pre_hook", "class"])
 def test_layers_that_do_more_than_multiply_are_called(where, monkeypatch):
     layers = make_layers()
-    x = torch.randn(1, 6, dtype=torch.float64)
+    x = torch.randn(3, 5, 6, dtype=torch.float64)
     if where == "class":
         layers[1] = Doubled(6, 2).double()
     elif where == "register_forward_hook":
-        layers[1].register_forward_hook(lambda *_: torch.zeros(1, 2, dtype=torch.float64))
+        layers[1].register_forward_hook(lambda *_: torch.zeros(3, 5, 2, dtype=torch.float64))
     else:
         layers[1].register_forward_pre_hook(lambda _, inputs: (torch.zeros_like(inputs[0]),))
     monkeypatch.setattr(module, "joined", None)  # nothing is multiplied together

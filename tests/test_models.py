@@ -7,7 +7,6 @@ mask away from one layer at a time and demand that a check notices.
 import itertools
 import json
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import replace
 
 import pytest
 import torch
@@ -33,7 +32,6 @@ from minitransformer import (
     record_attention,
 )
 from minitransformer.cache import Cache
-from minitransformer.config import STYLES
 from minitransformer.embedding import Embedding
 from minitransformer.kernels import linear_cross_entropy as head_loss_module
 from minitransformer.kernels.linear_cross_entropy import linear_cross_entropy
@@ -835,134 +833,12 @@ def test_labels_outside_the_vocabulary_are_refused(kind):
         model.loss(*inputs, torch.full_like(inputs[-2], VOCAB))
 
 
-# ---- config ------------------------------------------------------------------------------------
-
-
-def test_config_fills_in_what_was_left_out():
-    config = Config(vocab_size=VOCAB)
-    assert config.num_kv_heads == config.num_heads == 4
-    assert config.d_ff == 4 * config.d_model == 512
-    assert (config.num_layers, config.max_length, config.dropout) == (2, 512, 0.0)
-    assert (config.style, config.tie_embeddings, config.bos_id) == ("vanilla", False, 1)
-    assert (config.norm_eps, config.rope_theta) == (1e-5, 10_000.0)
-    assert Config(VOCAB, d_ff=7, num_kv_heads=2).d_ff == 7
-
-
-@pytest.mark.parametrize("style", STYLES)
-def test_config_survives_json(style):
-    numbers = {"num_layers": 3, "num_heads": 8, "num_kv_heads": 2, "d_ff": 7, "dropout": 0.1}
-    config = Config(VOCAB, 32, style=style, num_segments=2, eos_id=4, **numbers)
-    assert Config(**json.loads(json.dumps(config.to_dict()))) == config
-    assert config.parts is STYLES[style]
-
-
-def test_a_style_may_be_parts_that_no_name_stands_for():
-    parts = replace(STYLES["bert"], feed_forward="relu")
-    config = Config(VOCAB, 32, style=parts)
-    assert config.parts is parts
-    assert Config(**json.loads(json.dumps(config.to_dict()))) == config
+# ---- construction ------------------------------------------------------------------------------
 
 
 def test_a_decoder_may_have_other_layers_than_its_encoder():
     model = EncoderDecoder(Config(VOCAB, 16, num_layers=3, num_decoder_layers=1))
     assert (len(model.encoder.layers), len(model.decoder.layers)) == (3, 1)
-    assert Config(VOCAB, num_layers=3).num_decoder_layers == 3
-
-
-def test_styles_are_the_published_ones():
-    same = {"roberta": "bert", "distilbert": "bert", "mistral": "llama"}
-    assert all(STYLES[name] is STYLES[other] for name, other in same.items())
-    own = {name: style for name, style in STYLES.items() if name not in same}
-    assert [(n, s.norm, s.residual, s.feed_forward, s.positions) for n, s in own.items()] == [
-        ("vanilla", "layer", "post", "relu", "sinusoidal"),
-        ("bert", "layer", "post", "gelu", "learned"),
-        ("gpt2", "layer", "pre", "gelu_tanh", "learned"),
-        ("llama", "rms", "pre", "swiglu", "rotary"),
-        ("qwen2", "rms", "pre", "swiglu", "rotary"),
-        ("bart", "layer", "post", "gelu", "learned"),
-        ("marian", "layer", "post", "silu", "sinusoidal_halves"),
-    ]
-    assert [n for n, s in own.items() if not s.bias] == ["llama", "qwen2"]
-    assert [n for n, s in own.items() if s.qkv_bias] == ["qwen2"]
-    assert [n for n, s in own.items() if s.scale_embedding] == ["vanilla", "marian"]
-    assert [n for n, s in own.items() if s.norm_embedding] == ["bert", "bart"]
-    assert [n for n, s in own.items() if s.final_norm] == ["gpt2", "llama", "qwen2"]
-    assert [n for n, s in own.items() if s.head_transform] == ["bert"]
-    assert [n for n, s in own.items() if s.head_bias] == ["bert", "bart", "marian"]
-
-
-@pytest.mark.parametrize("wrong", [-1, 1.0, True, "4"])
-@pytest.mark.parametrize(
-    "name",
-    [
-        "vocab_size",
-        "d_model",
-        "num_layers",
-        "num_decoder_layers",
-        "num_heads",
-        "num_kv_heads",
-        "d_ff",
-        "max_length",
-        "num_segments",
-    ],
-)
-def test_config_refuses_numbers_that_are_no_counts(name, wrong):
-    with pytest.raises(ValueError, match=rf"{name} must be an integer >= \d, got {wrong!r}"):
-        Config(**{"vocab_size": VOCAB, name: wrong})
-
-
-@pytest.mark.parametrize(
-    ("least", "name"),
-    [
-        (1, "vocab_size"),
-        (1, "d_model"),
-        (0, "num_layers"),
-        (0, "num_decoder_layers"),
-        (0, "num_segments"),
-        (1, "num_heads"),
-        (1, "num_kv_heads"),
-        (1, "d_ff"),
-        (1, "max_length"),
-        (0, "bos_id"),
-    ],
-)
-def test_config_takes_the_least_and_refuses_one_less(least, name):
-    numbers = {"vocab_size": VOCAB, "d_model": 1, "num_heads": 1, "bos_id": 0}
-    assert getattr(Config(**numbers | {name: least}), name) == least
-    with pytest.raises(ValueError, match=f"{name} must be an integer >= {least}, got {least - 1}"):
-        Config(**numbers | {name: least - 1})
-
-
-@pytest.mark.parametrize(
-    ("numbers", "message"),
-    [
-        (
-            {"style": "mamba"},
-            "style must be one of vanilla, bert, gpt2, llama, qwen2, bart, .*, got 'mamba'",
-        ),
-        ({"d_model": 30}, "d_model must be a multiple of num_heads, got 30 and 4"),
-        ({"num_kv_heads": 3}, "num_heads must be a multiple of num_kv_heads, got 4 and 3"),
-        ({"num_kv_heads": 8}, "num_heads must be a multiple of num_kv_heads, got 4 and 8"),
-        ({"style": "llama", "d_model": 12}, "even d_model / num_heads, got 3"),
-        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
-        ({"dropout": -0.1}, r"dropout must be in \[0, 1\), got -0.1"),
-        ({"norm_eps": 0.0}, "norm_eps must be a number above 0, got 0.0"),
-        ({"rope_theta": "x"}, "rope_theta must be a number above 0, got 'x'"),
-    ],
-)
-def test_config_refuses_what_no_model_can_be(numbers, message):
-    with pytest.raises(ValueError, match=message):
-        Config(**{"vocab_size": VOCAB} | numbers)
-
-
-def test_odd_heads_are_fine_where_nothing_is_rotated():
-    for style in ("vanilla", "bert", "gpt2"):
-        assert Config(VOCAB, 12, num_heads=4, style=style).d_model == 12
-
-
-def test_a_config_cannot_be_changed():
-    with pytest.raises(AttributeError):
-        Config(VOCAB).d_model = 7
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -222,7 +222,7 @@ def _class(example: Mapping[str, Any], where: str) -> int:
 def _target(labels: list[int], number: int, eos_id: int, pad_id: int) -> list[int]:
     """The target without padding, and without its end, which `pad_pairs` adds."""
     real = [i for i, label in enumerate(labels) if label != IGNORE_INDEX]
-    labels = labels[min(real, default=0) : max(real, default=-1) + 1]
+    labels = labels[real[0] : real[-1] + 1] if real else []
     if IGNORE_INDEX in labels:
         raise ValueError(
             f"examples[{number}]: labels have {IGNORE_INDEX} between tokens; a target is read as a "

@@ -181,7 +181,7 @@ class _Text:
             [row[real].tolist() for row, real in zip(x, self.mask != 0, strict=True)]
             for x in (self.ids, numbers)
         )
-        packed = pack(rows, max(map(len, rows)), labels=tokens)
+        packed = pack(rows, labels=tokens)
         is_token = packed.labels != IGNORE_INDEX
         place = torch.zeros(self.ids.numel(), dtype=torch.int64)  # of each token in `packed`
         place[packed.labels[is_token]] = is_token.flatten().nonzero().squeeze(1)
@@ -299,7 +299,7 @@ def _likeliest(
 
 def _sorted(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The highest scores of each row and where they stood; of equal ones the first comes first."""
-    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    scores, order = scores.sort(descending=True, stable=True)
     return scores[:, :count], order[:, :count]
 
 

@@ -78,16 +78,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         rows = max(1, LOGITS // len(weight))
         for start in range(0, len(hidden), rows):
             chunk = slice(start, start + rows)
-            states, targets = hidden[chunk], labels[chunk].unsqueeze(-1)
+            states, targets = hidden[chunk], labels[chunk].unsqueeze(1)
             logits = F.linear(states, weight, bias)
             scores = at_least_float32(logits)  # from here on in place: every pass over them counts
-            highest, chosen = scores.amax(dim=-1, keepdim=True), scores.gather(-1, targets)
+            highest, chosen = scores.amax(dim=1, keepdim=True), scores.gather(1, targets)
             powers = scores.sub_(highest).exp_()
-            normalizer = powers.sum(dim=-1, keepdim=True)
+            normalizer = powers.sum(dim=1, keepdim=True)
             total += (normalizer.log() + highest - chosen).sum()
             if learns:
                 error = powers.div_(normalizer)
-                error.scatter_add_(-1, targets, error.new_full(targets.shape, -1.0))
+                error.scatter_add_(1, targets, error.new_full(targets.shape, -1.0))
                 error = error.to(logits.dtype)
                 gradients[0][chunk] = error @ weight
                 _add_product(gradients[1], error.mT, states)

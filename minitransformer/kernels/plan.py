@@ -79,11 +79,13 @@ def make_plan(mask: Tensor, batch: int, heads: int, whole: bool = False) -> Plan
     are no groups where nothing is seen, or where to gather them would cost more than it saves.
     """
     per_head = mask.shape[1] > 1
+    if mask.numel() == 0:
+        return Plan([], per_head)
     if per_head:
         mask, batch, heads = rearrange(mask, "b h q k -> (b h) 1 q k"), batch * heads, 1
     queries, keys, kinds = _documents(mask, batch)
     groups = [
-        _group(mask, kind, queries.of(members), keys.of(members, FEWEST), heads, whole)
+        _group(mask, kind, queries.of(members, 1), keys.of(members, FEWEST), heads, whole)
         for kind, members in _alike(kinds, queries.lengths, keys.lengths, heads, whole)
     ]
     every_query, every_key = (torch.arange(batch * size) for size in mask.shape[2:])
@@ -110,7 +112,7 @@ class Side(NamedTuple):
     tokens: Tensor  # (n,) indices into (batch · length)
     lengths: Tensor  # (documents,)
 
-    def of(self, documents: Sequence[int], least: int = 0) -> tuple[Tensor, Tensor]:
+    def of(self, documents: Sequence[int], least: int) -> tuple[Tensor, Tensor]:
         """Their tokens, (documents, longest), and which of these are no copies of the first."""
         starts, lengths = self.lengths.cumsum(0) - self.lengths, self.lengths[documents]
         place = torch.arange(max(int(lengths.max()), least))
@@ -130,9 +132,6 @@ def _documents(mask: Tensor, batch: int) -> tuple[Side, Side, list[int]]:
     """
     rows, _, num_queries, num_keys = mask.shape
     seen = mask.squeeze(1)
-    if seen.numel() == 0:
-        nothing = torch.zeros(0, dtype=torch.int64)
-        return Side(nothing, nothing), Side(nothing, nothing), []
     count, first, last = _keys_of_each_query(seen).cpu()
     alive, used = count > 0, seen.view(torch.uint8).amax(dim=1).bool().cpu()  # bool is slower
     ahead = first.flip(1).cummin(dim=1).values.flip(1)
@@ -265,7 +264,7 @@ def _cut(whole: Strip, heads: int) -> Iterator[Strip]:
         queries = slice(top, min(top + QUERIES, whole.queries.stop))
         runs, bias = (keys,), whole.bias
         if bias is not None:
-            bias = bias.expand(-1, -1, whole.queries.stop, -1)[:, :, queries]
+            bias = bias.expand(-1, 1, whole.queries.stop, -1)[:, :, queries]
             runs = _runs((bias == 0).flatten(0, 2).any(dim=0))
             bias = joined(bias, runs, dim=3)
         rows = whole.documents.stop

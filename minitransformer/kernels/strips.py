@@ -51,16 +51,15 @@ def _online(query: Tensor, key: Tensor, value: Tensor, strip: Strip) -> Tensor:
     that of exp(score - highest) · value. When a higher score comes, both sums are scaled down.
     """
     query = at_least_float32(query) / query.shape[-1] ** 0.5
-    highest = query.new_full((*query.shape[:-1], 1), float("-inf"))
-    total = torch.zeros_like(highest)
-    output = query.new_zeros(*query.shape[:-1], value.shape[-1])
+    highest = query.new_full((*query.shape[:-1], 1), -inf)
+    total = output = 0.0
     for start in range(0, key.shape[2], BLOCK):
         keys = slice(start, start + BLOCK)
         scores = query @ at_least_float32(key[:, :, keys]).mT
         if strip.bias is not None:
             scores = scores + strip.bias[..., keys]
         before, highest = highest, torch.maximum(highest, scores.detach().amax(-1, keepdim=True))
-        level = highest.masked_fill(highest == float("-inf"), 0.0)  # nothing to see so far
+        level = highest.masked_fill(highest == -inf, 0.0)  # nothing to see so far
         powers, shrink = (scores - level).exp(), (before - level).exp()
         total = total * shrink + powers.sum(dim=-1, keepdim=True)
         output = output * shrink + powers @ at_least_float32(value[:, :, keys])
