@@ -233,8 +233,8 @@ def decoder_layer(
     x: (batch, length, d_model); mask: (batch, 1, length, length) bool, True = may attend
     memory: (batch, source, d_model), what the encoder wrote
     memory_mask: (batch, 1, length, source) bool, True = may attend
-    self_attention(x, memory, mask), cross_attention(x, memory, mask), feed_forward(x), and norms, a
-    list of three, are functions, each to be called once
+    self_attention, cross_attention and feed_forward, and those of norms, a list of three, are
+    functions, each to be called once; feed_forward and the norms take x alone
     returns: (batch, length, d_model)
     """
     ### BEGIN SOLUTION

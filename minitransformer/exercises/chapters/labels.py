@@ -748,9 +748,9 @@ def _corruption(draw: Draw, attention_mask: Tensor, share: float = 0.5) -> tuple
     return input_ids, attention_mask, luck < share, fate, others, MASK_ID
 
 
-def _each_fate(draw: Draw) -> tuple:
+def _each_fate(draw: Draw, at_random: float = 0.85) -> tuple:
     """A token for each: not chosen, masked, at random, as it was."""
-    fate = torch.tensor([[0.3, 0.75, 0.85, 0.95]])
+    fate = torch.tensor([[0.3, 0.75, at_random, 0.95]])
     return (
         draw.ids(1, 4, vocabulary=40),
         torch.ones(1, 4, dtype=torch.int64),
@@ -793,6 +793,7 @@ def _zero_is_a_token(draw: Draw) -> tuple:
     },
     edges=lambda draw: {
         "nothing chosen": _corruption(draw, draw.attention_mask(2, 5), share=0.0),
+        "a fate of exactly 0.8": _each_fate(draw, 0.8),
         "real tokens of id 0": _zero_is_a_token(draw),
         "a row of padding alone": _corruption(draw, torch.tensor([[1] * 9, [0] * 9]), share=1.1),
     },
