@@ -20,7 +20,7 @@ from minitransformer.exercises.exercise import Draw, Inputs, exercise
     ],
     inputs=lambda draw: {
         "one row": (draw.normal(1, 4),),
-        "three rows": (draw.normal(3, 5),),
+        "three rows": (draw.normal(3, 3),),
         "one more axis in front": (draw.normal(2, 3, 4) * 4,),
     },
     edges=lambda draw: {
@@ -47,6 +47,8 @@ softmax.mistake(
     """exp of a large score overflows: exp(1000) is inf, inf / inf is NaN, and exp(-1000) is 0.
     Softmax does not change where the same number is subtracted from a whole row.""",
     {POWERS: "scores.exp()"},
+    *({POWERS: "scores.exp()", SUMS: f"({SUMS} + {eps})"} for eps in ("1e-6", "1e-8", "1e-12")),
+    *({POWERS: "scores.exp()", SUMS: f"{SUMS}.clamp(min={eps})"} for eps in ("1e-8", "1e-12")),
 )
 softmax.mistake(
     """The largest score of the whole tensor is subtracted from every row. A row that lies far below
@@ -86,6 +88,7 @@ softmax.mistake(
     {SUMS: f"({SUMS} + 1e-3)"},
     {SUMS: f"({SUMS} + 1e-2)"},
     {SUMS: f"({SUMS} + scores.shape[-1])"},
+    {f" / {SUMS}": f" / (1 + {SUMS})"},
 )
 softmax.mistake(
     """Low scores are raised before exp, -inf too, so that a share which should be exactly 0 is not.
@@ -121,6 +124,62 @@ softmax.mistake(
     {POWERS: "(scores.amin(dim=-1, keepdim=True) - scores).exp()"},
     {POWERS: "(scores.amax(dim=-1, keepdim=True) - scores).exp()"},
     {POWERS: "(-scores).exp()"},
+)
+softmax.mistake(
+    """Large scores are cut off, before exp or what overflows behind it: all that lie above count
+    alike. Subtract the largest of the row, and none is above 0.""",
+    *({POWERS: f"scores.clamp(max={top}).exp()"} for top in (20, 50, 80, 88)),
+    *({POWERS: f"scores.clamp(-{top}, {top}).exp()"} for top in (20, 50, 80, 88)),
+    {POWERS: "scores.exp().nan_to_num()"},
+    {POWERS: "scores.exp().clamp(max=1e30)"},
+)
+softmax.mistake(
+    """NaN is replaced in the shares, where it is lost already which score was larger. Keep it from
+    arising: subtract the largest score of the row before exp.""",
+    {POWERS: "scores.exp()", f"powers / {SUMS}": f"(powers / {SUMS}).nan_to_num()"},
+)
+softmax.mistake(
+    """The scores are divided by the largest of them. Subtract it: a quotient changes how far apart
+    they are, a difference does not.""",
+    {POWERS: "(scores / scores.amax(dim=-1, keepdim=True)).exp()"},
+    {POWERS: "(scores / scores.abs().amax(dim=-1, keepdim=True)).exp()"},
+    {POWERS: "(scores / scores.max()).exp()"},
+)
+softmax.mistake(
+    """The scores are scaled before exp, as attention does with √d, or as a temperature does.
+    Softmax takes them as they are.""",
+    *(
+        {"powers = (scores - ": f"scores = scores {scale}\n    powers = (scores - "}
+        for scale in ("/ scores.shape[-1] ** 0.5", "/ scores.shape[-1]", "/ 2", "* 2")
+    ),
+    {
+        "powers = (scores - ": "scores = scores - scores.mean(dim=-1, keepdim=True)\n    "
+        "scores = scores / scores.std(dim=-1, keepdim=True)\n    powers = (scores - "
+    },
+)
+softmax.mistake(
+    """Without keepdim=True the axis is gone that held a number for each row, and the numbers of the
+    rows meet the columns. Where both sizes are equal no error says so.""",
+    {", keepdim=True": ""},
+    {SUMS: "powers.sum(dim=-1)"},
+    {"scores.amax(dim=-1, keepdim=True)": "scores.amax(dim=-1)"},
+)
+softmax.mistake(
+    """Something is added to exp, subtracted or done with it: 1 + exp, exp - 1, log. exp(x) alone is
+    what is shared out.""",
+    {POWERS: f"(1 + {POWERS})"},
+    {POWERS: "(scores - scores.amax(dim=-1, keepdim=True)).expm1()"},
+    {POWERS: f"{POWERS}.log1p()"},
+)
+softmax.mistake(
+    """The shares are rounded, or their smallest are taken away.""",
+    {f"powers / {SUMS}": f"(powers / {SUMS}).round(decimals=2)"},
+    {f"powers / {SUMS}": f"(powers / {SUMS}).round(decimals=3)"},
+    {f"powers / {SUMS}": f"(powers / {SUMS}).round(decimals=4)"},
+)
+softmax.mistake(
+    "The largest share is 1 and all others 0: this is an argmax. Lower scores get a share, too.",
+    {f"powers / {SUMS}": "(powers == 1.0).float()"},
 )
 
 
@@ -167,6 +226,20 @@ def largest_is_masked(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return query.abs() * 1e8, key.abs() * signs, value * masked.view(3, 1), mask
 
 
+def unusual_scores(draw: Draw) -> Inputs:
+    """Such as overflow where exp is taken of them as they are, and such as win though masked.
+
+    They lie so far apart that rounding reaches no gradient.
+    """
+    query = torch.tensor([1.0, -1.0]).view(1, 1, 2, 1)
+    key = torch.tensor([120.0, -150.0, 60.0, 90.0]).view(1, 1, 4, 1)
+    mask = torch.tensor([[True, True, True, False], [False, True, True, True]])[None, None]
+    return {
+        "scores of 120 and 150": (query, key, draw.normal(1, 1, 4, 3), mask),
+        "a masked key of the largest score": largest_is_masked(draw),
+    }
+
+
 @exercise(
     "Scaled dot-product attention",
     chapter=2,
@@ -180,7 +253,7 @@ def largest_is_masked(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         "scores.masked_fill(~mask, float('-inf')).softmax(dim=-1) @ value",
     ],
     inputs=attention_inputs,
-    edges=lambda draw: {"a masked key of the largest score": largest_is_masked(draw)},
+    edges=unusual_scores,
     gradients=True,
     subject=lambda fn: AttentionSubject(fn, dead_rows="any"),
     points=3,
@@ -193,7 +266,7 @@ def largest_is_masked(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
     """The mean of the values that a query may see, weighted by softmax(QKᵀ/√d), for every query.
 
-    A masked key has a weight of exactly 0, however large its score is.
+    A masked key has a weight of exactly 0, however large its score is. No score is too large.
 
     query: (batch, heads, queries, width) float; key and value: (batch, heads, keys, width)
     mask: (batch or 1, heads or 1, queries, keys) bool, True = may attend; a True in every row
@@ -207,11 +280,104 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor
 
 MASKED = 'scores.masked_fill(~mask, float("-inf"))'
 SCALE = "query.shape[-1] ** 0.5"
-# Besides those of the museum, whose attention functions are tried too.
+# Besides those of the museum, whose attention functions are tried too. Each is an edit of its own
+# place, so that two of them can be found at once.
+OF_THE_SCORES = {
+    """The scores are not divided by √d: the softmax is too sharp, nearly one-hot for wide heads,
+    and its gradients vanish. d is the width of a head.""": [{f" / {SCALE}": ""}],
+    """The scores are divided by d, not by its root: the softmax is too flat, and attention comes
+    close to an average.""": [{SCALE: "query.shape[-1]"}],
+    "The scores are multiplied by the root of d. They should be divided by it.": [
+        {f"/ {SCALE}": f"* {SCALE}"}
+    ],
+    """The softmax runs over the queries: every key hands out weights that sum to 1. It is a query's
+    weights that must, along the keys, the last axis.""": [
+        {".softmax(dim=-1)": ".softmax(dim=-2)"},
+        {".softmax(dim=-1)": ".softmax(dim=-2)", 'float("-inf")': "-1e9"},
+    ],
+    """The softmax runs over the heads, over the batch or over several axes at once. A query's
+    weights sum to 1 along the keys, the last axis.""": [
+        {".softmax(dim=-1)": ".softmax(dim=1)"},
+        {".softmax(dim=-1)": ".softmax(dim=1)", 'float("-inf")': "-1e9"},
+        {".softmax(dim=-1)": ".softmax(dim=0)"},
+        {".softmax(dim=-1)": ".flatten(2).softmax(dim=-1).view_as(scores)"},
+    ],
+}
+for says, edits in OF_THE_SCORES.items():
+    attention.mistake(says, *edits)
 attention.mistake(
-    """The mask is used upside down: what it allows is hidden. masked_fill fills where its mask is
-    True, and in this mask True means "may attend".""",
+    """The mask is used upside down: what it allows is hidden. In this mask True means "may attend",
+    and masked_fill fills where its mask is True.""",
     {"masked_fill(~mask": "masked_fill(mask"},
+    {MASKED: "scores.masked_fill(mask, -1e9)"},
+    {MASKED: "scores.masked_fill(mask, 0.0)"},
+    {MASKED: "(scores + mask * -1e9)"},
+)
+attention.mistake(
+    """Mask after the softmax. The mask is multiplied in after the softmax: masked keys have had
+    their part in its sum, and what is left of the weights does not sum to 1. Mask the scores,
+    before the softmax, with -inf.""",
+    {MASKED: "scores", ".softmax(dim=-1)": ".softmax(dim=-1) * mask"},
+)
+attention.mistake(
+    """No mask at all. The mask is accepted and never used: every query sees every key, padding and
+    future. It must reach the scores before the softmax.""",
+    {MASKED: "scores"},
+)
+attention.mistake(
+    """The mask of True and False is added to the scores, as 1 and 0: allowed keys are preferred by
+    a factor e, and nothing is hidden. What is added must be 0 and -inf.""",
+    {MASKED: "(scores + mask)"},
+    {MASKED: "(scores - ~mask * 1.0)"},
+)
+attention.mistake(
+    """-inf is put in after the softmax, where it is a weight, and the largest of all. It belongs to
+    the scores, before the softmax.""",
+    {MASKED: "scores", ".softmax(dim=-1)": '.softmax(dim=-1).masked_fill(~mask, float("-inf"))'},
+    {MASKED: "scores", ".softmax(dim=-1)": ".softmax(dim=-1).masked_fill(~mask, -1e9)"},
+)
+attention.mistake(
+    """Every number is NaN: 0 * inf is NaN, and a mask that is multiplied by -inf holds 0 * inf
+    where a key may be seen. Use masked_fill.""",
+    {MASKED: '(scores + (1.0 - mask.float()) * float("-inf"))'},
+)
+attention.mistake(
+    """The weights are divided by their sum over the queries, or over everything. A query's weights
+    sum to 1, along the keys.""",
+    *(
+        {f"{MASKED}.softmax(dim=-1)": f"(lambda w: w / w.sum({axis}){clamp})({weights})"}
+        for axis in ("dim=-2, keepdim=True", "")
+        for clamp in ("", ".clamp(min=1e-9)")
+        for weights in ("scores.softmax(dim=-1) * mask", f"{MASKED}.softmax(dim=-1)")
+    ),
+)
+attention.mistake(
+    """The weights are transposed before they meet the values: row i are those of query i, and a
+    column those for a key. Where both are equally many no error says so.""",
+    {" @ value": ".mT @ value"},
+)
+attention.mistake(
+    """Dropout is left on: weights are set to 0 at random, and the others enlarged to make up for
+    it. The task has none, and in evaluation there is none.""",
+    *(
+        {f"{MASKED}.softmax(dim=-1)": f"F.dropout({MASKED}.softmax(dim=-1), {p})"}
+        for p in (0.1, 0.2, 0.5)
+    ),
+)
+attention.mistake(
+    """exp is taken of the scores as they are: from 89 on it is inf, and inf / inf is NaN. Subtract
+    the largest score of each row first, or use softmax.""",
+    *(
+        {
+            f"{MASKED}.softmax(dim=-1)": f"(lambda p: p / {total})({powers})",
+        }
+        for total in ("p.sum(dim=-1, keepdim=True)", "(p.sum(dim=-1, keepdim=True) + 1e-9)")
+        for powers in (
+            f"{MASKED}.exp()",
+            "scores.exp() * mask",
+            "scores.exp().masked_fill(~mask, 0)",
+        )
+    ),
 )
 attention.mistake(
     """The root is taken of another size, of the number of keys, queries or heads, or of all heads
@@ -228,10 +394,6 @@ attention.mistake(
     {SCALE: "512 ** 0.5"},
 )
 attention.mistake(
-    "The scores are multiplied by the root of d. They should be divided by it.",
-    {f"/ {SCALE}": f"* {SCALE}"},
-)
-attention.mistake(
     """The weights are divided by √d, or the output, after the softmax: a query's weights no longer
     sum to 1. It is the scores that are divided.""",
     {f" / {SCALE}": "", ".softmax(dim=-1)": f".softmax(dim=-1) / {SCALE}"},
@@ -240,10 +402,16 @@ attention.mistake(
 attention.mistake(
     "The softmax is taken twice.",
     {".softmax(dim=-1)": ".softmax(dim=-1).softmax(dim=-1)"},
+    {MASKED: 'scores.softmax(dim=-1).masked_fill(~mask, float("-inf"))'},
+    {MASKED: "(scores.softmax(dim=-1) * mask)"},
 )
 attention.mistake(
     "Every head has the mask of the first head.",
     {"~mask": "~mask[:, :1]"},
+)
+attention.mistake(
+    "Every sequence, and every head, has the mask of the first.",
+    {"~mask": "~mask[0, 0]"},
 )
 attention.mistake(
     """Masked scores become 0, or a number so small that it is as good as 0. That is a score like
@@ -327,18 +495,22 @@ def _nothing_to_see(draw: Draw) -> Inputs:
     mask = torch.tensor(
         [
             [
-                [[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]],
-                [[1, 1, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0]],
+                [[1, 1, 0, 0, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]],
+                [[1, 1, 0, 0, 0], [0, 1, 0, 0, 0], [1, 1, 0, 0, 0]],
             ],
             [
-                [[0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 1]],
-                [[0, 1, 1, 1], [0, 0, 0, 0], [0, 0, 1, 0]],
+                [[0, 0, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 1, 0]],
+                [[1, 1, 1, 1, 0], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0]],
+            ],
+            [
+                [[0, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]],
+                [[0, 0, 0, 1, 0], [0, 0, 1, 1, 0], [0, 0, 1, 0, 0]],
             ],
         ]
     ).bool()
     dead = ~mask.any(dim=-1).unsqueeze(-1)
     unused = ~mask.any(dim=-2).unsqueeze(-1)
-    query, key, value, _ = attention_arguments(draw, 2, 2, 3, 4, mask)
+    query, key, value, _ = attention_arguments(draw, 3, 2, 3, 5, mask)
     nan, inf = float("nan"), float("inf")
     return {
         "a query that may see no key": (query, key, value, mask),
@@ -403,40 +575,85 @@ FILLED = 'scores.masked_fill(~mask & alive, float("-inf"))'
 QUERY = "    query = query.masked_fill(~alive, 0.0)\n"
 KEY_AND_VALUE = "key, value = key.masked_fill(unused, 0.0), value.masked_fill(unused, 0.0)"
 WEIGHTS = "scores.softmax(dim=-1).masked_fill(~alive, 0.0)"
+# What else is done, rightly, for queries that may see no key: none of it shows in the output, but
+# with a mistake besides some of it does in a gradient.
+BY_OUTPUT = {f"{WEIGHTS} @ value": "(scores.softmax(dim=-1) @ value).masked_fill(~alive, 0.0)"}
+TO_ZERO = {FILLED: 'scores.masked_fill(~mask, float("-inf")).masked_fill(~alive, 0.0)'}
+RIGHT_WAYS = ({}, BY_OUTPUT, TO_ZERO, {**TO_ZERO, **BY_OUTPUT})
+
+
+def in_every_way(*edits: dict[str, str]) -> list[dict[str, str]]:
+    return [{**way, **edit} for edit in edits for way in RIGHT_WAYS]
+
+
+BY_ISNAN = "key, value = key.masked_fill(key.isnan(), 0.0), value.masked_fill(value.isnan(), 0.0)"
 POWERS_OF_ALL = "scores.exp().masked_fill(~mask, 0.0)"
 nan_safe_attention.mistake(
     """NaN in a value that no query may see reaches the output: its weight is 0, and 0 * NaN is NaN.
     Set such values to 0 before the product.""",
-    {", value.masked_fill(unused, 0.0)": ", value"},
-    {", value.masked_fill(unused, 0.0)": ", value * ~unused"},
+    *in_every_way(
+        {", value.masked_fill(unused, 0.0)": ", value"},
+        {", value.masked_fill(unused, 0.0)": ", value * ~unused"},
+    ),
 )
 nan_safe_attention.mistake(
     """NaN in a key that no query may see comes back in the gradient of the queries: in the backward
     pass the key is multiplied by 0, and 0 * NaN is NaN. Set such keys to 0 before the product.""",
-    {"key.masked_fill(unused, 0.0), value": "key, value"},
+    *in_every_way(
+        {"key.masked_fill(unused, 0.0), value": "key, value"},
+        {"key.masked_fill(unused, 0.0), value": "key * ~unused, value"},
+    ),
 )
 nan_safe_attention.mistake(
     """NaN in keys and values that no query may see reaches the output or a gradient: a factor of 0
     does not help, be it a weight or the mask, since 0 * NaN is NaN. Set both to 0 with masked_fill
     before any product.""",
-    {KEY_AND_VALUE: "pass"},
-    {KEY_AND_VALUE: "key, value = key * ~unused, value * ~unused"},
+    *in_every_way(
+        {KEY_AND_VALUE: "pass"},
+        {KEY_AND_VALUE: "key, value = key * ~unused, value * ~unused"},
+    ),
 )
 nan_safe_attention.mistake(
     """nan_to_num is taken of all keys and values. It makes 0 of NaN, but of Inf the largest number
     there is, which overflows in the next product. Set what no query may see to 0, whatever it is.
     """,
-    {KEY_AND_VALUE: "key, value = key.nan_to_num(), value.nan_to_num()"},
-    {
-        KEY_AND_VALUE: "key, value = key.nan_to_num(), value.nan_to_num()",
-        QUERY: "    query = query.nan_to_num()\n",
-    },
+    *in_every_way(
+        {KEY_AND_VALUE: "key, value = key.nan_to_num(), value.nan_to_num()"},
+        {
+            KEY_AND_VALUE: "key, value = key.nan_to_num(), value.nan_to_num()",
+            QUERY: "    query = query.nan_to_num()\n",
+        },
+    ),
 )
+nan_safe_attention.mistake(
+    """Only NaN is looked for. Inf in a key or a value that no query may see does the same harm, for
+    0 * Inf is NaN. Set to 0 what no query may see, whatever it is.""",
+    *in_every_way(
+        {KEY_AND_VALUE: BY_ISNAN},
+        {KEY_AND_VALUE: BY_ISNAN, QUERY: "    query = query.masked_fill(query.isnan(), 0.0)\n"},
+    ),
+)
+nan_safe_attention.mistake(
+    """Which keys are unused is asked of all heads or of the whole batch at once. A key that a query
+    of another head or sequence may see is used there, not here.""",
+    *in_every_way(
+        {"~mask.any(dim=-2)": "~mask.any(dim=-2).any(dim=1, keepdim=True)"},
+        {"~mask.any(dim=-2)": "~mask.any(dim=-2).any(dim=0, keepdim=True)"},
+        {"~mask.any(dim=-2)": "~mask.flatten(0, 2).any(dim=0)"},
+    ),
+)
+nan_safe_attention.mistake(
+    """A key counts as unused as soon as one query may not see it, or the first may not: what others
+    collect is lost. It is unused if no query of its head may see it.""",
+    {"~mask.any(dim=-2)": "~mask.all(dim=-2)"},
+    {"~mask.any(dim=-2)": "~mask[..., 0, :]"},
+    {"~mask.any(dim=-2)": "~mask[..., -1, :]"},
+)
+
 nan_safe_attention.mistake(
     """NaN in a query that may see no key comes back in the gradient of the keys: the backward pass
     multiplies by the query, too. Set it to 0 before the product.""",
-    {QUERY: ""},
-    {QUERY: "    query = query * alive\n"},
+    *in_every_way({QUERY: ""}, {QUERY: "    query = query * alive\n"}),
 )
 nan_safe_attention.mistake(
     """A query that may see no key gets a mean of values, not zeros: its scores are finite for the
@@ -450,6 +667,14 @@ nan_safe_attention.mistake(
 nan_safe_attention.mistake(
     """A query that may see no key gives NaN: softmax of nothing but -inf is 0 / 0.""",
     {" & alive": "", WEIGHTS: "scores.softmax(dim=-1)"},
+    {" & alive": "", WEIGHTS: "scores.softmax(dim=-1)", QUERY: ""},
+    {" & alive": "", WEIGHTS: "scores.softmax(dim=-1)", KEY_AND_VALUE: "pass"},
+    {
+        " & alive": "",
+        WEIGHTS: "scores.softmax(dim=-1)",
+        QUERY: "",
+        "key.masked_fill(unused, 0.0), value": "key, value",
+    },
 )
 nan_safe_attention.mistake(
     """NaN is replaced in the output, where it has arisen already: in the backward pass it is still
@@ -469,9 +694,14 @@ nan_safe_attention.mistake(
     },
 )
 nan_safe_attention.mistake(
-    """Zeros for queries that may see no key are there, but NaN in an unused query, key or value
-    still reaches the output or a gradient. Set all three to 0 before any product.""",
-    {KEY_AND_VALUE: "pass", QUERY: ""},
+    """Zeros for queries that may see no key are there, but more than one of unused queries, keys
+    and values is not set to 0 before the products: NaN in it reaches the output or a gradient.""",
+    *in_every_way(
+        {KEY_AND_VALUE: "pass", QUERY: ""},
+        {"key.masked_fill(unused, 0.0), value": "key, value", QUERY: ""},
+        {", value.masked_fill(unused, 0.0)": ", value", QUERY: ""},
+    ),
+    {KEY_AND_VALUE: "pass", QUERY: "", WEIGHTS: "scores.softmax(dim=-1).masked_fill(~mask, 0.0)"},
     {
         WEIGHTS: "scores.softmax(dim=-1).nan_to_num()",
         " & alive": "",
@@ -511,3 +741,31 @@ nan_safe_attention.mistake(
         ".all(dim=-2, keepdim=True)"
     },
 )
+nan_safe_attention.mistake(
+    """The mask is used upside down: what it allows is hidden. In this mask True means "may attend",
+    and masked_fill fills where its mask is True.""",
+    {"~mask & alive": "mask & alive"},
+    {FILLED: 'scores.masked_fill(mask, float("-inf"))', WEIGHTS: "scores.softmax(dim=-1)"},
+    {FILLED: "scores.masked_fill(mask, -1e9)"},
+    {FILLED: 'scores.masked_fill(mask, float("-inf"))'},
+)
+nan_safe_attention.mistake(
+    """A number like -1e9 is added to masked scores: what is NaN stays NaN, so that NaN in a key
+    that no query may see reaches the softmax; and where a real score is lower still, a masked key
+    takes the weight. Put -inf in their place, with masked_fill.""",
+    *(
+        {**cleaned, QUERY: "", FILLED: f"scores + (1.0 - mask.float()) * {number}", **way}
+        for number in ("-1e9", "-1e4")
+        for cleaned in (
+            {"key.masked_fill(unused, 0.0), value": "key, value"},
+            {KEY_AND_VALUE: "pass"},
+        )
+        for way in (
+            {},
+            BY_OUTPUT,
+            {f"{WEIGHTS} @ value": "(scores.softmax(-1) * mask @ value).masked_fill(~alive, 0.0)"},
+        )
+    ),
+)
+for says, edits in OF_THE_SCORES.items():
+    nan_safe_attention.mistake(says, *edits)

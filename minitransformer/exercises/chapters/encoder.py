@@ -32,7 +32,7 @@ def _feed_forward_arguments(draw: Draw, batch: int, length: int, d_model: int, d
     ],
     inputs=lambda draw: {
         "two tokens of one number, weights of 1 and -1, and no biases": (
-            torch.tensor([[[-2.0], [3.0]]]),
+            torch.tensor([[[-2.0], [9.0]]]),
             *(torch.ones(1, 1), torch.zeros(1), -torch.ones(1, 1), torch.zeros(1)),
         ),
         "one token, and two numbers in every layer": _feed_forward_arguments(draw, 1, 1, 2, 2),
@@ -101,6 +101,44 @@ feed_forward.mistake(
     {f"{WIDENED}.relu()": f"F.gelu({WIDENED}, approximate='tanh')"},
     {".relu()": ".softmax(dim=-1)"},
     {".relu()": ".clamp(0, 1)"},
+    {".relu()": ".clamp(0, 6)"},
+    {f"{WIDENED}.relu()": f"F.softplus({WIDENED})"},
+    {".relu()": ".relu().square()"},
+    {".relu()": ".sin()"},
+)
+feed_forward.mistake(
+    """Dropout is left on: numbers are set to 0 at random, and the others enlarged to make up for
+    it. The task has none, and in evaluation there is none.""",
+    *({f"{WIDENED}.relu()": f"F.dropout({WIDENED}.relu(), {p})"} for p in (0.1, 0.2, 0.5)),
+    *({NARROWED: f"F.dropout({NARROWED}, {p})"} for p in (0.1, 0.2, 0.5)),
+)
+feed_forward.mistake(
+    """A weight is reshaped, where it should be transposed. The shape is that of the transposed, but
+    the numbers stand in other places: .T exchanges the axes.""",
+    {
+        "widen.T": "widen.reshape(widen.shape[::-1])",
+        "narrow.T": "narrow.reshape(narrow.shape[::-1])",
+    },
+    {"widen.T": "widen.reshape(widen.shape[::-1])"},
+    {"narrow.T": "narrow.reshape(narrow.shape[::-1])"},
+)
+feed_forward.mistake(
+    """The numbers between the layers, or what comes out, are normalized or scaled. That is not this
+    network's: norms stand around it.""",
+    {f"{WIDENED}.relu()": f"F.layer_norm({WIDENED}, widen_bias.shape).relu()"},
+    {NARROWED: f"F.layer_norm({NARROWED}, narrow_bias.shape)"},
+    {NARROWED: f"({NARROWED}) / x.shape[-1] ** 0.5"},
+    {NARROWED: f"({NARROWED}) * x.shape[-1] ** 0.5"},
+)
+feed_forward.mistake(
+    """One weight does the work of both: its shape fits without being transposed, but each layer has
+    a weight of its own.""",
+    {"narrow.T": "widen"},
+    {"widen.T": "narrow"},
+)
+feed_forward.mistake(
+    "Neither bias is added.",
+    {" + widen_bias": "", " + narrow_bias": ""},
 )
 feed_forward.mistake(
     """What is positive is cut off, and what is negative stays: relu keeps the positive numbers.""",
@@ -141,7 +179,7 @@ def _norm_inputs(draw: Draw, by_hand: tuple[float, float]) -> dict[str, tuple[Te
     return {
         f"the vector {by_hand}": (torch.tensor([by_hand]), torch.ones(2)),
         "one vector and a gain": (draw.normal(1, 5), draw.normal(5)),
-        "three vectors far from 0": (draw.normal(3, 4) * 3 + 5, draw.normal(4)),
+        "three vectors far from 0": (draw.normal(3, 3) * 3 + 5, draw.normal(3)),
         "another axis in front": (draw.normal(2, 3, 6), draw.normal(6)),
         "a vector without an axis in front": (draw.normal(7), draw.normal(7)),
     }
@@ -169,6 +207,11 @@ NUMBERS_OF_OUR_OWN = ("1e-5", "1e-6", "1e-8", "1e-12", "1e-3")
     edges=lambda draw: {
         "an eps of 0.3": (draw.normal(2, 3, 4) / 2, draw.normal(4), draw.normal(4), 0.3),
         "equal numbers in a vector": (torch.full((1, 3), 7.0), *draw.normal(2, 3), 1e-5),
+        "a mean of 5,000": (
+            torch.tensor([[5003.0, 4998.0, 5001.0, 4998.0], [5004.0, 4999.0, 5001.0, 4996.0]]),
+            *draw.normal(2, 4),
+            1e-5,
+        ),
         "float64": (*(draw.normal(*n, dtype=torch.float64) for n in ((2, 3), (3,), (3,))), 1e-5),
     },
     forbidden=("layer_norm", "batch_norm", "group_norm"),
@@ -177,7 +220,8 @@ def layer_norm(x: Tensor, gain: Tensor, bias: Tensor, eps: float) -> Tensor:
     """(x - mean) / sqrt(variance + eps) * gain + bias along the last axis.
 
     Each vector has a mean and a variance of its own. The variance is the mean of the squares
-    (x - mean)²: their sum is divided by n, the width, not by n - 1.
+    (x - mean)²: their sum is divided by n, the width, not by n - 1. A mean as large as 5,000 costs
+    no precision: subtract it before anything is squared.
 
     x: (..., width); gain and bias: (width,), of the dtype of x
     returns: as x, in shape and dtype
@@ -193,6 +237,7 @@ CENTRED = "x - x.mean(dim=-1, keepdim=True)"
 VARIANCE = "centred.square().mean(dim=-1, keepdim=True)"
 ROOT = "(variance + eps).sqrt()"
 NORM = f"centred / {ROOT} * gain + bias"
+SQUARED_MEAN = "x.mean(dim=-1, keepdim=True).square()"
 layer_norm.mistake(
     """The variance is divided by n - 1, as torch's var and std do unless told correction=0. Divide
     by n.""",
@@ -313,6 +358,43 @@ layer_norm.mistake(
     "What comes out is float32 whatever x is. Give back the dtype of x.",
     {NORM: f"({NORM}).float()"},
 )
+layer_norm.mistake(
+    """The variance is taken as mean(x²) - mean(x)². On paper that is the same; but where the mean
+    is large, both are, and rounding leaves little of their difference. Subtract the mean first.""",
+    *(
+        {VARIANCE: f"(x.square().mean(dim=-1, keepdim=True) - {SQUARED_MEAN}){kept}"}
+        for kept in ("", ".clamp(min=0)", ".abs()")
+    ),
+)
+layer_norm.mistake(
+    "The gain comes before the norm, which undoes most of it. It comes after.",
+    {"centred = x": "x = gain * x\n    centred = x", " * gain": ""},
+)
+layer_norm.mistake(
+    """Without keepdim=True the axis is gone that held a number for each vector, and the numbers of
+    the vectors meet the columns. Where both sizes are equal no error says so.""",
+    {", keepdim=True": ""},
+    {VARIANCE: "centred.square().mean(dim=-1)"},
+    {CENTRED: "x - x.mean(dim=-1)", VARIANCE: "x.var(dim=-1, correction=0)"},
+    {CENTRED: "x - x.mean(dim=-1)", VARIANCE: "x.var(dim=-1)"},
+    {CENTRED: "x - x.mean(dim=-1)"},
+)
+layer_norm.mistake(
+    """The squares are divided by something else than how many there are, such as n + 1.""",
+    {VARIANCE: "centred.square().sum(dim=-1, keepdim=True) / (x.shape[-1] + 1)"},
+)
+layer_norm.mistake(
+    """The vectors are divided by their length, as for comparing directions, not by the standard
+    deviation.""",
+    {f"centred / {ROOT}": "F.normalize(x, dim=-1)"},
+    {f"centred / {ROOT}": "F.normalize(centred, dim=-1)"},
+)
+layer_norm.mistake(
+    """eps is added to what is divided, or to what comes out, too. It stands under the root
+    alone.""",
+    {"return centred": "return (centred + eps)"},
+    {NORM: f"{NORM} + eps"},
+)
 
 
 @exercise(
@@ -368,6 +450,17 @@ rms_norm.mistake(
     that is another number.""",
     {RMS: f"({SQUARES}.sqrt() + eps)"},
 )
+rms_norm.mistake(
+    """eps is added to x before it is squared. It is added to the mean of the squares.""",
+    {SQUARES: "(x + eps).square().mean(dim=-1, keepdim=True)", " + eps).sqrt()": ").sqrt()"},
+    {SQUARES: "(x.abs() + eps).square().mean(dim=-1, keepdim=True)", " + eps).sqrt()": ").sqrt()"},
+    {RMS: f"{SQUARES.replace('x.', '(x + eps).')}.sqrt()"},
+)
+rms_norm.mistake(
+    """Without keepdim=True the axis is gone that held a number for each vector, and the numbers of
+    the vectors meet the columns. Where both sizes are equal no error says so.""",
+    {", keepdim=True": ""},
+)
 rms_norm.mistake("eps is left out: a vector of zeros gives 0 / 0, NaN.", {" + eps": ""})
 rms_norm.mistake(
     "The eps that is given is not used: another number stands in its place.",
@@ -400,6 +493,7 @@ rms_norm.mistake(
 rms_norm.mistake(
     "It is divided by the mean of |x|. Square first, average, then take the root.",
     {RMS: "(x.abs().mean(dim=-1, keepdim=True) + eps)"},
+    {SQUARES: "x.abs().mean(dim=-1, keepdim=True).square()"},
     {RMS: "x.abs().mean(dim=-1, keepdim=True)"},
 )
 rms_norm.mistake(
@@ -422,6 +516,16 @@ rms_norm.mistake(
 rms_norm.mistake(
     "What comes out is float32 whatever x is. Give back the dtype of x.",
     {f"x / {RMS} * gain": f"(x / {RMS} * gain).float()"},
+)
+rms_norm.mistake(
+    "Something is added at the end, the gain or a 1. This norm has no bias.",
+    {" * gain\n": " + gain\n"},
+    {" * gain\n": " * gain + gain\n"},
+)
+rms_norm.mistake(
+    "It is divided by the largest number of the vector, not by the root of the mean of x².",
+    {RMS: "x.abs().amax(dim=-1, keepdim=True)"},
+    {RMS: "(x.abs().amax(dim=-1, keepdim=True) + eps)"},
 )
 
 
@@ -646,6 +750,25 @@ encoder_layer.mistake(
     {f"x = {FIRST}": "pass"},
     {FIRST: "norm1(x)"},
 )
+encoder_layer.mistake(
+    """A residual connection adds too much: x twice, or what the layer was given once more at the
+    end.""",
+    {"norm1(x + attention": "norm1(x + x + attention"},
+    {"norm2(x + feed": "norm2(x + x + feed"},
+    {"x = norm1": "given, x = x, norm1", "return norm2": "return given + norm2"},
+    {"return norm2": "return x + norm2"},
+)
+encoder_layer.mistake(
+    """What a sublayer gives is scaled or dropped out at random before the sum, or the sum is
+    halved. The plain sum is wanted.""",
+    {"+ attention(x, x, mask)": "+ F.dropout(attention(x, x, mask), 0.1)"},
+    {"+ feed_forward(x)": "+ F.dropout(feed_forward(x), 0.1)"},
+    {
+        "+ attention(x, x, mask)": "+ F.dropout(attention(x, x, mask), 0.1)",
+        "+ feed_forward(x)": "+ F.dropout(feed_forward(x), 0.1)",
+    },
+    {FIRST: f"{FIRST[:-1]} / 2)".replace("norm1(x", "norm1((x").replace(" / 2", ") / 2")},
+)
 
 
 @encoder_layer.check(points=1)
@@ -706,30 +829,30 @@ def encoder_stack(x: Tensor, mask: Tensor, layers) -> Tensor:
 
 encoder_stack.mistake(
     """No layer gets the mask: every one reads padding, or whatever else the mask hides.""",
-    {"layer(x, mask)": "layer(x)"},
+    {"(x, mask)": "(x)"},
 )
 encoder_stack.mistake(
     """Some layers get the mask and others do not. After the first layer padding holds vectors like
     any other: without the mask a later layer reads them.""",
-    {"x = layer(x, mask)": "x, mask = layer(x, mask), None"},
-    {"x = layer(x, mask)": "x = layer(x, mask if layer is not layers[-1] else None)"},
-    {"x = layer(x, mask)": "x = layer(x, mask if layer is layers[-1] else None)"},
-    {"x = layer(x, mask)": "x = layer(x, mask if layer is not layers[0] else None)"},
-    {"x = layer(x, mask)": "x = layer(x, mask if layers.index(layer) % 2 == 0 else None)"},
+    {"(x, mask)": "(x, mask if layer is layers[0] else None)"},
+    {"(x, mask)": "(x, mask if layer is not layers[-1] else None)"},
+    {"(x, mask)": "(x, mask if layer is layers[-1] else None)"},
+    {"(x, mask)": "(x, mask if layer is not layers[0] else None)"},
+    {"(x, mask)": "(x, mask if layers.index(layer) % 2 == 0 else None)"},
 )
 encoder_stack.mistake(
     """The mask is turned upside down on its way to the layers. It says True where a query may
     attend, which is what they want: hand it on as it is.""",
-    {"layer(x, mask)": "layer(x, ~mask)"},
+    {"(x, mask)": "(x, ~mask)"},
     {"x = layer(x, mask)": "x, mask = layer(x, mask), ~mask"},
 )
 encoder_stack.mistake(
     "Queries and keys have changed places in the mask: it was transposed. Hand it on as it is.",
-    {"layer(x, mask)": "layer(x, mask.transpose(-2, -1))"},
+    {"(x, mask)": "(x, mask.transpose(-2, -1))"},
 )
 encoder_stack.mistake(
     "Every sequence has the mask of the first one.",
-    {"layer(x, mask)": "layer(x, mask[:1])"},
+    {"(x, mask)": "(x, mask[:1])"},
 )
 encoder_stack.mistake(
     """Every layer reads the input of the stack, and what the last one wrote comes back. A layer
@@ -753,13 +876,13 @@ encoder_stack.mistake(
 encoder_stack.mistake(
     """x is added to what each layer wrote. A layer has its residual connections inside: what it
     gives goes on as it is.""",
-    {"x = layer(x, mask)": "x = x + layer(x, mask)"},
+    {"x = layer(": "x = x + layer("},
     {"for layer": "given = x\n    for layer", "x = layer": "x = given + layer"},
 )
 encoder_stack.mistake(
     """The future is hidden: the mask was combined with a triangle. Each layer gets the mask as it
     is.""",
-    {"layer(x, mask)": "layer(x, mask.tril())"},
+    {"(x, mask)": "(x, mask.tril())"},
 )
 encoder_stack.mistake(
     "The layers are called in the wrong order, the last one first.",
@@ -816,6 +939,47 @@ encoder_stack.mistake(
         outputs.append(x)
     return torch.stack(outputs)
     """,
+    """
+    outputs = [x]
+    for layer in layers:
+        outputs.append(layer(outputs[-1], mask))
+    return torch.stack(outputs)
+    """,
+    """
+    outputs = []
+    for layer in layers:
+        x = layer(x, mask)
+        outputs.append(x)
+    return torch.cat(outputs)
+    """,
+)
+encoder_stack.mistake(
+    """Positions are set to 0 that the mask hides. That is not asked for: what padding holds does no
+    harm as long as every layer has the mask.""",
+    *(
+        {"for layer in layers:\n        x = layer(x, mask)\n": step}
+        for real in (
+            "mask[:, 0].any(dim=-2).unsqueeze(-1)",
+            "mask[:, 0, 0].unsqueeze(-1)",
+            "mask[:, 0, -1].unsqueeze(-1)",
+            "mask[:, 0].diagonal(dim1=-2, dim2=-1).unsqueeze(-1)",
+        )
+        for step in (
+            f"for layer in layers:\n        x = layer(x, mask) * {real}\n",
+            f"for layer in layers:\n        x = layer(x * {real}, mask)\n",
+            f"for layer in layers:\n        x = layer(x, mask)\n    x = x * {real}\n",
+        )
+    ),
+)
+encoder_stack.mistake(
+    """What the layers wrote is normalized, squashed or scaled. Each has its norms inside: hand on
+    what it gives as it is.""",
+    {"return x": "return F.layer_norm(x, x.shape[-1:])"},
+    {"x = layer(x, mask)": "x = F.layer_norm(layer(x, mask), x.shape[-1:])"},
+    {"x = layer(x, mask)": "x = layer(x, mask).relu()"},
+    {"x = layer(x, mask)": "x = F.dropout(layer(x, mask), 0.1)"},
+    {"return x": "return x / max(len(layers), 1)"},
+    {"return x": "return x.mean(dim=1)"},
 )
 
 

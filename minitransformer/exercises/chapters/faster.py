@@ -70,8 +70,9 @@ def blockwise_attention(
 ) -> Tensor:
     """Attention, softmax(QKᵀ/√d) V, that looks at no more than `block_size` keys at a time.
 
-    A query that may see no key gets zeros, and gradients are finite there, too. The number of keys
-    need not be a multiple of `block_size`, and may be smaller.
+    A query that may see no key gets zeros, and then too every gradient, of query, key and value, is
+    finite. (torch.where(total > 0, output / total, 0) gives zeros, but where 0 / 0 was computed its
+    gradient is NaN.) The number of keys need not be a multiple of `block_size`, and may be smaller.
 
     query: (batch, heads, queries, width) float; key and value: (batch, heads, keys, width)
     mask: (batch or 1, heads or 1, queries, keys) bool, True = may attend
@@ -87,7 +88,7 @@ def blockwise_attention(
         block = slice(start, start + block_size)
         scores = query @ key[:, :, block].transpose(-2, -1)
         scores = scores.masked_fill(~mask[..., block], float("-inf"))
-        top = torch.maximum(largest, scores.detach().amax(dim=-1, keepdim=True))
+        top = torch.maximum(largest, scores.amax(dim=-1, keepdim=True))
         finite = top.masked_fill(top == float("-inf"), 0.0)
         powers, scale = (scores - finite).exp(), (largest - finite).exp()
         total = total * scale + powers.sum(dim=-1, keepdim=True)
@@ -113,12 +114,50 @@ def the_matrix_of_scores_never_exists(fn, draw: Draw):
     )
 
 
-SCORES = "scores.detach().amax(dim=-1, keepdim=True)"
+SCORES = "scores.amax(dim=-1, keepdim=True)"
 TOTAL = "total = total * scale + powers.sum(dim=-1, keepdim=True)"
 OUTPUT = "output = output * scale + powers @ value[:, :, block]"
 END_OF_ALL = "output / total.masked_fill(total == 0, 1.0)"
 MASKING = '.masked_fill(~mask[..., block], float("-inf"))'
 RANGE = "range(0, key.shape[2], block_size)"
+# First what is right on ordinary input, so that two of these are found in time.
+blockwise_attention.mistake(
+    """0 / 0 is computed where a query may see no key, and replaced afterwards: its gradient is NaN
+    nevertheless. Divide by 1 there.""",
+    """
+    scores = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5
+    scores = scores.masked_fill(~mask, float("-inf"))
+    return (scores.softmax(dim=-1) @ value).nan_to_num()
+    """,
+    {END_OF_ALL: "torch.where(total > 0, output / total, 0.0)"},
+    {END_OF_ALL: "(output / total).nan_to_num()"},
+)
+blockwise_attention.mistake(
+    """The largest score so far begins at 0, or at another number that all scores may lie below:
+    then every power is exp of a large negative number, 0. Begin at -inf.""",
+    {'query.new_full(shape, float("-inf"))': "query.new_zeros(shape)"},
+    {'query.new_full(shape, float("-inf"))': "query.new_full(shape, -1e4)"},
+)
+blockwise_attention.mistake(
+    """One largest score serves all queries, or all heads: a query whose scores lie far below has
+    powers of 0 only. Each query has a largest score of its own.""",
+    {SCORES: "scores.amax()"},
+    {SCORES: "scores.amax(dim=(-1, -2), keepdim=True)"},
+    {SCORES: "scores.amax(dim=(0, 1, 2, 3), keepdim=True)"},
+)
+blockwise_attention.mistake(
+    """exp is taken of the scores as they are: large ones overflow. Subtract the largest so far.""",
+    {"(scores - finite).exp(), (largest - finite).exp()": "scores.exp(), 1.0"},
+    {
+        MASKING: "",
+        "(scores - finite).exp(), (largest - finite).exp()": "scores.exp() * mask[..., block], 1.0",
+    },
+    {
+        MASKING: "",
+        "(scores - finite).exp(), (largest - finite).exp()": "scores.exp()"
+        ".masked_fill(~mask[..., block], 0.0), 1.0",
+    },
+)
 blockwise_attention.mistake(
     """The sum of the powers is not scaled when a later block has a larger score: what earlier
     blocks gave is then too large by the factor exp(new - old).""",
@@ -140,6 +179,10 @@ blockwise_attention.mistake(
     comes, exp(old - new), not exp(new - old).""",
     {"(largest - finite).exp()": "(finite - largest).exp()"},
     {"(largest - finite).exp()": "(finite - largest.clamp(min=-1e4)).exp()"},
+    {
+        "(largest - finite).exp()": "(finite - largest.clamp(min=-1e4)).exp()"
+        '.masked_fill(largest == float("-inf"), 0.0)'
+    },
 )
 blockwise_attention.mistake(
     """Only the last block is left: what was summed before is overwritten, or its scale is 0 because
@@ -153,8 +196,43 @@ blockwise_attention.mistake(
     {f"torch.maximum(largest, {SCORES})": SCORES},
 )
 blockwise_attention.mistake(
-    """exp is taken of the scores as they are: large ones overflow. Subtract the largest so far.""",
-    {"(scores - finite).exp(), (largest - finite).exp()": "scores.exp(), 1.0"},
+    """Every head, or every sequence, has the mask of the first.""",
+    {"mask[..., block]": "mask[:, :1, :, block]"},
+    {"mask[..., block]": "mask[:1, :, :, block]"},
+    {"mask[..., block]": "mask[:1, :1, :, block]"},
+)
+blockwise_attention.mistake(
+    """Masked scores become 0. That is a score like any other, exp(0) is 1: those keys still get
+    weight. Only -inf gives a weight of exactly 0.""",
+    {MASKING: " * mask[..., block]"},
+    {MASKING: ".masked_fill(~mask[..., block], 0.0)"},
+    {
+        MASKING: " * mask[..., block]",
+        END_OF_ALL: "output / total * mask.any(dim=-1, keepdim=True)",
+    },
+    {
+        MASKING: ".masked_fill(~mask[..., block], 0.0)",
+        END_OF_ALL: "output / total * mask.any(dim=-1, keepdim=True)",
+    },
+)
+blockwise_attention.mistake(
+    """The scores are masked for the output only, or for the sum only: what is masked must have a
+    part in neither.""",
+    {
+        MASKING: "",
+        "powers @ value": "(powers * mask[..., block]) @ value",
+    },
+    {MASKING: "", "powers.sum": "(powers * mask[..., block]).sum"},
+)
+blockwise_attention.mistake(
+    """The sum of the powers counts each key as 1, or the powers are summed along another axis.""",
+    {"powers.sum(dim=-1, keepdim=True)": "mask[..., block].sum(dim=-1, keepdim=True)"},
+    {"powers.sum(dim=-1, keepdim=True)": "powers.sum(dim=-2, keepdim=True).mean(-1, keepdim=True)"},
+)
+blockwise_attention.mistake(
+    """Only the first block is looked at: a return inside the loop, or a loop that ends too
+    early.""",
+    {"        largest = top\n    return": "        largest = top\n        return"},
 )
 blockwise_attention.mistake(
     """A query that has seen nothing yet has the largest score -inf, and -inf - -inf is NaN:
@@ -165,12 +243,6 @@ blockwise_attention.mistake(
     """A query that may see no key gives 0 / 0, which is NaN: divide by another number where the sum
     of the powers is 0.""",
     {".masked_fill(total == 0, 1.0)": ""},
-)
-blockwise_attention.mistake(
-    """The output is right, but 0 / 0 is computed where a query may see no key, and then replaced:
-    its gradient is NaN. Divide by 1 there.""",
-    {END_OF_ALL: "torch.where(total > 0, output / total, 0.0)"},
-    {END_OF_ALL: "(output / total).nan_to_num()"},
 )
 blockwise_attention.mistake(
     """Masked scores become a large negative number: a query that may see no key then gets the mean
@@ -185,6 +257,7 @@ blockwise_attention.mistake(
 blockwise_attention.mistake(
     """The mask is used upside down: what it allows is hidden. True means "may attend".""",
     {"~mask[..., block]": "mask[..., block]"},
+    {"~mask[..., block]": "mask[..., block]", END_OF_ALL: "output / total.clamp(min=1e-20)"},
 )
 blockwise_attention.mistake(
     """Every block is given the mask of the first. Cut the mask along its last axis as you cut keys
@@ -205,6 +278,10 @@ blockwise_attention.mistake(
     """Blocks overlap: some keys are counted twice. The next block begins where the one before it
     ends.""",
     {"start + block_size)": "start + block_size + 1)"},
+    {
+        "block = slice(": "start = max(0, min(start, key.shape[2] - block_size))\n"
+        "        block = slice("
+    },
 )
 blockwise_attention.mistake(
     """Each block has a softmax of its own, and the blocks are added or averaged: all of them then
@@ -232,15 +309,26 @@ blockwise_attention.mistake(
         + ") / total.masked_fill(total == 0, 1.0)",
         END_OF_ALL: "output",
     },
+    {
+        OUTPUT: OUTPUT.replace("output = ", "output = (") + ") / total.clamp(min=1e-20)",
+        END_OF_ALL: "output",
+    },
 )
 blockwise_attention.mistake(
     "The output is not divided by the sum of the powers: the weights do not sum to 1.",
     {END_OF_ALL: "output"},
 )
 blockwise_attention.mistake(
-    """The scores are not divided by √d, or not by the root of the width: d is query.shape[-1].""",
+    "The scores are not divided by √d: d is the width of a head, query.shape[-1].",
     {"query = query / query.shape[-1] ** 0.5": "pass"},
+)
+blockwise_attention.mistake(
+    """The scores are divided by another number than the root of the width: d is query.shape[-1],
+    and √d, not d, goes under them.""",
     {"query / query.shape[-1] ** 0.5": "query / query.shape[-1]"},
+    {"query / query.shape[-1]": "query * query.shape[-1]"},
+    {"query / query.shape[-1] ** 0.5": "query / query.shape[1] ** 0.5"},
+    {"query / query.shape[-1] ** 0.5": "query / query.shape[2] ** 0.5"},
     {"query / query.shape[-1] ** 0.5": "query / key.shape[2] ** 0.5"},
     {"query / query.shape[-1] ** 0.5": "query / block_size ** 0.5"},
 )

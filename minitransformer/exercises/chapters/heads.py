@@ -4,6 +4,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from minitransformer.exercises.chapters.attention import OF_THE_SCORES
 from minitransformer.exercises.exercise import Draw, Inputs, exercise
 
 
@@ -50,6 +51,41 @@ split_heads.mistake(
     {SPLIT: "x.reshape(num_heads, batch, length, d_model // num_heads).transpose(0, 1)"},
 )
 split_heads.mistake(
+    """Tokens and numbers are exchanged first, and then cut: the shape is right, but a head gets
+    numbers of several tokens mixed. Cut the last axis first, and move the axis of the heads
+    then.""",
+    {SPLIT: "x.transpose(1, 2).reshape(batch, num_heads, length, d_model // num_heads)"},
+    {
+        SPLIT: "x.transpose(1, 2).reshape(batch, num_heads, d_model // num_heads, length)"
+        ".reshape(batch, num_heads, length, d_model // num_heads)"
+    },
+)
+split_heads.mistake(
+    """The slices of neighboring heads overlap: head h begins at number h. It begins at h times the
+    width of a head.""",
+    {SPLIT: "torch.stack([x[..., h : h + d_model // num_heads] for h in range(num_heads)], dim=1)"},
+)
+split_heads.mistake(
+    """The numbers are scaled, by the root of the width or otherwise. They are only put in another
+    order here; attention divides its scores.""",
+    {"return x": "return (d_model // num_heads) ** -0.5 * x"},
+    {"return x": "return (d_model // num_heads) ** 0.5 * x"},
+    {"return x": "return num_heads ** -0.5 * x"},
+    {"return x": "return 1 / num_heads * x"},
+    {"return x": "return d_model ** -0.5 * x"},
+)
+split_heads.mistake(
+    "Only the first sequence is split: the others of the batch are lost.",
+    {"batch, length, d_model = x.shape": "x = x[:1]\n    batch, length, d_model = x.shape"},
+    {SPLIT: f"x[:1].expand_as(x).{CUT}.transpose(1, 2)"},
+    {SPLIT: f"{SPLIT}[0]"},
+)
+split_heads.mistake(
+    """The slices come in the right order, but the numbers within each do not: they are
+    reversed.""",
+    {".transpose(1, 2)": ".transpose(1, 2).flip(-1)"},
+)
+split_heads.mistake(
     """The axis of the heads still stands behind the tokens: (batch, length, num_heads, width). Move
     it in front of them.""",
     {".transpose(1, 2)": ""},
@@ -58,13 +94,12 @@ split_heads.mistake(
 split_heads.mistake(
     """A head gets every num_heads-th number of a token, not a slice: the last axis is cut into
     width and heads, where it should be heads and width.""",
-    {SPLIT: "x.reshape(batch, length, d_model // num_heads, num_heads).permute(0, 3, 1, 2)"},
-    {SPLIT: "torch.stack([x[..., h::num_heads] for h in range(num_heads)], dim=1)"},
+    {"num_heads, d_model // num_heads)": "d_model // num_heads, num_heads).transpose(2, 3)"},
 )
 split_heads.mistake(
     """num_heads is taken for the width of a head: there are as many heads as each should have
     numbers.""",
-    {SPLIT: "x.reshape(batch, length, d_model // num_heads, num_heads).transpose(1, 2)"},
+    {SPLIT: "x.unflatten(-1, (-1, num_heads)).permute(0, 2, 1, 3)"},
     {SPLIT: "torch.stack(x.split(num_heads, dim=-1), dim=1)"},
 )
 split_heads.mistake(
@@ -155,6 +190,7 @@ share_heads.mistake(
     but weights that were trained one way are nonsense the other way.""",
     {SHARED: f"x.repeat(1, {GROUP}, 1, 1)"},
     {SHARED: f"torch.cat([x] * ({GROUP}), dim=1)"},
+    {SHARED: f"torch.stack([x] * ({GROUP}), dim=1).flatten(1, 2)"},
     {SHARED: f"x[:, None].expand(-1, {GROUP}, -1, -1, -1).flatten(1, 2)"},
     {SHARED: "x[:, torch.arange(num_heads) % x.shape[1]]"},
 )
@@ -182,8 +218,10 @@ share_heads.mistake(
     {SHARED: f"x[:, None].expand(-1, {GROUP}, -1, -1, -1)"},
 )
 share_heads.mistake(
-    """The positions are repeated, and the result is cut into heads: the shape is right, but a head
-    has some positions several times and others not at all.""",
+    """Positions are repeated, or single numbers, and the result is cut into heads: the shape is
+    right, but a head has some of its numbers several times and others not at all.""",
+    {SHARED: f"x.repeat_interleave({GROUP}).reshape(x.shape[0], num_heads, *x.shape[2:])"},
+    {SHARED: f"x.repeat_interleave({GROUP}, -1).reshape(x.shape[0], num_heads, *x.shape[2:])"},
     {SHARED: f"x.repeat_interleave({GROUP}, dim=2).reshape(x.shape[0], num_heads, *x.shape[2:])"},
 )
 share_heads.mistake(
@@ -213,6 +251,64 @@ share_heads.mistake(
     or zeros. Every key head should serve equally many.""",
     {SHARED: "x[:, torch.arange(num_heads).clamp(max=x.shape[1] - 1)]"},
     {SHARED: "torch.cat((x, x.new_zeros(x.shape[0], num_heads - x.shape[1], *x.shape[2:])), 1)"},
+)
+share_heads.mistake(
+    """Only one query head of each group gets the key head, and the others get zeros. All of a group
+    read it.""",
+    """
+    shared = x.new_zeros(x.shape[0], num_heads, *x.shape[2:])
+    shared[:, :: num_heads // x.shape[1]] = x
+    return shared
+    """,
+    """
+    group = num_heads // x.shape[1]
+    shared = x.new_zeros(x.shape[0], num_heads, *x.shape[2:])
+    shared[:, group - 1 :: group] = x
+    return shared
+    """,
+)
+share_heads.mistake(
+    """The key heads are scaled, divided by the size of a group or the like. Each copy is the head
+    as it is: nothing is shared out.""",
+    {"return x": f"return 1 / ({GROUP}) * x"},
+    {"return x": f"return ({GROUP}) ** -0.5 * x"},
+    {"return x": f"return ({GROUP}) * x"},
+    {"return x": "return 1 / num_heads * x"},
+    {"return x": "return 1 / x.shape[1] * x"},
+)
+share_heads.mistake(
+    """The groups begin one query head too early or too late. Query head h reads key head h //
+    group, counted from 0.""",
+    {SHARED: f"x[:, ((torch.arange(num_heads) + 1) // ({GROUP})).clamp(max=x.shape[1] - 1)]"},
+    {SHARED: f"x[:, (torch.arange(num_heads) + 1) // ({GROUP}) % x.shape[1]]"},
+    {SHARED: f"x[:, ((torch.arange(num_heads) - 1) // ({GROUP})).clamp(min=0)]"},
+    {SHARED: f"x[:, (torch.arange(num_heads) - 1) // ({GROUP})]"},
+    {SHARED: f"{SHARED}.roll(1, 1)"},
+    {SHARED: f"{SHARED}.roll(-1, 1)"},
+)
+share_heads.mistake(
+    """The number of a group is counted one too many or too few: query head h reads the key head
+    before or after its own.""",
+    {SHARED: f"x.roll(1, 1).repeat_interleave({GROUP}, dim=1)"},
+    {SHARED: f"x.roll(-1, 1).repeat_interleave({GROUP}, dim=1)"},
+    {SHARED: f"x[:, (torch.arange(num_heads) // ({GROUP}) + 1).clamp(max=x.shape[1] - 1)]"},
+)
+share_heads.mistake(
+    "There are too many copies, one more for each key head than a group has query heads.",
+    {GROUP: f"{GROUP} + 1"},
+)
+share_heads.mistake(
+    "The first sequence of the batch serves all.",
+    {SHARED: f"x[:1].repeat_interleave({GROUP}, dim=1).expand(len(x), -1, -1, -1)"},
+    {SHARED: f"x[:1].repeat_interleave({GROUP}, dim=1)"},
+)
+share_heads.mistake(
+    "Every query head reads the last key head, and the others are lost.",
+    {SHARED: "x[:, -1:].expand(-1, num_heads, -1, -1)"},
+)
+share_heads.mistake(
+    "Length and width have changed places. The copies are as the key heads were.",
+    {"return x": "return x.mT"},
 )
 
 
@@ -249,7 +345,7 @@ def _leaks(draw: Draw) -> Inputs:
         "weights.masked_fill(~mask & (weights == 0), float('nan')); no averaging, no rescaling.",
     ],
     inputs=lambda draw: {
-        "one head": _weights_and_mask(draw, 1, 2, 3),
+        "one head": _weights_and_mask(draw, 1, 3, 3),
         "two heads": _weights_and_mask(draw, 2, 3, 5),
         "five heads": _weights_and_mask(draw, 5, 4, 3),
     },
@@ -273,6 +369,7 @@ def attention_map(weights: Tensor, mask: Tensor) -> Tensor:
 
 BLANK = "~mask & (weights == 0.0)"
 MAP = f'weights.masked_fill({BLANK}, float("nan"))'
+MAP_OF_MEAN = MAP.replace("weights", "weights.mean(dim=0, keepdim=True)")
 attention_map.mistake(
     """Every masked cell is blank, and with it every leak: a masked key that has a weight is the bug
     that people draw maps to find. Blank it only where the weight is exactly 0.""",
@@ -297,6 +394,9 @@ attention_map.mistake(
     {"weights.masked_fill": "weights.mean(dim=0, keepdim=True).expand_as(weights).masked_fill"},
     {MAP: f"{MAP}.mean(dim=0)"},
     {MAP: f"{MAP}.mean(dim=0, keepdim=True)"},
+    {MAP: MAP_OF_MEAN},
+    {MAP: f"{MAP_OF_MEAN}[0]"},
+    {MAP: f"{MAP_OF_MEAN}.expand_as(weights)"},
 )
 attention_map.mistake(
     """The weights are stretched, so that the largest becomes 1: half a weight looks like a whole
@@ -323,8 +423,11 @@ attention_map.mistake(
     {"weights == 0.0": "torch.isclose(weights, torch.zeros_like(weights))"},
 )
 attention_map.mistake(
-    """Whether something leaks is asked of a row, of a head or of the whole map, not of each cell:
-    masked cells without a weight are drawn because of another one.""",
+    """Whether something leaks is asked of a row, of a head, of all heads at once or of the whole
+    map, not of each cell: masked cells without a weight are drawn because of another one.""",
+    {"weights == 0.0": "weights.sum(dim=0, keepdim=True) == 0.0"},
+    {"weights == 0.0": "weights.sum(dim=1, keepdim=True) == 0.0"},
+    {BLANK: "~mask & ~(~mask & (weights != 0)).any(dim=1, keepdim=True)"},
     {BLANK: "~mask & ~(~mask & (weights != 0)).any(dim=-1, keepdim=True)"},
     {BLANK: "~mask & ~(~mask & (weights != 0)).any(dim=(1, 2), keepdim=True).expand_as(weights)"},
     {BLANK: "~mask & ~(~mask & (weights != 0)).any()"},
@@ -335,6 +438,54 @@ attention_map.mistake(
     {MAP: MAP.replace("weights.masked_fill", "weights.round(decimals=2).masked_fill")},
     {MAP: f"{MAP}.round(decimals=2)"},
     {MAP: f"{MAP}.round(decimals=3)"},
+)
+attention_map.mistake(
+    """The rows are divided by their sum, without what masked keys have of it: the picture shows an
+    attention that is not there. Draw the weights as they are.""",
+    *(
+        {
+            MAP: "(lambda w: w / w.sum(dim=-1, keepdim=True))(weights * mask)"
+            f".masked_fill({blank}, float('nan'))"
+        }
+        for blank in (BLANK, "~mask")
+    ),
+)
+attention_map.mistake(
+    """A cell that should be blank holds inf or -inf. That is for scores, before a softmax; in a map
+    of weights NaN says that there is none.""",
+    {'float("nan")': 'float("-inf")'},
+    {'float("nan")': 'float("inf")'},
+)
+attention_map.mistake(
+    """Leaks are blank, and masked keys without a weight are drawn: it is the other way round.""",
+    {"weights == 0.0": "weights != 0.0"},
+    {"weights == 0.0": "weights > 0.0"},
+)
+attention_map.mistake(
+    """A leak is drawn with a number of its own, as an alarm, not with its weight: 1e-9 and 0.25
+    then look alike.""",
+    *(
+        {MAP: f"{MAP}.masked_fill(~mask & (weights != 0.0), {number})"}
+        for number in ("1.0", "-1.0", "2.0", "float('inf')")
+    ),
+    {MAP: f"torch.where(~mask & (weights != 0.0), -weights, {MAP})"},
+    {MAP: f"torch.where(~mask & (weights != 0.0), 1 + weights, {MAP})"},
+)
+attention_map.mistake(
+    """The mask is transposed, so that queries and keys have changed places in it. Where both are
+    equally many no error says so.""",
+    {"~mask": "~mask.mT"},
+)
+attention_map.mistake(
+    """The map is transposed. Queries go down and keys across, as in the weights.""",
+    {MAP: f"{MAP}.mT"},
+)
+attention_map.mistake(
+    """A softmax, a logarithm or a root is taken of the weights. They are shares already: draw them
+    as they are.""",
+    {"return weights": "return weights.softmax(dim=-1)"},
+    {"return weights": "return weights.log()"},
+    {"return weights": "return weights.sqrt()"},
 )
 attention_map.mistake(
     "This is the map of the first head alone. Each has its own.",
@@ -465,11 +616,14 @@ multi_head_attention.mistake(
     {"query.shape[-1] ** 0.5": "x.shape[-1] ** 0.5"},
 )
 multi_head_attention.mistake(
-    "The scores are not divided by the root of the width of a head.",
-    {" / query.shape[-1] ** 0.5": ""},
-    {"query.shape[-1] ** 0.5": "query.shape[-1]"},
-    {"/ query.shape[-1] ** 0.5": "* query.shape[-1] ** 0.5"},
+    """The root is taken of another size, the number of keys, of queries or of heads. It is that of
+    the width of a head, d_model / num_heads.""",
+    {"query.shape[-1] ** 0.5": "key.shape[-2] ** 0.5"},
+    {"query.shape[-1] ** 0.5": "query.shape[-2] ** 0.5"},
+    {"query.shape[-1] ** 0.5": "num_heads ** 0.5"},
 )
+for says, edits in OF_THE_SCORES.items():
+    multi_head_attention.mistake(says, *edits)
 multi_head_attention.mistake(
     """The last projection is missing: w_output mixes what the heads have found.""",
     {" @ w_output.T": ""},
@@ -505,11 +659,60 @@ multi_head_attention.mistake(
     """The mask is used upside down: what it allows is hidden. masked_fill fills where its mask is
     True, and in this mask True means "may attend".""",
     {"~mask": "mask"},
+    {HIDDEN: "scores.masked_fill(mask, -1e9)"},
 )
 multi_head_attention.mistake(
     """The mask comes after the softmax: masked keys have had their part in its sum, and what is
     left does not sum to 1. Hide the scores, before the softmax.""",
-    {f"{HIDDEN}.softmax(dim=-1)": "scores.softmax(dim=-1) * mask"},
+    {HIDDEN: "scores", ".softmax(dim=-1)": ".softmax(dim=-1) * mask"},
+)
+multi_head_attention.mistake(
+    "The mask is never used: every position sees every other.",
+    {HIDDEN: "scores"},
+)
+multi_head_attention.mistake(
+    """-inf is put in after the softmax, where it is a weight, and the largest of all. It belongs to
+    the scores, before the softmax.""",
+    {HIDDEN: "scores", ".softmax(dim=-1)": '.softmax(dim=-1).masked_fill(~mask, float("-inf"))'},
+)
+multi_head_attention.mistake(
+    """The mask of True and False is added to the scores, as 1 and 0: nothing is hidden. What is
+    added must be 0 and -inf.""",
+    {HIDDEN: "(scores + mask)"},
+)
+multi_head_attention.mistake(
+    """The weights are masked after the softmax and divided by their sum again. On paper that is
+    right; but where a masked key has by far the largest score, no weight is left to divide by.""",
+    {
+        f"{HIDDEN}.softmax(dim=-1)": "(lambda w: w / w.sum(dim=-1, keepdim=True))"
+        "(scores.softmax(dim=-1) * mask)"
+    },
+    {
+        f"{HIDDEN}.softmax(dim=-1)": "(lambda w: w / w.sum(dim=-1, keepdim=True).clamp(min=1e-9))"
+        "(scores.softmax(dim=-1) * mask)"
+    },
+)
+multi_head_attention.mistake(
+    "There is no softmax: the scores themselves weigh the values.",
+    {f"{HIDDEN}.softmax(dim=-1)": "scores.masked_fill(~mask, 0.0)"},
+)
+multi_head_attention.mistake(
+    """The heads are added up or averaged. They are put side by side, each in its own slice.""",
+    {MERGE: "heads.mean(dim=1).repeat(1, 1, num_heads)"},
+    {MERGE: "heads.sum(dim=1).repeat(1, 1, num_heads)"},
+)
+multi_head_attention.mistake(
+    """x is added to what comes out. The residual connection belongs to the layer around it.""",
+    {" @ w_output.T": " @ w_output.T + x"},
+)
+multi_head_attention.mistake(
+    "Every sequence has the mask of the first one.",
+    {"~mask": "~mask[:1]"},
+    {"~mask": "~mask[0, 0]"},
+)
+multi_head_attention.mistake(
+    "Every head attends as the first one does.",
+    {"weights @ value": "weights[:, :1] @ value"},
 )
 multi_head_attention.mistake(
     "Every head has the mask of the first head.",

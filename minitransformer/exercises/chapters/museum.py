@@ -6,7 +6,7 @@ from minitransformer.checks import AttentionSubject
 from minitransformer.exercises.chapters.attention import (
     attention,
     attention_inputs,
-    largest_is_masked,
+    unusual_scores,
 )
 from minitransformer.exercises.exercise import exercise
 
@@ -30,7 +30,7 @@ def _broken(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         "the softmax: scores.masked_fill(~mask, float('-inf')); nothing is masked after it.",
     ],
     inputs=attention_inputs,
-    edges=lambda draw: {"a masked key of the largest score": largest_is_masked(draw)},
+    edges=unusual_scores,
     gradients=True,
     subject=lambda fn: AttentionSubject(fn, dead_rows="any"),
     promises={"forbidden_keys_get_exactly_zero": 1, "weights_sum_to_one": 1},
@@ -39,7 +39,7 @@ def _broken(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
 def find_the_bug(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
     """Attention, softmax(QKᵀ/√d) V over the keys that the mask allows, where d is the width.
 
-    A masked key has a weight of exactly 0, however large its score is.
+    A masked key has a weight of exactly 0, however large its score is. No score is too large.
 
     query: (batch, heads, queries, width) float; key and value: (batch, heads, keys, width)
     mask: (batch or 1, heads or 1, queries, keys) bool, True = may attend; a True in every row

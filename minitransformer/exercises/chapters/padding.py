@@ -125,6 +125,7 @@ padding_mask.mistake(
     {BOTH: PAIRS},
     {BOTH: f"({PAIRS})[None]"},
     {BOTH: f"({PAIRS})[:, :, None]"},
+    {BOTH: f"({PAIRS})[..., None]"},
 )
 padding_mask.mistake(
     """These are numbers, not True and False: ~ and masked_fill do something else with them.
@@ -138,6 +139,26 @@ padding_mask.mistake(
     False is wanted: it can be combined and inverted, and says what it means.""",
     {BOTH: f"torch.where({BOTH}, 0.0, float('-inf'))"},
     {BOTH: f"torch.where({BOTH}, 0.0, -1e9)"},
+)
+padding_mask.mistake(
+    """Nobody may see anything in this mask: it is False throughout. ~ of whole numbers is no "not":
+    ~1 is -2 and ~0 is -1, and both count as True. Compare with 0 first.""",
+    {"attention_mask != 0": "~(~attention_mask).bool()"},
+)
+padding_mask.mistake(
+    """Everybody may see everything in this mask: padding is nowhere hidden.""",
+    {"attention_mask != 0": "attention_mask >= 0"},
+)
+padding_mask.mistake(
+    """Only the diagonal is allowed in this mask: every real token sees itself, and no other.""",
+    {BOTH: f"({BOTH}) & torch.eye(real.shape[1]).bool()"},
+)
+padding_mask.mistake(
+    """The mask is written out for several heads, or for as many as there are sequences. One axis of
+    1 serves every number of heads.""",
+    {BOTH: f"({BOTH}).expand(-1, len(real), -1, -1)"},
+    {BOTH: f"({BOTH}).expand(-1, 8, -1, -1)"},
+    {BOTH: f"({BOTH}).expand(-1, real.shape[1], -1, -1)"},
 )
 
 
@@ -158,9 +179,13 @@ def _padded_with(number: float, draw: Draw) -> tuple[Tensor, Tensor]:
         "hidden.masked_fill(padding, 0.0).sum(dim=1) / count.clamp(min=1), with padding of shape "
         "(batch, length, 1) and True where it is, and count of shape (batch, 1).",
     ],
-    inputs=lambda draw: {
-        name: (draw.normal(*mask.shape, 6), mask) for name, (mask,) in attention_masks(draw).items()
-    },
+    inputs=lambda draw: (
+        {
+            name: (draw.normal(*mask.shape, mask.shape[1] if len(mask) == 1 else 6), mask)
+            for name, (mask,) in attention_masks(draw).items()
+        }
+        | {"numbers that are 0": (draw.normal(3, 5, 4).relu(), draw.attention_mask(3, 5))}
+    ),
     edges=lambda draw: {
         "padding between tokens": (
             draw.normal(2, 4, 3),
@@ -245,6 +270,8 @@ mean_pool.mistake(
     """This is one token's vector, the first or the last, not the mean.""",
     {POOLED: "hidden[:, 0]"},
     {POOLED: "hidden[:, -1]"},
+    {POOLED: "hidden[:, 0] * (count > 0)"},
+    {POOLED: "hidden[:, -1] * (count > 0)"},
     {POOLED: "hidden[torch.arange(len(hidden)), count.squeeze(1) - 1]"},
 )
 mean_pool.mistake(
@@ -281,6 +308,71 @@ mean_pool.mistake(
         POOLED: "hidden.masked_fill(padding, 0.0).sum(dim=1, keepdim=True) "
         "/ count.clamp(min=1)[:, :, None]"
     },
+)
+mean_pool.mistake(
+    """The real tokens are counted, and as many taken from the left: with padding on the left, or
+    between tokens, these are others. attention_mask says which are real, not only how many.""",
+    {
+        "padding = (attention_mask == 0)": "padding = (torch.arange(hidden.shape[1]) "
+        ">= (attention_mask != 0).sum(dim=1, keepdim=True))"
+    },
+)
+mean_pool.mistake(
+    """A real token is left out of the mean, the first or the last. All of them count, whatever they
+    stand for.""",
+    *(
+        {
+            "attention_mask == 0": f"(attention_mask == 0) | ({before} <= 1)",
+            "keepdim=True)\n": "keepdim=True)\n    count = (count - 1).clamp(min=0)\n",
+        }
+        for before in ("attention_mask.cumsum(1)", "attention_mask.flip(1).cumsum(1).flip(1)")
+    ),
+)
+mean_pool.mistake(
+    """A row without a real token gets something of its padding. Zeros are wanted there.""",
+    {POOLED: f"torch.where(count > 0, {POOLED}, hidden.mean(dim=1))"},
+    {POOLED: f"torch.where(count > 0, {POOLED}, hidden.sum(dim=1))"},
+    {POOLED: f"torch.where(count > 0, {POOLED}, hidden[:, 0])"},
+)
+mean_pool.mistake(
+    """A row without a real token gets another number than 0.""",
+    *({POOLED: f"torch.where(count > 0, {POOLED}, {number})"} for number in ("1.0", "-1.0")),
+)
+mean_pool.mistake(
+    """Something is done with the mean: it is scaled to length 1, as for comparing sentences, or
+    normalized. The mean itself is wanted.""",
+    {POOLED: f"F.normalize({POOLED}, dim=1)"},
+    {POOLED: f"F.normalize({POOLED}, dim=0)"},
+    {POOLED: f"F.layer_norm({POOLED}, hidden.shape[-1:])"},
+    {POOLED: f"({POOLED}).tanh()"},
+    {POOLED: f"({POOLED}).softmax(dim=-1)"},
+)
+mean_pool.mistake(
+    """The mean is rounded to whole numbers, as // does. Divide with /.""",
+    {" / count": " // count"},
+    {POOLED: f"({POOLED}).round()"},
+    {POOLED: f"({POOLED}).trunc()"},
+)
+mean_pool.mistake(
+    """The sum is divided by the root of the number of tokens. Divide by the number itself.""",
+    {"count.clamp(min=1)": "count.clamp(min=1).sqrt()"},
+)
+mean_pool.mistake(
+    """What is counted is numbers that are not 0. A real token may hold a 0, too: attention_mask
+    says how many tokens there are.""",
+    {"count.clamp(min=1)": "(hidden.masked_fill(padding, 0.0) != 0).sum(dim=1).clamp(min=1)"},
+)
+mean_pool.mistake(
+    """The mask is laid along the width of the vectors: it removes numbers of every token, not
+    tokens. Where both sizes are equal no error says so. attention_mask[:, :, None] has the tokens
+    on axis 1.""",
+    {"(attention_mask == 0)[:, :, None]": "(attention_mask == 0)[:, None]"},
+    {"(attention_mask == 0)[:, :, None]": "(attention_mask == 0)"},
+)
+mean_pool.mistake(
+    """What comes out is not of the dtype of hidden.""",
+    {"return hidden": "return hidden.double()"},
+    {POOLED: f"({POOLED}).half()"},
 )
 
 
@@ -427,4 +519,49 @@ pad_batch.mistake(
     {PADDED: "return torch.tensor(input_ids.tolist()), torch.tensor(attention_mask.tolist())"},
     {PADDED: "return torch.tensor(input_ids.tolist()), attention_mask"},
     {PADDED: "return input_ids, torch.tensor(attention_mask.tolist())"},
+)
+pad_batch.mistake(
+    "Ids and mask have changed places: input_ids comes first.",
+    {PADDED: "return attention_mask, input_ids"},
+)
+pad_batch.mistake(
+    "Only the ids come back. The mask is wanted as well: return input_ids, attention_mask.",
+    {PADDED: "return input_ids"},
+)
+pad_batch.mistake(
+    "Lists come back. Two tensors of int64 are wanted.",
+    {PADDED: "return input_ids.tolist(), attention_mask.tolist()"},
+)
+pad_batch.mistake(
+    "The mask calls everything real, padding too.",
+    {"torch.zeros(len(rows), longest": "torch.ones(len(rows), longest"},
+)
+pad_batch.mistake(
+    """The mask holds something else than 1 at real tokens: ids, places or lengths. It says only
+    what is real.""",
+    {MARK: MARK[:-1] + "torch.tensor(row, dtype=torch.int64)"},
+    {MARK: MARK[:-1] + "torch.arange(len(row)) + 1"},
+    {MARK: MARK[:-1] + "torch.arange(len(row))"},
+    {MARK: MARK[:-1] + "len(row)"},
+)
+pad_batch.mistake(
+    "A token is lost at the end of every row that is padded, or of every row.",
+    {
+        "for i, row in enumerate(rows):": "for i, row in enumerate(rows):\n"
+        "        row = row[: longest - 1]"
+    },
+    {"for i, row in enumerate(rows):": "for i, row in enumerate(rows):\n        row = row[:-1]"},
+    {
+        "for i, row in enumerate(rows):": "for i, row in enumerate(rows):\n"
+        "        row = row[:-1] if len(row) < longest else row"
+    },
+)
+pad_batch.mistake(
+    """Every row holds the same: rows of [[pad_id] * n] * batch are one and the same list, and what
+    is written into one is in all. Make a new row each time.""",
+    {PADDED: "return [x[-1:].repeat(len(rows), 1) for x in (input_ids, attention_mask)]"},
+)
+pad_batch.mistake(
+    """Where the padding is on the left, the tokens begin one column too early or too late.""",
+    {"longest - len(row)": "max(longest - len(row) - 1, 0)"},
 )
