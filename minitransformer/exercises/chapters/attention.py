@@ -231,8 +231,9 @@ def unusual_scores(draw: Draw) -> Inputs:
 
     They lie so far apart that rounding reaches no gradient.
     """
-    query = torch.tensor([1.0, -1.0]).view(1, 1, 2, 1)
-    key = torch.tensor([120.0, -150.0, 60.0, 90.0]).view(1, 1, 4, 1)
+    first = torch.tensor([1.0, 0.0, 0.0])  # of the three numbers of a head
+    query = torch.tensor([1.0, -1.0]).view(1, 1, 2, 1) * first * 3**0.5
+    key = torch.tensor([120.0, -150.0, 60.0, 90.0]).view(1, 1, 4, 1) * first
     mask = torch.tensor([[True, True, True, False], [False, True, True, True]])[None, None]
     return {
         "scores of 120 and 150": (query, key, draw.normal(1, 1, 4, 3), mask),
