@@ -37,7 +37,7 @@ def nobodys_progress(monkeypatch):
     monkeypatch.setenv("MINITRANSFORMER_PROGRESS", "")
 
 
-ONE_BY_ONE = ("test_grading.py", "test_sandbox.py")  # of seconds each, which share nothing
+ONE_BY_ONE = ("test_grading.py", "test_sandbox.py", "test_solutions.py")  # they share nothing
 
 
 @pytest.hookimpl(optionalhook=True)
