@@ -236,9 +236,9 @@ class Exercise:
         groups = [
             Group(mistakes.written(*given)),
             Group(mistakes.of_the_museum(museum)),
-            Group(mistakes.pairs(*given)),
+            Group(mistakes.pairs(*given), most=1200),
             Group(mistakes.slips(self.source, self.name), first_only=True),
-            Group(mistakes.written_and_slips(*given), first_only=True),
+            Group(mistakes.written_and_slips(*given), most=300, first_only=True),
         ]
         cases = self.cases(seed)
         return mistakes.diagnose(fn, cases, self.solution, groups, self.tolerance, self.gradients)

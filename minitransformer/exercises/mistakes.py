@@ -10,12 +10,11 @@ mistakes at once, and every change of one place in the solution (`variants.py`).
 import math
 import re
 import textwrap
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Any, NamedTuple
 
 import einops
@@ -34,7 +33,7 @@ Edit = dict[str, str] | str
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 SOLUTION = re.compile(rf" *{BEGIN}\n.*?{END}\n", re.DOTALL)
-SECONDS = 2.0  # of CPU time in all, after which nothing more is tried
+CALLS = 2_200  # of candidates in all, some two seconds; a count is the same on every machine
 ONE = 0.5  # of CPU time, for one candidate on one input
 ALL, GIVEN, ORDINARY, NUMBERS = (  # where a candidate's answers are the submission's
     "on every input that was tried",
@@ -76,9 +75,10 @@ class Candidate(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Candidates of one kind, of which all are tried, or only until the first that fits."""
+    """Candidates of one kind: how many are tried, and whether only until the first that fits."""
 
     candidates: Iterator[Candidate]
+    most: int | None = None
     first_only: bool = False  # they are vague, and many come to the same
 
 
@@ -136,11 +136,10 @@ def diagnose(
     if not submission.levels:
         return UNKNOWN
     equal = {level: [[] for _ in groups] for level in submission.levels}
-    start = time.process_time()
     for number, group in enumerate(groups):
-        for candidate in group.candidates:
+        for candidate in islice(group.candidates, group.most):
             done = group.first_only and ALL in equal and equal[ALL][number]
-            if done or time.process_time() - start > SECONDS:
+            if done or submission.calls > CALLS:
                 break
             for level in submission.agrees_with(candidate.fn):
                 equal[level][number].append(candidate)
@@ -164,19 +163,22 @@ class _Submission:
         tolerance: float,
         with_gradients: bool,
     ):
-        self.tolerance, self.with_gradients = tolerance, with_gradients
+        self.tolerance, self.with_gradients, self.calls = tolerance, with_gradients, 0
         found = [self.ask(fn, case, seconds=10.0) for case in cases]
         right = [answer(solution, case.arguments, with_gradients) for case in cases]
         wrong = [not a.equals(b, tolerance) for a, b in zip(found, right, strict=True)]
-        # Where it is wrong on ordinary input first, for nearly every candidate differs there.
+        # Where it is wrong first, of ordinary input if there: nearly every candidate differs there.
+        astray = any(w and case.ordinary for w, case in zip(wrong, cases, strict=True))
         order = sorted(
-            range(len(cases)), key=lambda i: (found[i].raised, not cases[i].ordinary, not wrong[i])
+            range(len(cases)),
+            key=lambda i: (found[i].raised, astray and not cases[i].ordinary, not wrong[i]),
         )
         self.cases, self.found = [cases[i] for i in order], [found[i] for i in order]
         self.right = [right[i] for i in order]
         given = [case for case, one in zip(self.cases, self.found, strict=True) if not one.raised]
-        ordinary = sum(case.ordinary for case in given)
-        counts = {ALL: len(cases), GIVEN: len(given), ORDINARY: ordinary, NUMBERS: ordinary}
+        counts = {ALL: len(cases), GIVEN: len(given)}
+        if astray:
+            counts[ORDINARY] = counts[NUMBERS] = sum(case.ordinary for case in given)
         explains = {  # an error says more of itself than its name is worth
             level: any(wrong[i] and not found[i].raised for i in order[:count])
             for level, count in counts.items()
@@ -194,6 +196,7 @@ class _Submission:
         """The levels on which another function gives the same answers."""
         equal = alike = 0  # of the first so many; with gradients, and without
         for case, one in zip(self.cases, self.found, strict=True):
+            self.calls += 1
             theirs = self.ask(fn, case, ONE)
             if not theirs.gives(one, self.tolerance):
                 break

@@ -102,7 +102,7 @@ def blockwise_attention(query, key, value, mask, block_size):
     return out.masked_fill(dead, 0.0)
 
 # ==== wrong: no largest score is taken off, exp overflows with large scores
-# says:
+# says: 0 / 0 is computed where a query may
 import torch
 
 
@@ -227,7 +227,7 @@ def blockwise_attention(query, key, value, mask, block_size):
     return torch.where(l == 0, torch.zeros_like(o), o / l)
 
 # ==== wrong: the largest score starts at 0, very negative scores all underflow and the output becomes 0
-# says:
+# says: 0 / 0 is computed where a query may
 import torch
 
 
@@ -248,7 +248,7 @@ def blockwise_attention(query, key, value, mask, block_size):
     return torch.where(weight > 0, out / weight, torch.zeros_like(out))
 
 # ==== wrong: two mistakes: a last block that is not full is dropped, and a query that sees nothing gets NaN
-# says: A query that may see no key gives 0
+# says:
 import torch
 
 

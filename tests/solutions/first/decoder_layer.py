@@ -157,7 +157,7 @@ def decoder_layer(x, mask, memory, memory_mask, self_attention, cross_attention,
     return x
 
 # ==== wrong: the norm behind cross-attention is forgotten, and so norms[1] stands behind feed_forward
-# says: A norm is missing: there is one behind each
+# says:
 def decoder_layer(x, mask, memory, memory_mask, self_attention, cross_attention, feed_forward, norms):
     x = norms[0](x + self_attention(x, x, mask))
     x = x + cross_attention(x, memory, memory_mask)

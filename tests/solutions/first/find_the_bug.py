@@ -110,7 +110,7 @@ def find_the_bug(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Ten
     return weights @ value
 
 # ==== wrong: two mistakes: still divided by the root of the number of keys, and forbidden scores set to 0 before softmax
-# says: The root is taken of another size, of the
+# says:
 def find_the_bug(query, key, value, mask):
     scores = query @ key.transpose(-2, -1) / key.shape[-2] ** 0.5
     scores = scores * mask

@@ -136,7 +136,7 @@ def nan_safe_attention(query, key, value, mask):
     return torch.where(alive, weights @ value, torch.zeros(()))
 
 # ==== wrong: two mistakes: the mask is inverted, and dead queries are not treated
-# says: The mask is used upside down: what it allows
+# says: NaN in keys and values that no query may
 import torch
 
 def nan_safe_attention(query, key, value, mask):

@@ -49,7 +49,7 @@ def cross_entropy(logits, labels):
     return -logp[torch.arange(len(y)), y].mean()
 
 # ==== wrong: two mistakes: exp without subtracting the maximum (overflow in the thousands), and NaN when no label counts
-# says:
+# says: Where no label counts this is 0 / 0,
 import torch
 
 
