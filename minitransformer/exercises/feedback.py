@@ -80,7 +80,7 @@ class Feedback:
 
     @property
     def _why_this(self) -> str:
-        return f"with this mistake a solution answers as yours does, {self.diagnosis.where}"
+        return f"a solution that does this answers as yours does, {self.diagnosis.where}"
 
     @property
     def _failures_first(self) -> list[tuple[int, int, Result]]:
