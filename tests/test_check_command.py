@@ -229,7 +229,7 @@ def test_json_is_all_that_is_printed(folder, capsys):
         (["nowhere.module:f"], "ModuleNotFoundError: No module named 'nowhere'"),
         (["broken.py:f"], "broken.py:2: '(' was never closed"),
         (["divides.py:f"], "ZeroDivisionError: division by zero"),
-        (["divides.py:f"], "divides.py, line 1: "),
+        (["divides.py:f"], "divides.py, line 1)"),
         (["exits.py:f"], "called exit(): put the main part under"),
         (["student.py:attention", "--declare", "layout"], "--declare expects NAME=VALUE"),
         (["student.py:attention", "--declare", "dead_row=any"], "did you mean dead_rows?"),
