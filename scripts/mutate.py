@@ -8,7 +8,7 @@ it changes nothing that matters. Prints those that do not, and lines of the tabl
 longer true; exit status 1 if there are any. `--write` adds the new ones, for you to give reasons.
 
 `kernels/triton_attention` is left out: Triton's interpreter would take minutes for each mutant. So
-are generation and training, of which each mutant is run by a hundred tests of whole models.
+are generation, collators and training, whose mutants are run by a hundred tests of whole models.
 """
 
 import argparse

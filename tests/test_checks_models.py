@@ -139,8 +139,10 @@ def test_masks_come_in_many_conventions(means, values, as_ours):
         lambda ids, mask: model(ids, as_ours(mask)), mask_means=means, mask_values=values
     )
     assert report.passed, report
-    wrong = check_encoder(model, mask_means="ignore")
-    assert not wrong.passed
+
+
+def test_a_convention_that_is_not_the_models_fails():
+    assert not check_encoder(TinyEncoder().eval(), mask_means="ignore").passed
 
 
 def test_a_pooled_output_is_checked_too():

@@ -1,20 +1,25 @@
 """A mistake is named where its answers are the submission's, and nothing is where they are not."""
 
 import ast
+from itertools import count as count_up
 
 import pytest
 import torch
 
+from minitransformer.checks import bugs
+from minitransformer.exercises import mistakes
 from minitransformer.exercises.answers import answer
 from minitransformer.exercises.mistakes import (
     BEGIN,
     END,
+    Candidate,
     Case,
     Group,
     Mistake,
     diagnose,
     edited,
     function,
+    of_the_museum,
     pairs,
     slips,
     written,
@@ -34,6 +39,7 @@ MISTAKES = [
     Mistake("No count is 0 / 0.", ({"max(count, 1)": "count"},)),
     Mistake("It raises.", ("raise KeyError",)),
 ]
+SUM = edited(SOURCE, MISTAKES[0].edits[0])
 CASES = [
     Case("three of four", (torch.tensor([1.0, 5.0, 3.0, 7.0]), 3), True),
     Case("two of five", (torch.tensor([2.0, 8.0, 1.0, 9.0, 4.0]), 2), True),
@@ -155,8 +161,22 @@ def test_what_is_changed_in_place_stays_with_who_changed_it():
         return x.sum()
 
     given = torch.ones(3)
-    answer(fn, (given, 2), with_gradients=True)
+    for with_gradients in (False, True):
+        found = answer(fn, (given, 2), with_gradients)
+        assert found.numbers.tolist() == [6.0]
     assert given.tolist() == [1.0, 1.0, 1.0]
+    assert len(found.slopes) == 3
+
+
+def test_gradients_tell_elements_apart():
+    x = torch.tensor([1.0, 2.0, 3.0])
+    slopes = [answer(fn, (x,), True).slopes for fn in (torch.clone, lambda x: x.flip(0))]
+    assert not torch.equal(*slopes)
+
+
+def test_an_answer_of_many_numbers_is_not_compared():
+    assert answer(lambda: [0] * 900, ()).form.startswith("900 of: number, number")
+    assert answer(lambda: [0] * 2000, ()).raised
 
 
 def test_an_edit_must_stand_in_the_solution():
@@ -200,6 +220,47 @@ def test_what_nothing_explains_is_related_to_the_right_answer(wrong, says):
     told = str(diagnose(wrong, cases, _twice, [], tolerance=1e-6))
     assert told.startswith(says)
     assert bool(told) == bool(says)
+
+
+def test_bugs_that_take_something_else_are_not_tried():
+    bodies = {one.name: 1 + len(one.also) for one in bugs("attention") if not one.conventions}
+    assert len(list(of_the_museum(bugs("attention")))) == sum(bodies.values())
+    assert len(bodies) < len(bugs("attention"))
+
+
+def test_the_search_ends_after_a_count_of_calls(monkeypatch):
+    monkeypatch.setattr(mistakes, "CALLS", 50)
+    called = []
+
+    def other(x, count):
+        called.append(count)
+        return x.max()
+
+    endless = Group(Candidate(("Another.",), other) for _ in count_up())
+    assert diagnose(lambda x, count: x.min(), CASES, mean, [endless, endless], 1e-6).says == ()
+    assert 50 <= len(called) <= 60
+
+
+def test_of_vague_candidates_the_first_is_named_on_every_level():
+    def fn(x, count):
+        return x[:count].sum() if count else torch.tensor(-1.0)
+
+    vague = [Candidate((says,), function(SUM, "mean")) for says in ("One.", "Two.", "Three.")]
+    assert diagnose(fn, CASES, mean, [Group(iter(vague), first_only=True)], 1e-6).says == ("One.",)
+    assert diagnose(fn, CASES, mean, [Group(iter(vague))], 1e-6).says == ()
+
+
+def test_so_many_of_a_group_are_tried():
+    candidate = Candidate(("This is the sum.",), function(SUM, "mean"))
+    other = Candidate(("Another.",), lambda x, count: x.max())
+    for most, says in ((1, ()), (2, ("This is the sum.",)), (None, ("This is the sum.",))):
+        group = Group(iter([other, candidate]), most)
+        assert diagnose(candidate.fn, CASES, mean, [group], 1e-6).says == says
+
+
+def test_another_body_has_no_slips_of_this_one():
+    assert list(written_and_slips([Mistake("Mean.", ("return x.mean()",))], SOURCE, "mean")) == []
+    assert list(written_and_slips(MISTAKES[:1], SOURCE, "mean"))
 
 
 # ---- every change of one place -------------------------------------------------------------------

@@ -12,9 +12,11 @@ import pytest
 
 from minitransformer.checks import check_attention
 from minitransformer.checks.engine.bugs import bugs
+from minitransformer.exercises import EXERCISES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+INSTRUCTORS = (ROOT / "notebooks" / "INSTRUCTORS.md").read_text(encoding="utf-8")
 BLOCKS = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL))
 COMMANDS = BLOCKS.replace("\\\n", " ").splitlines()
 
@@ -63,6 +65,15 @@ def test_the_report_in_the_readme_is_the_report():
     report = str(check_attention(every["mask after the softmax"].subject()))
     assert report.startswith(begins.rstrip())
     assert f"lists {len(every)} broken implementations" in README
+
+
+def test_the_feedback_in_the_readme_is_the_feedback():
+    (begins,) = re.findall(r"alone reads:\n\n```\n(.*?)```", README, re.DOTALL)
+    feedback = EXERCISES["padding_mask"].run(lambda mask: (mask != 0)[:, None, None, :])
+    assert str(feedback).startswith(begins.rstrip())
+    assert f"{len(EXERCISES)} exercises build" in README
+    assert sum(len(one.mistakes) for one in EXERCISES.values()) > 800  # "more than 800"
+    assert f"all {len(EXERCISES)} with their points" in INSTRUCTORS
 
 
 def test_the_ratios_in_the_readme_are_those_of_the_benchmark():

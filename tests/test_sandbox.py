@@ -245,25 +245,26 @@ def f():
 # ---- what it changes -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("does", "rows", "numbers"),
-    [
-        ("pass", [[1, 2], [], [3]], [4, 5.5]),
-        ("rows[0].append(9)", [[1, 2, 9], [], [3]], [4, 5.5]),
-        ("rows.sort(); numbers.clear()", [[], [1, 2], [3]], []),
-        ("rows[1] += rows[0]; rows.pop()", [[1, 2], [1, 2]], [4, 5.5]),
-        ("numbers[0] = 7; more[0] = 7", [[1, 2], [], [3]], [7, 5.5]),
-        ("numbers[0] = 'a word'", [[1, 2], [], [3]], []),  # it cannot be handed on
-        ("rows[0].append([rows])", [], [4, 5.5]),
-    ],
-)
-def test_a_list_that_it_changes_is_changed_here_too(does, rows, numbers):
-    given = [[1, 2], [], [3]], [4, 5.5]
-    more = [6]
-    with trusted(f"def f(rows, x, numbers, more): {does}") as box:
-        box.function("f")(given[0], "between", given[1], more=more)
-    assert given == (rows, numbers)
-    assert more == ([7] if "more" in does else [6])
+CHANGES = [  # of two lists; what these are then
+    ("pass", [[1, 2], [], [3]], [4, 5.5]),
+    ("rows[0].append(9)", [[1, 2, 9], [], [3]], [4, 5.5]),
+    ("rows.sort(); numbers.clear()", [[], [1, 2], [3]], []),
+    ("rows[1] += rows[0]; rows.pop()", [[1, 2], [1, 2]], [4, 5.5]),
+    ("numbers[0] = 7; more[0] = 7", [[1, 2], [], [3]], [7, 5.5]),
+    ("numbers[0] = 'a word'", [[1, 2], [], [3]], []),  # it cannot be handed on
+    ("rows[0].append([rows])", [], [4, 5.5]),
+]
+
+
+def test_a_list_that_it_changes_is_changed_here_too():
+    source = "def f(rows, x, numbers, which, more):\n"
+    source += "".join(f"    if which == {i}: {does}\n" for i, (does, _, _) in enumerate(CHANGES))
+    with trusted(source) as box:
+        for which, (does, rows, numbers) in enumerate(CHANGES):
+            given, more = ([[1, 2], [], [3]], [4, 5.5]), [6]
+            box.function("f")(given[0], "between", given[1], which, more=more)
+            assert given == (rows, numbers), does
+            assert more == ([7] if "more" in does else [6])
 
 
 @sandboxed

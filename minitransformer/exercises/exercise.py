@@ -22,16 +22,13 @@ A mistake is a sentence for the learner, and an edit of the solution that makes 
 `mistakes.py` for when it is named.
 """
 
-import dis
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cache
-from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -44,6 +41,7 @@ from minitransformer.checks.engine.running import run_check
 from minitransformer.checks.engine.subject import Subject
 from minitransformer.exercises import mistakes, standings
 from minitransformer.exercises.answers import expect_alike, leaves
+from minitransformer.exercises.borrowing import PACKAGE, borrows
 from minitransformer.exercises.feedback import NOT_STARTED, Feedback
 from minitransformer.exercises.forbidding import Forbidding
 from minitransformer.exercises.mistakes import (
@@ -65,7 +63,6 @@ from minitransformer.exercises.usual_checks import (
 EXERCISES: dict[str, "Exercise"] = {}
 SECONDS = 10.0  # of CPU time that one check may take
 LONGEST = 2_000  # characters of a diagnosis: it may quote an answer
-PACKAGE = "minitransformer"
 FORBIDDEN = ("scaled_dot_product", "safe_softmax", "multi_head_attention")  # always
 
 
@@ -194,7 +191,7 @@ class Exercise:
 
     def run(
         self, fn: Callable, seed: int = 0, seconds: float = SECONDS, diagnosed: bool = True
-    ) -> "Feedback":
+    ) -> Feedback:
         """Check `fn`, whatever it does."""
         _warm_up()
         results: list[Result] = []
@@ -259,12 +256,12 @@ class Exercise:
             return ""
         return ""
 
-    def borrowed(self, what: str) -> "Feedback":
+    def borrowed(self, what: str) -> Feedback:
         """No points, because it uses what is there already."""
         of = "" if what.partition(".")[0] == PACKAGE else f" of {PACKAGE}"
         return self.not_run(f"{self.name} is yours to write, but it uses {what}{of}.")
 
-    def not_run(self, why: str) -> "Feedback":
+    def not_run(self, why: str) -> Feedback:
         """No points, for this reason."""
         results = [_not_run(aim.check, why) for aim in self.aims]
         return Feedback(self, Report("", self.name, "core", results))
@@ -301,17 +298,6 @@ def exercise(
     arguments with something unusual about them, each worth a point. `promises` are checks of the
     kind of `subject`, with their points. With `gradients` those of the solution are compared too.
     """
-
-    if inputs is not None:
-        unnamed = inputs
-
-        def inputs(draw):  # TODO: remove when every chapter names its inputs
-            found = unnamed(draw)
-            return (
-                found
-                if isinstance(found, dict)
-                else {f"input {i}": a for i, a in enumerate(found, 1)}
-            )
 
     def make(solution: Callable) -> Exercise:
         if len(hints) != 3:
@@ -395,50 +381,7 @@ def limit_hints(steps: int) -> None:
     _most_hints = steps
 
 
-def borrows(fn: Callable) -> str:
-    """What of minitransformer a function uses, itself or through others that stand beside it."""
-    seen: set[int] = set()
-    todo: list[tuple[str, Any]] = [(getattr(fn, "__name__", "it"), fn)]
-    while todo:
-        name, thing = todo.pop()
-        module = _module_of(thing)
-        if PACKAGE in (module, name.partition(".")[0]):
-            return name
-        if id(thing) in seen or module in ("torch", "einops"):
-            continue
-        seen.add(id(thing))
-        if isinstance(thing, type):
-            members = {n: getattr(member, "__func__", member) for n, member in vars(thing).items()}
-            todo += [(n, one) for n, one in members.items() if isinstance(one, FunctionType)]
-        elif isinstance(thing, FunctionType):
-            space = thing.__globals__
-            todo += [(used, space.get(used)) for used in names_used(thing.__code__)]
-            for free, cell in zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=True):
-                with suppress(ValueError):  # an empty cell
-                    todo.append((free, cell.cell_contents))
-            todo += [(name, default) for default in thing.__defaults__ or ()]
-    return ""
-
-
-def names_used(code: CodeType) -> Iterator[str]:
-    """The globals that it loads and the modules that it names, in functions inside it too."""
-    for step in dis.get_instructions(code):
-        if step.opname.startswith(("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT", "IMPORT_NAME")):
-            yield step.argval
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from names_used(constant)
-        elif isinstance(constant, str) and constant.partition(".")[0] == PACKAGE:
-            yield constant  # of importlib.import_module
-
-
-def _module_of(thing: Any) -> str:
-    """The name of the package that a thing comes from."""
-    name = thing.__name__ if isinstance(thing, ModuleType) else getattr(thing, "__module__", "")
-    return name.partition(".")[0] if isinstance(name, str) else ""
-
-
-# ---- what it is made of --------------------------------------------------------------------------
+# ---- results -------------------------------------------------------------------------------------
 
 
 def _answered(report: Report) -> bool:
@@ -469,7 +412,7 @@ def _not_run(one: Check, why: str) -> Result:
     return Result(one.name, one.tier, one.statement, "fail", diagnosis=why, raised=why)
 
 
-# ---- source ----------------------------------------------------------------------------------
+# ---- source --------------------------------------------------------------------------------------
 
 
 def _without_decorators(function: Callable) -> str:

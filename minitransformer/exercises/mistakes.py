@@ -34,7 +34,7 @@ Edit = dict[str, str] | str
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 SOLUTION = re.compile(rf" *{BEGIN}\n.*?{END}\n", re.DOTALL)
 CALLS = 2_200  # of candidates in all, some two seconds; a count is the same on every machine
-ONE = 0.5  # of CPU time, for one candidate on one input
+SUBMISSION, CANDIDATE = 10.0, 0.5  # seconds of CPU time that each may take on one input
 ALL, GIVEN, ORDINARY, NUMBERS = (  # where a candidate's answers are the submission's
     "on every input that was tried",
     "wherever it gives an answer",
@@ -164,7 +164,7 @@ class _Submission:
         with_gradients: bool,
     ):
         self.tolerance, self.with_gradients, self.calls = tolerance, with_gradients, 0
-        found = [self.ask(fn, case, seconds=10.0) for case in cases]
+        found = [self.ask(fn, case, SUBMISSION) for case in cases]
         right = [answer(solution, case.arguments, with_gradients) for case in cases]
         wrong = [not a.equals(b, tolerance) for a, b in zip(found, right, strict=True)]
         # Where it is wrong first, of ordinary input if there: nearly every candidate differs there.
@@ -197,7 +197,7 @@ class _Submission:
         equal = alike = 0  # of the first so many; with gradients, and without
         for case, one in zip(self.cases, self.found, strict=True):
             self.calls += 1
-            theirs = self.ask(fn, case, ONE)
+            theirs = self.ask(fn, case, CANDIDATE)
             if not theirs.gives(one, self.tolerance):
                 break
             equal += equal == alike and theirs.equals(one, self.tolerance)

@@ -68,6 +68,7 @@ INSTEAD = {  # one operation for another that is easily taken for it
     "repeat_interleave": ["repeat"],
 }
 OFF_BY_ONE = "Something is off by one: a count, an index, an exponent or an axis."
+OTHER_SIGN = "A sign is turned, or an axis counted from the other end."
 WRONG_AXIS = "Something goes along another axis than it should: a sum, a mean, a softmax."
 FIRST_ROW = "Every sequence of the batch is given what belongs to the first one."
 FIRST_HEAD = "Every head, or every query, is given what belongs to the first one."
@@ -157,11 +158,8 @@ def _of_operation(node: ast.BinOp) -> Iterator[tuple[str, ast.AST]]:
 
 
 def _of_sign(node: ast.UnaryOp) -> Iterator[tuple[str, ast.AST]]:
-    turned = isinstance(node.op, ast.Invert | ast.Not)
-    yield (
-        UPSIDE_DOWN if turned else "A sign is turned, or an axis counted from the other end.",
-        (node.operand),
-    )
+    condition = isinstance(node.op, ast.Invert | ast.Not)
+    yield UPSIDE_DOWN if condition else OTHER_SIGN, node.operand
 
 
 def _of_comparison(node: ast.Compare) -> Iterator[tuple[str, ast.AST]]:
@@ -173,16 +171,13 @@ def _of_call(node: ast.Call) -> Iterator[tuple[str, ast.AST]]:
     if isinstance(node.func, ast.Attribute):
         name, of = node.func.attr, node.func.value
         if not (isinstance(of, ast.Name) and of.id in ("torch", "math", "F")):
-            yield f"A step is missing: the right answers without {name} are yours.", of
+            yield _without_step(name), of
         for other in INSTEAD.get(name, []):
             called = ast.Attribute(of, other, ast.Load())
             slip = f"{other} is taken where {name} belongs."
             yield slip, ast.Call(called, node.args, node.keywords)
     elif isinstance(node.func, ast.Name) and node.args:
-        yield (
-            f"A step is missing: the right answers without {node.func.id} are yours.",
-            (node.args[0]),
-        )
+        yield _without_step(node.func.id), node.args[0]
     for i, keyword in enumerate(node.keywords):
         if keyword.arg == "dim":
             for dim in (-1, -2, -3, 0, 1):
@@ -190,14 +185,16 @@ def _of_call(node: ast.Call) -> Iterator[tuple[str, ast.AST]]:
                 keywords = [*node.keywords[:i], axis, *node.keywords[i + 1 :]]
                 yield WRONG_AXIS, ast.Call(node.func, node.args, keywords)
     for i, given in enumerate(node.args):
-        for one_more in _one_more_or_less(given):
-            yield (
-                OFF_BY_ONE,
-                ast.Call(node.func, [*node.args[:i], one_more, *node.args[i + 1 :]], node.keywords),
-            )
+        for other in _one_more_or_less(given):
+            args = [*node.args[:i], other, *node.args[i + 1 :]]
+            yield OFF_BY_ONE, ast.Call(node.func, args, node.keywords)
     for i in range(len(node.args) - 1):
         args = [*node.args[:i], node.args[i + 1], node.args[i], *node.args[i + 2 :]]
         yield "Two things have changed places.", ast.Call(node.func, args, node.keywords)
+
+
+def _without_step(name: str) -> str:
+    return f"A step is missing: the right answers without {name} are yours."
 
 
 def _of_constant(node: ast.Constant) -> Iterator[tuple[str, ast.AST]]:

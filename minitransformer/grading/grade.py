@@ -38,9 +38,10 @@ from minitransformer.data.files import (
     to_json,
     write_atomically,
 )
+from minitransformer.exercises.borrowing import PACKAGE
 from minitransformer.exercises.cells import needed_by, parse_cell
 from minitransformer.exercises.chapters import EXERCISES
-from minitransformer.exercises.exercise import PACKAGE, find
+from minitransformer.exercises.exercise import find
 from minitransformer.exercises.feedback import NOT_GRADED, NOT_LOADED, NOT_THERE, Feedback
 from minitransformer.grading.sandbox import Died, Sandbox, Unsafe
 from minitransformer.grading.submissions import (
