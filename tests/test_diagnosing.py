@@ -97,6 +97,18 @@ def test_ordinary_input_is_enough_where_the_rest_differs():
     assert told.where == "on ordinary input"
 
 
+def test_what_is_right_on_ordinary_input_must_agree_on_all():
+    def wrong_at_the_edge(x, count):
+        return mean(x, count) if count else torch.tensor(-1.0)
+
+    def elsewhere_too(x, count):
+        return wrong_at_the_edge(x, count) + (len(x) == 5)
+
+    for fn, says in ((wrong_at_the_edge, ("Edge.",)), (elsewhere_too, ())):
+        group = Group(iter([Candidate(("Edge.",), fn)]))
+        assert diagnose(wrong_at_the_edge, CASES, mean, [group], 1e-6).says == says
+
+
 def test_what_nobody_wrote_down_is_named_by_its_kind():
     assert said(lambda x, count: x[: count + 1].sum() / max(count, 1)).says == (
         "Something is off by one: a count, an index, an exponent or an axis.",
