@@ -52,9 +52,10 @@ def together(pairs, tmp_path_factory):
 def alone(pairs):
     task = make_task("pairs", DataOptions(pairs), 64)
     cases = {(n, learns) for _, n, _, learns in two_processes.CASES.values()}
-    return {(n, learns): two_processes.ten_steps(task, ALONE, n, 1, learns) for n, learns in cases}
+    return {(n, learns): two_processes.four_steps(task, ALONE, n, 1, learns) for n, learns in cases}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", two_processes.CASES)
 def test_two_processes_are_one(together, alone, case):
     _, examples, _, learns = two_processes.CASES[case]
@@ -68,6 +69,7 @@ def test_two_processes_are_one(together, alone, case):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_their_labels_are_unequal_and_one_has_none(together):
     (first, second), (some, none) = together["labels"]
     assert first != second
@@ -75,6 +77,7 @@ def test_their_labels_are_unequal_and_one_has_none(together):
     assert none == 0
 
 
+@pytest.mark.slow
 def test_the_mean_of_their_means_is_another_number(together, alone):
     assert abs(together["naive"] - alone[12, "all"]["losses"][0]) > 1e-3
 

@@ -1,4 +1,4 @@
-"""What test_processes.py compares: ten steps of AdamW or Muon in float64, in all processes.
+"""What test_processes.py compares: four steps of AdamW or Muon in float64, in all processes.
 
 torchrun --nproc-per-node 2 tests/two_processes.py PAIRS.tsv OUT.pt
 """
@@ -58,14 +58,14 @@ class LongSources:
         return Batch(pairs.source_ids, pairs.source_mask, (pairs.source_mask.sum(1) > 9).long())
 
 
-def ten_steps(
+def four_steps(
     task: Task, processes: Processes, examples: int, parts: int, learns: str = "all"
 ) -> dict:
     """The gradients of the first step before clipping, the losses, the weights in the end."""
     torch.manual_seed(0)
     config = Config(len(task.vocabulary), d_model=16, num_layers=2, num_heads=2, max_length=64)
     task = LongSources(task) if learns == "classifier" else task
-    settings = Settings(steps=10, batch_size=examples, warmup=2, accumulate=parts, clip=1e9)
+    settings = Settings(steps=4, batch_size=examples, warmup=1, accumulate=parts, clip=1e9)
     if learns == "Muon":
         settings = replace(settings, optimizer="muon")
     model = task.model_class(config).double()
@@ -101,7 +101,7 @@ def main() -> None:
     task = make_task("pairs", DataOptions(sys.argv[1]), 64)
     with start_processes(torch.device("cpu"), False) as started:
         results = {
-            case: ten_steps(task, Processes(started.rank, started.size, shard), *numbers)
+            case: four_steps(task, Processes(started.rank, started.size, shard), *numbers)
             for case, (shard, *numbers) in CASES.items()
         }
         naive = mean_of_means(task, started)
