@@ -1,6 +1,7 @@
 """A mistake is named where its answers are the submission's, and nothing is where they are not."""
 
 import ast
+import warnings
 from itertools import count as count_up
 
 import pytest
@@ -232,6 +233,23 @@ def test_what_nothing_explains_is_related_to_the_right_answer(wrong, says):
     told = str(diagnose(wrong, cases, _twice, [], tolerance=1e-6))
     assert told.startswith(says)
     assert bool(told) == bool(says)
+
+
+def test_few_numbers_stand_in_other_places_by_chance():
+    cases = [Case("one", (torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0]),), True)]
+    assert diagnose(lambda x: x.flip(0), cases, lambda x: x, [], tolerance=1e-6).says == ()
+
+
+def test_nobody_is_warned_of_what_a_candidate_does():
+    def warns(x, count):
+        warnings.warn("this is the sum", stacklevel=1)
+        return x[:count].sum()
+
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        told = diagnose(warns, CASES, mean, [Group([Candidate(("Sum.",), warns)])], 1e-6)
+    assert told.says == ("Sum.",)
+    assert heard == []
 
 
 def test_bugs_that_take_something_else_are_not_tried():

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
+from minitransformer.checks.engine.report import WIDTH
 from minitransformer.cli import main
 from minitransformer.data.files import InputError
 from minitransformer.exercises import EXERCISES, check, hint, limit_hints, progress, solution
@@ -123,6 +124,7 @@ def test_progress_is_kept_and_the_solution_is_for_the_end(capsys, tmp_path, monk
     check("softmax", written(one.source, "softmax"))
     check("softmax", lambda scores: scores)
     hint("attention", 3)
+    hint("attention", 1)  # read again; the third one stays read
     told = progress()
     assert told.done == ["softmax"]
     assert told.score == one.points
@@ -142,6 +144,14 @@ def test_progress_is_kept_and_the_solution_is_for_the_end(capsys, tmp_path, monk
     assert main(["exercise", "progress"]) == 0
     assert "1 of" in capsys.readouterr().out
     assert main(["exercise", "solution", "mean_pool"]) == 2
+
+
+def test_an_exercise_that_is_worth_less_today_counts_as_much_as_it_is_worth(tmp_path, monkeypatch):
+    file = tmp_path / "progress.json"
+    file.write_text('{"softmax": {"attempts": 1, "best": 999, "hint": 0}}')
+    monkeypatch.setenv("MINITRANSFORMER_PROGRESS", str(file))
+    assert progress().score == EXERCISES["softmax"].points
+    assert progress().done == ["softmax"]
 
 
 def test_a_broken_file_of_progress_is_told_and_kept(tmp_path, monkeypatch):
@@ -408,6 +418,29 @@ def test_whatever_it_does_is_reported_as_itself(body, said):
     feedback = EXERCISES["softmax"].run(fn, seconds=0.3)
     assert feedback.score == 0
     assert said in " ".join(str(feedback).split())
+
+
+def test_an_error_that_comes_at_every_size_is_told_once():
+    fn = written(
+        "def padding_mask(attention_mask):\n    raise KeyError(attention_mask.shape)", NAMES[0]
+    )
+    said = str(EXERCISES["padding_mask"].run(fn))
+    assert said.count("KeyError") == 1
+    assert said.count("as above") > 1
+
+
+def test_a_check_is_told_in_one_line_of_the_page():
+    said = str(EXERCISES["attention"].run(lambda query, key, value, mask: query @ key.mT @ value))
+    lines = [line for line in said.splitlines() if re.match(r"0/\d  ✗", line)]
+    assert any(line.endswith(" …") for line in lines)
+    assert max(map(len, lines)) <= WIDTH
+
+
+def test_what_never_comes_back_is_not_asked_again(monkeypatch):
+    one = EXERCISES["softmax"]
+    monkeypatch.setattr(type(one), "diagnose", lambda *given: pytest.fail("asked again"))
+    fn = written("def softmax(scores):\n    while True: pass", "softmax")
+    assert one.run(fn, seconds=0.2).mistake == ""
 
 
 @pytest.mark.slow
