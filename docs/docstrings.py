@@ -1,0 +1,46 @@
+"""Docstrings as reStructuredText: they are plain text in which `code` stands in backticks."""
+
+import inspect
+import re
+
+CODE = re.compile(r"(``.+?``|`[^`]+`)", re.DOTALL)
+NAME = re.compile(r"[A-Za-z_][\w.]*")
+
+
+def to_rst(docstring: str) -> str:
+    """A docstring for Sphinx: what is indented after an empty line is code, and so are `>>>` lines.
+
+    A single backtick holds a name, which becomes a link where there is such a name, or code.
+    """
+    blocks = re.split(r"\n\s*\n", inspect.cleandoc(docstring))
+    return "\n\n".join(_code(block) if _is_code(block) else _prose(block) for block in blocks)
+
+
+def _is_code(block: str) -> bool:
+    return block.startswith((" ", ">>>"))
+
+
+def _code(block: str) -> str:
+    block = inspect.cleandoc(block)
+    language = "pycon" if block.startswith(">>>") else "none"
+    return f".. code-block:: {language}\n\n" + "\n".join(
+        "    " + line for line in block.splitlines()
+    )
+
+
+def _prose(block: str) -> str:
+    """A paragraph, or a list in which a line that is not indented begins an entry."""
+    parts = CODE.split(block)
+    text = "".join(
+        _literal(part) if number % 2 else re.sub(r"([\\*|]|\b_|_\b)", r"\\\1", part)
+        for number, part in enumerate(parts)
+    )
+    entries = re.split(r"\n(?=\S)", text)
+    if all("\n" not in entry for entry in entries):  # no line is indented: a paragraph
+        return text
+    return "\n".join("| " + " ".join(entry.split()) for entry in entries)
+
+
+def _literal(code: str) -> str:
+    code = " ".join(code.strip("`").split())
+    return f"`{code}`" if NAME.fullmatch(code) else f"``{code}``"
