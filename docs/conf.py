@@ -17,20 +17,25 @@ from docstrings import to_rst  # noqa: E402
 
 import minitransformer  # noqa: E402
 
+sys.modules["transformers"] = (
+    None  # to look for links, codeautolink would import each of its models
+)
+
 project = "minitransformer"
 copyright = "the minitransformer contributors, MIT license"
 version = release = minitransformer.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_codeautolink", "sphinx.ext.intersphinx"]
 root_doc = "docs/index"
 include_patterns = [
-    "docs/**",
+    "docs/*.md",
+    "docs/generated/*",
     "notebooks/**",
     "scripts/*.md",
     "README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
 ]
-exclude_patterns = ["docs/_build", "docs/extra", "**/.ipynb_checkpoints"]
+exclude_patterns = ["**/.ipynb_checkpoints"]
 
 html_theme = "furo"
 html_title = "minitransformer"

@@ -30,7 +30,7 @@ def _code(block: str) -> str:
 
 def _prose(block: str) -> str:
     """A paragraph, or a list in which a line that is not indented begins an entry."""
-    parts = CODE.split(block)
+    parts = CODE.split(re.sub(r"::$", ":", block))
     text = "".join(
         _literal(part) if number % 2 else re.sub(r"([\\*|]|\b_|_\b)", r"\\\1", part)
         for number, part in enumerate(parts)

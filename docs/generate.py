@@ -155,7 +155,9 @@ def packages() -> list[str]:
 def topic(package: str) -> str:
     """A page for the modules of a package. Empty where it has none of its own."""
     folder = Path(importlib.import_module(package).__file__ or "").parent
-    names = [f"{package}.{one.name}" for one in pkgutil.iter_modules([str(folder)]) if not one.ispkg]
+    names = [
+        f"{package}.{one.name}" for one in pkgutil.iter_modules([str(folder)]) if not one.ispkg
+    ]
     names = [name for name in names if not NOT_API.search(name)]
     parts = [_heading(package, "="), first_line(importlib.import_module(package).__doc__)]
     for name in names:

@@ -14,7 +14,7 @@ Needs matplotlib. No pyplot: nothing here opens a window or keeps state.
 import os
 import unicodedata
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from itertools import cycle
@@ -164,9 +164,12 @@ def attention_figure(weights, mask, queries: Tokens, keys: Tokens, *, title: str
     legend = [Patch(**_hatching(r), label=HATCHES[r][-1]) for r in HATCHES if r in seen]
     if np.isnan(weights).any():
         legend.append(Patch(color=COLOURS.get_bad(), label="NaN"))
-    if legend:
-        where = {"loc": "outside lower left", "ncols": 4}
-        figure.legend(handles=legend, **where, frameon=False, fontsize=8, labelcolor=INK)
+    note = missing_letters([title, *(token or "" for token in (*queries, *keys))])
+    if legend or note:
+        where = {"loc": "outside lower left", "ncols": 4, "title": note, "title_fontsize": 7}
+        box = figure.legend(handles=legend, **where, frameon=False, fontsize=8, labelcolor=INK)
+        box.set(alignment="left")
+        box.get_title().set_color(INK)
     if title:
         figure.suptitle(drawable(title), x=0, ha="left", **_style(title, 11))
     return figure
@@ -176,7 +179,8 @@ def wanted_beside_found(mask, weights, title: str = "") -> Figure:
     """What a mask (Q, K) allows beside the weights (Q, K) that an implementation really uses.
 
     A key that no query may see is taken for padding. On the right, colour under a hatch is a leak,
-    an allowed cell that stays white is hidden, and red is NaN.
+    an allowed cell that stays white is hidden, and red is NaN. Beside each row stands its sum, red
+    where it is not 1, or not 0 for a fully masked query.
     """
     mask = _array("mask", mask, "(queries, keys)", (None, None), torch.bool)
     weights = _array("weights", weights, "(queries, keys)", mask.shape)
@@ -184,11 +188,12 @@ def wanted_beside_found(mask, weights, title: str = "") -> Figure:
         [str(i) if seen else None for i, seen in enumerate(mask.any(axis=axis))] for axis in (1, 0)
     )
     cell = 0.26  # inches
-    width, height = 2 * cell * len(keys) + 2.0, cell * len(queries) + 1.35
-    figure = Figure(figsize=(max(width, 5.6), height), layout="compressed", facecolor="white")
+    width, height = 2 * cell * len(keys) + 2.6, cell * len(queries) + 1.6
+    figure = Figure(figsize=(max(width, 6.2), height), layout="constrained", facecolor="white")
     left, right = figure.subplots(1, 2)
     why = attention_map(left, 0.1 * mask, mask, queries, keys, title="mask wanted")
     attention_map(right, weights, mask, queries, keys, title="weights found")
+    _row_sums(right, weights, mask.any(axis=1))
     left.set_ylabel("query", fontsize=8, color=INK)
     for axes in (left, right):
         axes.set_xlabel("key", fontsize=8, color=INK)
@@ -201,6 +206,16 @@ def wanted_beside_found(mask, weights, title: str = "") -> Figure:
     if title:
         figure.suptitle(drawable(title), x=0, ha="left", **_style(title, 9))
     return figure
+
+
+def _row_sums(axes: Axes, weights: np.ndarray, sees: np.ndarray) -> None:
+    """Write the sum of each row of `weights` (Q, K) beside it; `sees` (Q,): it should be 1, not 0."""
+    beside = {"fontsize": 7, "va": "center", "clip_on": False}
+    right = weights.shape[1] - 0.3
+    axes.text(right, -0.9, "row sum", color=INK, **beside)
+    for row, total in enumerate(weights.sum(axis=1)):
+        wrong = not abs(total - sees[row]) < 0.01  # NaN is wrong, too
+        axes.text(right, row, f"{total:.3g}", color=COLOURS.get_bad() if wrong else INK, **beside)
 
 
 # ---- training ------------------------------------------------------------------------------------
@@ -276,6 +291,18 @@ def drawable(text: str) -> str:
     """`text`, with the code point in place of a character that is invisible or in no font."""
     seen = (c if c.isprintable() and _families(c) else f"U+{ord(c):04X}" for c in text)
     return "".join(seen)
+
+
+def missing_letters(texts: Iterable[str]) -> str:
+    """A line on the letters of `texts` that no font here has, or "" where there are none."""
+    missing = {c for c in "".join(texts) if c.isprintable() and not _families(c)}
+    if not missing:
+        return ""
+    scripts = sorted({unicodedata.name(c, "UNNAMED").split()[0] for c in missing})
+    return (
+        f"U+...: {len(missing)} letters that no font here has ({', '.join(scripts)}); "
+        "the extra [fonts] or your system's Noto fonts have them"
+    )
 
 
 def _style(text: str, fontsize: float, color: str = INK) -> dict:

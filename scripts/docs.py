@@ -1,9 +1,9 @@
-"""Build the documentation site into docs/_build, without a network; a warning is an error.
+"""Build the documentation site into docs/_build/html, without a network; a warning is an error.
 
     pip install -e ".[docs,notebooks]" && python scripts/docs.py
     python scripts/docs.py --no-pictures    # a minute faster: the museum is not drawn
 
-Then open docs/_build/index.html. The sources are docs/*.md, the notebooks as they are committed,
+Then open docs/_build/html/index.html. The sources are docs/*.md, the notebooks as they are committed,
 and pages that docs/generate.py makes of the package.
 """
 
@@ -20,7 +20,7 @@ sys.path[:0] = [str(ROOT), str(DOCS)]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--no-pictures", action="store_true", help="do not draw the museum")
-    parser.add_argument("--out", type=Path, default=DOCS / "_build", help="default: docs/_build")
+    parser.add_argument("--out", type=Path, default=DOCS / "_build" / "html", help="the folder")
     options = parser.parse_args()
     from generate import generate
 

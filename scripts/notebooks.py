@@ -25,27 +25,28 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_markdown_cell
+from repository import repository
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
-REPOSITORY = "minitransformer/minitransformer"  # on GitHub, for the badges
+REPOSITORY = repository()  # "" while no address is set: no badges, no cells for Colab
 SECONDS = 300  # that one cell may take
 EXERCISE = re.compile(r"<!-- exercise: (\w+) -->")
-INSTALL = f"""\
+INSTALL = """\
 # On Colab, or wherever minitransformer is missing: install it, and leave torch as it is.
 import importlib.util
 
 if importlib.util.find_spec("minitransformer") is None:
-    %pip install --quiet --no-deps "git+https://github.com/{REPOSITORY}" einops"""
+    %pip install --quiet --no-deps "git+https://github.com/{repository}" einops"""
 
 
-def assemble(source: Path) -> nbformat.NotebookNode:
+def assemble(source: Path, repository: str = REPOSITORY) -> nbformat.NotebookNode:
     """The notebook of a source, not executed yet."""
     cells = []
     for number, cell in enumerate(jupytext.read(source, fmt="py:percent").cells):
         exercise = EXERCISE.fullmatch(cell.source.strip())
         cells += exercise_cells(exercise[1]) if exercise else [cell]
-        if number == 0:
-            cells += [new_markdown_cell(badge(source.stem)), new_code_cell(INSTALL)]
+        if number == 0 and repository:
+            cells += colab_cells(source.stem, repository)
     for number, cell in enumerate(cells):
         cell["id"] = f"{source.stem}-{number}"
         cell["metadata"] = {"tags": tags} if (tags := cell["metadata"].get("tags")) else {}
@@ -78,9 +79,12 @@ def build(source: Path) -> nbformat.NotebookNode:
     return notebook
 
 
-def badge(name: str) -> str:
-    url = f"https://colab.research.google.com/github/{REPOSITORY}/blob/main/notebooks/{name}.ipynb"
-    return f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({url})"
+def colab_cells(name: str, repository: str) -> list[nbformat.NotebookNode]:
+    """A badge that opens the chapter on Colab, and what it needs there."""
+    colab = "https://colab.research.google.com"
+    url = f"{colab}/github/{repository}/blob/main/notebooks/{name}.ipynb"
+    badge = f"[![Open in Colab]({colab}/assets/colab-badge.svg)]({url})"
+    return [new_markdown_cell(badge), new_code_cell(INSTALL.format(repository=repository))]
 
 
 def exercise_cells(name: str) -> list[nbformat.NotebookNode]:

@@ -51,14 +51,14 @@ without the installation before it.
 
 
 def lowest_requirements(without: list[str]) -> list[str]:
-    """`name==X` for each `name>=X` that pyproject.toml declares, in all extras."""
+    """`name==X` for each `name>=X` or `name==X` that pyproject.toml declares, in all extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lowest: dict[str, Version] = {}
     for line in sum(project["optional-dependencies"].values(), project["dependencies"]):
         wanted = Requirement(line)
         if wanted.name == project["name"] or wanted.name in without:
             continue
-        bounds = [bound for bound in wanted.specifier if bound.operator == ">="]
+        bounds = [bound for bound in wanted.specifier if bound.operator in (">=", "==")]
         if len(bounds) != 1:
             raise SystemExit(f"pyproject.toml: expected {wanted.name}>=X, got {line!r}")
         version = Version(bounds[0].version)

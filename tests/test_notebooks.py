@@ -105,6 +105,38 @@ def test_the_index_names_every_chapter_and_exercise():
         assert f"`{name}`" in index
 
 
+def test_nothing_names_an_address_that_is_not_set():
+    """And once it is, a chapter begins with a badge, and installs from there where it must."""
+    fork = "owner/name"
+    bare, set_once = (notebooks.assemble(SOURCES[0], address) for address in ("", fork))
+    assert "colab" not in nbformat.writes(bare).lower()
+    added = set_once.cells[1:3]
+    assert [cell.source for cell in set_once.cells if cell not in added] == [
+        cell.source for cell in bare.cells
+    ]
+    assert f"github/{fork}/blob/main/notebooks/{SOURCES[0].stem}.ipynb" in added[0].source
+    assert f"git+https://github.com/{fork}" in added[1].source
+
+
+def test_the_address_is_that_of_pyproject(tmp_path):
+    file = tmp_path / "pyproject.toml"
+    for url, name in {"": "", "https://github.com/owner/name": "owner/name"}.items():
+        urls = f'[project.urls]\nRepository = "{url}"\n' if url else ""
+        file.write_text(f'[project]\nname = "x"\n{urls}')
+        assert notebooks.repository(file) == name
+    file.write_text('[project.urls]\nRepository = "https://example.org/x"\n')
+    with pytest.raises(ValueError, match="must be https://github.com/OWNER/NAME, got"):
+        notebooks.repository(file)
+
+
+@pytest.mark.slow
+def test_a_chapter_runs_where_nothing_else_is(tmp_path):
+    """Its `.ipynb` alone was downloaded, and the package is installed."""
+    committed = nbformat.read(CHAPTERS[0].with_suffix(".ipynb"), 4)
+    place = {"metadata": {"path": str(tmp_path)}}
+    notebooks.NotebookClient(committed, timeout=300, resources=place).execute()
+
+
 def test_the_comparison_sees_words_and_not_numbers():
     cell = nbformat.v4.new_code_cell("f()")
     one, two = (nbformat.v4.new_notebook(cells=[dict(cell)]) for _ in range(2))

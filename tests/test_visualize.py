@@ -204,6 +204,20 @@ def test_a_character_without_a_font_is_its_code_point():
     assert drawable("2025年 г.") == "2025U+5E74 г."
 
 
+@pytest.mark.usefixtures("only_dejavu")
+def test_a_picture_says_which_letters_no_font_has():
+    keys = [*"3月", "ว", None]
+    mask = torch.tensor([[[True, True, True, False]]])
+    drawn = attention_figure(mask / 3, mask, ["x"], keys, title="日")
+    note = drawn.legends[0].get_title().get_text()
+    assert note.startswith("U+...: 3 letters that no font here has (CJK, THAI);")
+    assert legend(drawn) == ["forbidden: padding (·)"]
+
+
+def test_a_picture_with_all_its_letters_says_nothing(figure):
+    assert figure.legends[0].get_title().get_text() == ""
+
+
 @pytest.mark.parametrize("fonts", ["installed", "only_dejavu"])
 def test_no_script_draws_an_empty_box(fonts, request, tmp_path):
     if fonts == "only_dejavu":
@@ -217,6 +231,33 @@ def test_no_script_draws_an_empty_box(fonts, request, tmp_path):
                 mask / len(date), mask, ["$x$"], keys, title=f"{script} {date}"
             )
             save(drawn, tmp_path / "date.png")
+
+
+# ---- the museum ----------------------------------------------------------------------------------
+
+
+def test_row_sums_stand_beside_the_weights_and_are_red_where_they_are_wrong():
+    """Of weights that were masked after the softmax the colours alone look right."""
+    mask = torch.tensor([[True, True, False], [True, False, False], [False] * 3, [True] * 3])
+    weights = torch.tensor([[0.5, 0.5, 0], [0.25, 0, 0], [0, 0, 0.5], [float("nan"), 0, 0]])
+    drawn = visualize.wanted_beside_found(mask, weights, "a bug")
+    sums = [(text.get_text(), text.get_color()) for text in drawn.axes[1].texts]
+    red = visualize.COLOURS.get_bad()
+    assert [text for text, _ in sums] == ["row sum", "1", "0.25", "0.5", "nan"]
+    assert [not isinstance(c, str) and tuple(c) == tuple(red) for _, c in sums[1:]] == [
+        False,
+        True,
+        True,
+        True,
+    ]
+
+
+def test_titles_stand_above_one_another():
+    drawn = visualize.wanted_beside_found(CAUSAL, CAUSAL / 4, "a long title " * 8)
+    drawn.draw_without_rendering()
+    whole = drawn._suptitle.get_window_extent()
+    for axes in drawn.axes:
+        assert axes._left_title.get_window_extent().y1 <= whole.y0
 
 
 # ---- curves and saving ---------------------------------------------------------------------------
