@@ -31,8 +31,8 @@ def generate(pictures: bool = True) -> None:
         draw(attention, {one.name: report_of(one) for one in attention}, OUT / "pictures")
     write("exercises.md", exercises())
     write("museum.md", museum())
-    for kind, chosen in groupby(bugs(), key=lambda one: one.kind):
-        write(f"museum_{slug(kind)}.md", room(kind, list(chosen)))
+    for kind in SUBJECTS:
+        write(f"museum_{slug(kind)}.md", room(kind, bugs(kind)))
     write("tree.txt", "\n".join(tree(PACKAGE, "minitransformer")) + "\n")
     write("commands.md", commands())
     topics = {name: text for name in packages() if (text := topic(name))}
@@ -73,9 +73,9 @@ def exercises() -> str:
     points = sum(one.points for one in EXERCISES.values())
     parts = [
         "# Exercises",
-        f"{len(EXERCISES)} exercises, {points} points. Each asks for one function; `minitransformer "
-        "exercise start NAME` writes its file, `check` says what is wrong with it, and `hint` helps "
-        "in three steps. They stand at the end of their chapters, too.",
+        f"{len(EXERCISES)} exercises, {points} points. Each asks for one function; "
+        "`minitransformer exercise start NAME` writes its file, `check` says what is wrong, "
+        "and `hint` helps in three steps. They stand at the end of their chapters, too.",
     ]
     for chapter, ones in groupby(EXERCISES.values(), key=lambda one: one.chapter):
         (notebook,) = (HERE.parent / "notebooks").glob(f"{chapter:02}_*.ipynb")
@@ -99,21 +99,18 @@ def entry(one: Exercise) -> str:
 
 
 def museum() -> str:
+    pages = {kind: f"museum_{slug(kind)}.md" for kind in SUBJECTS}
     lines = [
         "# The museum of mask bugs",
         "",
         f"{len(bugs())} broken implementations, most of them rebuilt from bugs in real code. Every "
-        "check of the suite is shown to fail on one of them; a function that gives the same numbers "
-        'as one gets its diagnosis. `minitransformer check --museum "NAME"` prints the report.',
+        "check of the suite is shown to fail on one of them; a function that gives the same "
+        'numbers as one gets its diagnosis. `minitransformer check --museum "NAME"` prints the '
+        "report.",
         "",
+        *(f"- [{kind}]({page}): {len(bugs(kind))} bugs" for kind, page in pages.items()),
     ]
-    pages = []
-    for kind, ones in groupby(bugs(), key=lambda one: one.kind):
-        page = f"museum_{slug(kind)}.md"
-        if page not in pages:
-            pages.append(page)
-            lines += [f"- [{kind}]({page})"]
-    return "\n".join(lines) + "\n" + contents(*pages)
+    return "\n".join(lines) + "\n" + contents(*pages.values())
 
 
 def room(kind: str, chosen: list[Bug]) -> str:

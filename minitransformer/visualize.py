@@ -209,7 +209,7 @@ def wanted_beside_found(mask, weights, title: str = "") -> Figure:
 
 
 def _row_sums(axes: Axes, weights: np.ndarray, sees: np.ndarray) -> None:
-    """Write the sum of each row of `weights` (Q, K) beside it; `sees` (Q,): it should be 1, not 0."""
+    """Write the sum of each row of `weights` (Q, K) beside it: 1 where it `sees` (Q,) a key."""
     beside = {"fontsize": 7, "va": "center", "clip_on": False}
     right = weights.shape[1] - 0.3
     axes.text(right, -0.9, "row sum", color=INK, **beside)

@@ -3,8 +3,8 @@
     pip install -e ".[docs,notebooks]" && python scripts/docs.py
     python scripts/docs.py --no-pictures    # a minute faster: the museum is not drawn
 
-Then open docs/_build/html/index.html. The sources are docs/*.md, the notebooks as they are committed,
-and pages that docs/generate.py makes of the package.
+Then open docs/_build/html/index.html. The sources are docs/*.md, the notebooks as they are
+committed, and pages that docs/generate.py makes of the package.
 """
 
 import argparse

@@ -25,7 +25,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_markdown_cell
-from repository import repository
+from repository import HOST, repository
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 REPOSITORY = repository()  # "" while no address is set: no badges, no cells for Colab
@@ -36,7 +36,7 @@ INSTALL = """\
 import importlib.util
 
 if importlib.util.find_spec("minitransformer") is None:
-    %pip install --quiet --no-deps "git+https://github.com/{repository}" einops"""
+    %pip install --quiet --no-deps "git+{address}" einops"""
 
 
 def assemble(source: Path, repository: str = REPOSITORY) -> nbformat.NotebookNode:
@@ -84,7 +84,7 @@ def colab_cells(name: str, repository: str) -> list[nbformat.NotebookNode]:
     colab = "https://colab.research.google.com"
     url = f"{colab}/github/{repository}/blob/main/notebooks/{name}.ipynb"
     badge = f"[![Open in Colab]({colab}/assets/colab-badge.svg)]({url})"
-    return [new_markdown_cell(badge), new_code_cell(INSTALL.format(repository=repository))]
+    return [new_markdown_cell(badge), new_code_cell(INSTALL.format(address=HOST + repository))]
 
 
 def exercise_cells(name: str) -> list[nbformat.NotebookNode]:

@@ -1,7 +1,7 @@
 """Where this code lives: one address, from which badges, Colab cells and links are made.
 
-It is `Repository` of `[project.urls]` in pyproject.toml, set once by whoever publishes a fork. While
-it is not set there is nothing that names it.
+It is `Repository` of `[project.urls]` in pyproject.toml, set once by whoever publishes a fork.
+While it is not set there is nothing that names it.
 """
 
 import tomllib

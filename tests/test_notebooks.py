@@ -125,7 +125,7 @@ def test_the_address_is_that_of_pyproject(tmp_path):
         file.write_text(f'[project]\nname = "x"\n{urls}')
         assert notebooks.repository(file) == name
     file.write_text('[project.urls]\nRepository = "https://example.org/x"\n')
-    with pytest.raises(ValueError, match="must be https://github.com/OWNER/NAME, got"):
+    with pytest.raises(ValueError, match=f"must be {notebooks.HOST}OWNER/NAME, got"):
         notebooks.repository(file)
 
 
