@@ -40,6 +40,11 @@ exclude_patterns = ["**/.ipynb_checkpoints"]
 html_theme = "furo"
 html_title = "minitransformer"
 html_extra_path = ["extra"]  # its index.html leads from the top of the site to the first page
+EXPLORER = HERE.parent / "minitransformer" / "pages" / "explorer.html"
+if EXPLORER.exists():
+    html_extra_path.append(str(EXPLORER))
+else:
+    exclude_patterns.append("docs/pages.md")
 html_copy_source = False
 html_static_path = ["static"]
 html_css_files = ["site.css"]
@@ -51,6 +56,7 @@ myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
+autodoc_inherit_docstrings = False  # those of torch are torch's
 autodoc_typehints_format = "short"
 default_role = "py:obj"  # `pad` in a docstring is a link where there is such a name
 python_use_unqualified_type_names = True
@@ -61,6 +67,9 @@ suppress_warnings = [
     "mystnb.unknown_mime_type",
     "codeautolink.parse_block",  # examples that are no whole programs
     "codeautolink.import_star",
+    "codeautolink.match_block",  # sessions that are marked as Python
+    "ref.python",  # two modules have a function of this name
+    "toc.excluded",
 ]
 
 

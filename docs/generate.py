@@ -78,19 +78,20 @@ def exercises() -> str:
         "and `hint` helps in three steps. They stand at the end of their chapters, too.",
     ]
     for chapter, ones in groupby(EXERCISES.values(), key=lambda one: one.chapter):
-        (notebook,) = (HERE.parent / "notebooks").glob(f"{chapter:02}_*.ipynb")
-        name = notebook.stem.partition("_")[2].replace("_", " ")
-        parts.append(f"## [Chapter {chapter}: {name}](../../notebooks/{notebook.name})")
+        (source,) = (HERE.parent / "notebooks").glob(f"{chapter:02}_*.py")
+        (title,) = re.findall(r"^# # (.*)", source.read_text(encoding="utf-8"), re.MULTILINE)
+        parts.append(f"## [{title}](../../notebooks/{source.stem}.ipynb)")
         parts += [entry(one) for one in ones]
     return "\n\n".join(parts) + "\n"
 
 
 def entry(one: Exercise) -> str:
     """An exercise as its learner sees it: no solution, and no hint."""
-    start = f"`minitransformer exercise start {one.name}`"
+    start = f"{one.about}\n\n`minitransformer exercise start {one.name}`"
     checks = "\n".join(f"- {aim.check.statement} ({aim.points})" for aim in one.aims)
+    stub = folded("What you begin with", one.stub)
     return (
-        f"{one.text(level=3)}\n\n{start}\n\n{folded('What you begin with', one.stub)}\n"
+        f"### {one.title} ({one.points} points)\n\n{start}\n\n{stub}\n"
         f"<details><summary>What is checked, and its points</summary>\n\n{checks}\n\n</details>"
     )
 
@@ -194,11 +195,11 @@ def help_of(*verb: str) -> str:
 
 def tree(folder: Path, name: str, indent: str = "") -> list[str]:
     """Every module of a folder with the first line of its docstring."""
-    lines = [f"{indent}{name + '/':<24}{summary_of(folder / '__init__.py')}".rstrip()]
+    lines = [f"{indent + name + '/':<30}{summary_of(folder / '__init__.py')}"]
     indent += "  "
     for path in sorted(folder.iterdir(), key=lambda path: (path.is_dir(), path.name)):
         if path.suffix == ".py" and path.name != "__init__.py":
-            lines.append(f"{indent}{path.name:<24}{summary_of(path)}")
+            lines.append(f"{indent + path.name:<30}{summary_of(path)}")
         elif (path / "__init__.py").exists():
             lines += tree(path, path.name, indent)
     return lines

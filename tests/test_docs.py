@@ -1,12 +1,25 @@
-"""What docs/ shows runs, in the order of the page, and what it links to is there."""
+"""What docs/ shows runs, in the order of the page; what it links to is there; the site builds."""
 
 import re
+import subprocess
+import sys
+from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
-DOCS = Path(__file__).parent.parent / "docs"
+from minitransformer.checks import bugs
+from minitransformer.exercises import EXERCISES
+from minitransformer.exercises.mistakes import BEGIN, END
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+sys.path.insert(0, str(DOCS))
+import docstrings  # noqa: E402 -- docs/docstrings.py
+import generate  # noqa: E402 -- docs/generate.py
+
 CHECKING = (DOCS / "checking.md").read_text(encoding="utf-8")
 
 
@@ -33,4 +46,85 @@ def test_the_code_of_the_page_on_checking_runs(capsys):
 def test_every_file_that_a_page_points_to_exists():
     for page in DOCS.glob("*.md"):
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
-            assert (DOCS / target).exists(), f"{page.name}: {target}"
+            made = target.startswith("generated/")  # at build time
+            assert made or (DOCS / target).exists(), f"{page.name}: {target}"
+
+
+# ---- the site ------------------------------------------------------------------------------------
+
+
+def test_a_docstring_is_plain_text_for_sphinx():
+    assert docstrings.to_rst("What `pad` does to *x* and x_ of `a b`.") == (
+        "What `pad` does to \\*x\\* and x\\_ of ``a b``."
+    )
+    assert docstrings.to_rst("So:\n\n    f(x)\n\n    g(x)") == (
+        "So:\n\n.. code-block:: none\n\n    f(x)\n\n.. code-block:: none\n\n    g(x)"
+    )
+    assert docstrings.to_rst(">>> 1\n1").startswith(".. code-block:: pycon\n")
+    assert docstrings.to_rst("a: one\n    more\nb: two") == "| a: one more\n| b: two"
+
+
+def test_the_catalogue_has_every_exercise_and_no_solution():
+    page = generate.exercises()
+    for one in EXERCISES.values():
+        assert f"`minitransformer exercise start {one.name}`" in page
+        solution = re.search(f"{BEGIN}\n(.*?){END}", one.source, re.DOTALL)[1]
+        lines = [line.strip() for line in solution.splitlines() if line.strip()]
+        assert not all(line in page for line in lines), one.name
+
+
+def test_the_museum_has_every_bug_with_its_code():
+    pages = {kind: generate.room(kind, bugs(kind)) for kind in generate.SUBJECTS}
+    for one in bugs():
+        assert f"\n## {one.name}\n\n{one.story}\n" in pages[one.kind]
+        code = generate.source_of(one.implementation)
+        assert code.startswith(("def ", "class ")), one.name
+        assert code in pages[one.kind]
+
+
+class Links(HTMLParser):
+    """What a page loads, and what it links to."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.loaded: list[str] = []
+        self.links: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        into = self.links if tag == "a" else self.loaded
+        into += [given[name] for name in ("href", "src") if given.get(name)]
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning_and_needs_no_network(tmp_path):
+    """Every page is there, loads nothing from elsewhere, and links to what is there."""
+    for needed in ("sphinx", "myst_nb", "furo", "sphinx_codeautolink"):
+        pytest.importorskip(needed, reason="the extra `docs`")
+    site = tmp_path / "html"
+    command = [sys.executable, "scripts/docs.py", "--no-pictures", "--out", str(site)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert run.returncode == 0, run.stdout + run.stderr
+    chapters = [f"notebooks/{path.stem}" for path in (ROOT / "notebooks").glob("*.ipynb")]
+    museum = [f"docs/generated/museum_{generate.slug(kind)}" for kind in generate.SUBJECTS]
+    written = [f"docs/{path.stem}" for path in DOCS.glob("*.md") if path.stem != "pages"]
+    generated = [f"docs/generated/{name}" for name in ("exercises", "museum", "api", "commands")]
+    for page in ("index", "README", *chapters, *museum, *written, *generated):
+        assert (site / f"{page}.html").is_file(), page
+    attention = (site / "docs/generated/api_minitransformer.html").read_text(encoding="utf-8")
+    assert 'id="minitransformer.attention.scaled_dot_product_attention"' in attention
+    first = (site / "docs/index.html").read_text(encoding="utf-8")
+    assert "#minitransformer.attention.scaled_dot_product_attention" in first  # code is linked
+    for page in site.rglob("*.html"):
+        found = Links(page.read_text(encoding="utf-8"))
+        for target in found.loaded + found.links:
+            parts = urlsplit(target)
+            if parts.scheme == "data" or (parts.scheme and target in found.links):
+                continue
+            assert not parts.scheme, f"{page}: loads {target}"
+            assert not parts.netloc, f"{page}: loads {target}"
+            if parts.path:
+                assert (page.parent / unquote(parts.path)).exists(), f"{page}: {target}"
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"url\(.?(https?:)?//", sheet.read_text(encoding="utf-8")), sheet
