@@ -62,14 +62,16 @@ def test_fonts_are_installed_by_who_asks_for_them_and_pinned():
 
 
 def test_no_address_is_named_before_it_is_ours():
-    """`[project.urls]` is where it is set; until then no file links to a repository of this name."""
+    """`[project.urls]` is where it is set; until then no file links to such a repository."""
     if "urls" in PROJECT:
         pytest.skip("it is set")
-    files = [path for path in ROOT.rglob("*.*") if path.suffix in (".md", ".py", ".ipynb", ".cff")]
     named = re.compile(r"(github\.com/[\w.-]+|\bminitransformer)/minitransformer\b(?!/)")
-    skipped = ("docs/_build", "docs/generated", "tests/test_project.py")
+    folders = ("docs", "notebooks", "scripts", "minitransformer", ".github")
+    files = [
+        *ROOT.glob("*.*"),
+        *(path for folder in folders for path in ROOT.glob(f"{folder}/**/*")),
+    ]
     for path in files:
-        name = path.relative_to(ROOT).as_posix()
-        if not name.startswith(skipped):
-            found = named.search(path.read_text(encoding="utf-8", errors="replace"))
-            assert not found, f"{name}: {found}"
+        if path.suffix in (".md", ".py", ".ipynb", ".cff", ".yml", ".toml"):
+            found = named.search(path.read_text(encoding="utf-8"))
+            assert not found, f"{path}: {found}"
