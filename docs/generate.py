@@ -157,7 +157,10 @@ def topic(package: str) -> str:
         f"{package}.{one.name}" for one in pkgutil.iter_modules([str(folder)]) if not one.ispkg
     ]
     names = [name for name in names if not NOT_API.search(name)]
-    parts = [_heading(package, "="), first_line(importlib.import_module(package).__doc__)]
+    parts = [
+        _heading(package.removeprefix("minitransformer."), "="),
+        first_line(importlib.import_module(package).__doc__),
+    ]
     for name in names:
         parts += [_heading(name.removeprefix("minitransformer."), "-")]
         parts += [f".. automodule:: {name}\n   :members:"]

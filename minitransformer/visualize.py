@@ -179,8 +179,7 @@ def wanted_beside_found(mask, weights, title: str = "") -> Figure:
     """What a mask (Q, K) allows beside the weights (Q, K) that an implementation really uses.
 
     A key that no query may see is taken for padding. On the right, colour under a hatch is a leak,
-    an allowed cell that stays white is hidden, and red is NaN. Beside each row stands its sum, red
-    where it is not 1, or not 0 for a fully masked query.
+    an allowed cell that stays white is hidden, and red is NaN.
     """
     mask = _array("mask", mask, "(queries, keys)", (None, None), torch.bool)
     weights = _array("weights", weights, "(queries, keys)", mask.shape)
@@ -188,12 +187,11 @@ def wanted_beside_found(mask, weights, title: str = "") -> Figure:
         [str(i) if seen else None for i, seen in enumerate(mask.any(axis=axis))] for axis in (1, 0)
     )
     cell = 0.26  # inches
-    width, height = 2 * cell * len(keys) + 2.6, cell * len(queries) + 1.6
-    figure = Figure(figsize=(max(width, 6.2), height), layout="constrained", facecolor="white")
+    width, height = 2 * cell * len(keys) + 2.0, cell * len(queries) + 1.35
+    figure = Figure(figsize=(max(width, 5.6), height), layout="compressed", facecolor="white")
     left, right = figure.subplots(1, 2)
     why = attention_map(left, 0.1 * mask, mask, queries, keys, title="mask wanted")
     attention_map(right, weights, mask, queries, keys, title="weights found")
-    _row_sums(right, weights, mask.any(axis=1))
     left.set_ylabel("query", fontsize=8, color=INK)
     for axes in (left, right):
         axes.set_xlabel("key", fontsize=8, color=INK)
@@ -208,14 +206,37 @@ def wanted_beside_found(mask, weights, title: str = "") -> Figure:
     return figure
 
 
-def _row_sums(axes: Axes, weights: np.ndarray, sees: np.ndarray) -> None:
-    """Write the sum of each row of `weights` (Q, K) beside it: 1 where it `sees` (Q,) a key."""
-    beside = {"fontsize": 7, "va": "center", "clip_on": False}
-    right = weights.shape[1] - 0.3
-    axes.text(right, -0.9, "row sum", color=INK, **beside)
-    for row, total in enumerate(weights.sum(axis=1)):
-        wrong = not abs(total - sees[row]) < 0.01  # NaN is wrong, too
-        axes.text(right, row, f"{total:.3g}", color=COLOURS.get_bad() if wrong else INK, **beside)
+def combination_figure(masks: Mapping[str, torch.Tensor], weights, tokens: Tokens) -> Figure:
+    """Masks (T, T) by name, joined by `&`; what they make; and the weights (T, T) that it leaves.
+
+    For self-attention over T tokens, None being padding.
+    """
+    cell = 0.2  # inches
+    combined = torch.stack(list(masks.values())).all(dim=0)
+    panels = {**masks, "the mask": combined}
+    signs = [*["&"] * (len(masks) - 1), "=", "→"]
+    side = cell * len(tokens)
+    size = ((len(panels) + 1) * (side + 0.75), side + 1.5)
+    figure = Figure(figsize=size, layout="compressed", facecolor="white")
+    *left, last = figure.subplots(1, len(panels) + 1)
+    for axes, (name, mask), sign in zip(left, panels.items(), signs, strict=True):
+        # A mask that lets padding attend hides nothing because of it.
+        shown = [PAD if t is None and row.any() else t for t, row in zip(tokens, mask, strict=True)]
+        attention_map(axes, 0.1 * mask, mask, shown, shown, title=name)
+        where = {"transform": axes.transAxes, "ha": "center", "va": "center"}
+        axes.text(1.13, 0.5, sign, **where, fontsize=16, color=INK)
+    attention_map(last, weights, combined, tokens, tokens, title="attention weights")
+    for axes in (*left, last):
+        axes.set_xlabel("key", fontsize=8, color=INK)
+    for axes in (*left[1:], last):
+        axes.tick_params(labelleft=False)
+    left[0].set_ylabel("query", fontsize=8, color=INK)
+    why = forbidden(combined, tokens, tokens)
+    legend = [Patch(color=COLOURS(SCALE(0.1)), label="allowed")]
+    legend += [Patch(**_hatching(r), label=HATCHES[r][-1]) for r in HATCHES if why[r].any()]
+    where = {"loc": "outside lower left", "ncols": 4}
+    figure.legend(handles=legend, **where, frameon=False, fontsize=8, labelcolor=INK)
+    return figure
 
 
 # ---- training ------------------------------------------------------------------------------------

@@ -233,33 +233,6 @@ def test_no_script_draws_an_empty_box(fonts, request, tmp_path):
             save(drawn, tmp_path / "date.png")
 
 
-# ---- the museum ----------------------------------------------------------------------------------
-
-
-def test_row_sums_stand_beside_the_weights_and_are_red_where_they_are_wrong():
-    """Of weights that were masked after the softmax the colours alone look right."""
-    mask = torch.tensor([[True, True, False], [True, False, False], [False] * 3, [True] * 3])
-    weights = torch.tensor([[0.5, 0.5, 0], [0.25, 0, 0], [0, 0, 0.5], [float("nan"), 0, 0]])
-    drawn = visualize.wanted_beside_found(mask, weights, "a bug")
-    sums = [(text.get_text(), text.get_color()) for text in drawn.axes[1].texts]
-    red = visualize.COLOURS.get_bad()
-    assert [text for text, _ in sums] == ["row sum", "1", "0.25", "0.5", "nan"]
-    assert [not isinstance(c, str) and tuple(c) == tuple(red) for _, c in sums[1:]] == [
-        False,
-        True,
-        True,
-        True,
-    ]
-
-
-def test_titles_stand_above_one_another():
-    drawn = visualize.wanted_beside_found(CAUSAL, CAUSAL / 4, "a long title " * 8)
-    drawn.draw_without_rendering()
-    whole = drawn._suptitle.get_window_extent()
-    for axes in drawn.axes:
-        assert axes._left_title.get_window_extent().y1 <= whole.y0
-
-
 # ---- curves and saving ---------------------------------------------------------------------------
 
 
