@@ -203,6 +203,39 @@ def wanted_beside_found(mask, weights, title: str = "") -> Figure:
     return figure
 
 
+def combination_figure(masks: Mapping[str, torch.Tensor], weights, tokens: Tokens) -> Figure:
+    """Masks (T, T) by name, joined by `&`; what they make; and the weights (T, T) that it leaves.
+
+    For self-attention over T tokens, None being padding.
+    """
+    cell = 0.2  # inches
+    combined = torch.stack(list(masks.values())).all(dim=0)
+    panels = {**masks, "the mask": combined}
+    signs = [*["&"] * (len(masks) - 1), "=", "→"]
+    side = cell * len(tokens)
+    size = ((len(panels) + 1) * (side + 0.75), side + 1.5)
+    figure = Figure(figsize=size, layout="compressed", facecolor="white")
+    *left, last = figure.subplots(1, len(panels) + 1)
+    for axes, (name, mask), sign in zip(left, panels.items(), signs, strict=True):
+        # A mask that lets padding attend hides nothing because of it.
+        shown = [PAD if t is None and row.any() else t for t, row in zip(tokens, mask, strict=True)]
+        attention_map(axes, 0.1 * mask, mask, shown, shown, title=name)
+        where = {"transform": axes.transAxes, "ha": "center", "va": "center"}
+        axes.text(1.13, 0.5, sign, **where, fontsize=16, color=INK)
+    attention_map(last, weights, combined, tokens, tokens, title="attention weights")
+    for axes in (*left, last):
+        axes.set_xlabel("key", fontsize=8, color=INK)
+    for axes in (*left[1:], last):
+        axes.tick_params(labelleft=False)
+    left[0].set_ylabel("query", fontsize=8, color=INK)
+    why = forbidden(combined, tokens, tokens)
+    legend = [Patch(color=COLOURS(SCALE(0.1)), label="allowed")]
+    legend += [Patch(**_hatching(r), label=HATCHES[r][-1]) for r in HATCHES if why[r].any()]
+    where = {"loc": "outside lower left", "ncols": 4}
+    figure.legend(handles=legend, **where, frameon=False, fontsize=8, labelcolor=INK)
+    return figure
+
+
 # ---- training ------------------------------------------------------------------------------------
 
 Curves = Mapping[str, tuple[Sequence[int], Sequence[float]]]  # name: (steps, values)

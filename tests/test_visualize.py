@@ -12,6 +12,7 @@ from minitransformer import visualize
 from minitransformer.visualize import (
     attention_figure,
     attention_map,
+    combination_figure,
     curve_figure,
     drawable,
     forbidden,
@@ -220,6 +221,17 @@ def test_no_script_draws_an_empty_box(fonts, request, tmp_path):
 
 
 # ---- curves and saving ---------------------------------------------------------------------------
+
+
+def test_masks_that_are_joined_make_the_last_one():
+    padding = REAL[:, None] & REAL
+    figure = combination_figure({"padding": padding, "causal": CAUSAL}, 0.1 * CAUSAL, TOKENS)
+    panels = figure.axes
+    titles = [axes.get_title(loc="left") for axes in panels]
+    assert titles == ["padding", "causal", "the mask", "attention weights"]
+    assert [text.get_text() for axes in panels for text in axes.texts] == ["&", "=", "→"]
+    hatches = [{patch.get_hatch()[0] for patch in axes.patches} for axes in panels]
+    assert hatches == [{"\\"}, {"/"}, {"\\", "/"}, {"\\", "/"}]  # causality alone hides no padding
 
 
 def test_curves_have_a_log_loss_and_a_second_panel_for_scores():
