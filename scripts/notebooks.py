@@ -40,12 +40,13 @@ if importlib.util.find_spec("minitransformer") is None:
 
 def assemble(source: Path) -> nbformat.NotebookNode:
     """The notebook of a source, not executed yet."""
-    cells = []
-    for number, cell in enumerate(jupytext.read(source, fmt="py:percent").cells):
+    cells, text = [], source.read_text(encoding="utf-8")
+    for number, cell in enumerate(jupytext.reads(text, fmt="py:percent").cells):
         exercise = EXERCISE.fullmatch(cell.source.strip())
         cells += exercise_cells(exercise[1]) if exercise else [cell]
         if number == 0:
-            cells += [new_markdown_cell(badge(source.stem)), new_code_cell(INSTALL)]
+            cells += [new_markdown_cell(badge(source.stem))]
+            cells += [new_code_cell(INSTALL)] if "import minitransformer" in text else []
     for number, cell in enumerate(cells):
         cell["id"] = f"{source.stem}-{number}"
         cell["metadata"] = {"tags": tags} if (tags := cell["metadata"].get("tags")) else {}
@@ -123,7 +124,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="compare with what is committed")
     options = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS="1", PYTHONHASHSEED="0")
-    sources = sorted(FOLDER.glob("[0-9]*.py"))
+    sources = sorted(FOLDER.glob("*.py"))
     if options.names:
         known = {source.stem: source for source in sources}
         if unknown := [name for name in options.names if name not in known]:
