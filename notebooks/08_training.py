@@ -456,7 +456,7 @@ assert sum(runs["clipped to 1"][0][-10:]) < sum(runs["not clipped"][0][-10:]) - 
 # about fifty steps long (1 / (1 − 0.98)): all that comes after is divided by the huge one too, and
 # counts for almost nothing.
 #
-# Clip the gradient of the whole batch. With gradient accumulation (chapter 7) that is after the
+# Clip the gradient of the whole batch. With gradient accumulation (chapter 7b) that is after the
 # last `backward`, not after each. `Settings(accumulate=4)` does it so: it cuts each batch into four
 # parts, divides the loss of each by the number of labels in all four, and clips once.
 
