@@ -366,14 +366,14 @@ label_figure({"what the encoder reads, and its labels": panel}, title="Masked la
 ids = torch.randint(2, 100, (200, 64))
 mask = (torch.arange(64) < 50).long().expand(200, 64)
 hidden, labels = mask_tokens(ids, mask, mask_id=1, vocab_size=100, special_ids=[0, 1])
-counts = labels != -100
-masked, kept = hidden[counts] == 1, hidden[counts] == ids[counts]
-print(f"of the real tokens {counts[mask != 0].float().mean():.1%} have a label")
+learned = labels != -100
+masked, kept = hidden[learned] == 1, hidden[learned] == ids[learned]
+print(f"of the real tokens {learned[mask != 0].float().mean():.1%} have a label")
 print(f"of these {masked.float().mean():.1%} are [MASK], {kept.float().mean():.1%} are unchanged")
-print("labels at padding:", counts[mask == 0].sum().item())
-print("changes where there is no label:", (hidden != ids)[~counts].sum().item())
-assert not counts[mask == 0].any()
-assert torch.equal(hidden[~counts], ids[~counts])
+print("labels at padding:", learned[mask == 0].sum().item())
+print("changes where there is no label:", (hidden != ids)[~learned].sum().item())
+assert not learned[mask == 0].any()
+assert torch.equal(hidden[~learned], ids[~learned])
 
 # %% [markdown]
 # ## Exercises
