@@ -1,8 +1,7 @@
 # %% [markdown]
 # # 5. Looking only back
 #
-# *About 20 minutes to read, TIME5 to run on one CPU thread. Presumes chapters 1 and 2; one picture
-# is that of chapter 3.*
+# *Reading 25 minutes, running half a minute on one CPU thread. Presumes chapters 1 to 3.*
 #
 # A language model predicts the next token from those before it. It is trained on whole texts at
 # once, with the next token in plain view, and only a mask keeps it from looking. In this chapter
