@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 6. Encoder and decoder
 #
-# *About 30 minutes to read, TIME6 to run on one CPU thread. Presumes chapters 1 to 5.*
+# *Reading 30 minutes, running 90 seconds on one CPU thread. Presumes chapters 1 to 5.*
 #
 # A translator reads one text, the *source*, and writes another, the *target*. Two texts have two
 # lengths, and so there are three masks: who may look at whom in the source, in the target, and from
@@ -147,7 +147,7 @@ plt.show()
 
 # %% [markdown]
 # Each row of the picture is what is added at one position. Sines and cosines take turns, hence the
-# stripes. On the left the waves are short and tell neighbours apart; on the right they are long.
+# stripes. On the left the waves are short and tell neighbors apart; on the right they are long.
 # Positions count real tokens only: padding does not shift the others.
 
 # %% [markdown]
@@ -239,8 +239,8 @@ assert watched[120][0] > watched[120][1] > watched[120][2]
 
 # %% [markdown]
 # The blue curve is what the loss speaks about: each character, with all true ones before it. The
-# green one is what we want. After 120 steps they are far apart: a date has ten
-# characters and an end, and one wrong character spoils it.
+# green one is what we want. After 120 steps they are far apart: a date has ten characters and an
+# end, and one wrong character spoils it.
 #
 # The orange curve is lower than the blue one as long as the model makes many mistakes. It reads its
 # mistakes, which never stood in what it was trained on, and makes more of them. This is called
