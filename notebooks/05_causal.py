@@ -127,7 +127,7 @@ with torch.no_grad():
         assert difference < 1e-5
 
 # %% [markdown]
-# The *label* of a position is what it shall predict: the token after it. The last real token has
+# The *label* of a position is what it should predict: the token after it. The last real token has
 # none, and neither has padding: -100 says *predict nothing here* (chapter 7).
 
 # %%

@@ -192,11 +192,11 @@ counters = {
 # %%
 steps = list(range(1, STEPS + 1))
 figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.2), layout="constrained")
-for (label, (_, losses, stops)), colour in zip(
+for (label, (_, losses, stops)), color in zip(
     counters.items(), ("#08519c", "#d9822b"), strict=True
 ):
-    axes[0].plot(steps, losses, color=colour, label=label)
-    axes[1].plot(steps, stops, color=colour, label=label)
+    axes[0].plot(steps, losses, color=color, label=label)
+    axes[1].plot(steps, stops, color=color, label=label)
 axes[0].set(xlabel="training step", ylabel="loss (nats per token)", title="The loss of both falls")
 axes[1].set(
     xlabel="training step",

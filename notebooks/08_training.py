@@ -1,13 +1,14 @@
 # %% [markdown]
 # # 8. Training
 #
-# *About 60 minutes to read, TIME8 to run on one CPU thread. Presumes chapters 5 and 7; one sentence
-# on micro-batches is from 7b.*
+# *Reading 90 minutes, running 4 minutes on one CPU thread. Presumes chapters 5, 7 and 7b.*
 #
 # The model is ready, the labels are right. What remains is a loop of ten lines: take a batch,
 # compute the loss, go backward, step. This chapter takes the loop apart: what a batch is made of,
-# how large a step is, what keeps one bad batch from ruining the run. At its end a small model
+# how large a step is, what keeps one bad batch from ruining the run. In the real run a small model
 # learns to write prose, in less than a minute on one CPU thread.
+#
+# The two long sections after the real run, on your own text and on checkpoints, can be read later.
 #
 # After this chapter you will be able to
 #
@@ -415,8 +416,8 @@ for one in (tied, untied):
     one.loss(**task.batch(0, 0, 24, True)).backward()
 summed = untied.embedding.tokens.weight.grad + untied.head.projection.weight.grad
 torch.testing.assert_close(tied.embedding.tokens.weight.grad, summed)
-largest = (tied.embedding.tokens.weight.grad - summed).abs().max().item()
-print(f"the gradient of the one table is that sum, up to {largest:.0e}")
+difference = (tied.embedding.tokens.weight.grad - summed).abs().max().item()
+print("largest difference of the tied gradient from that sum:", difference)
 
 # %% [markdown]
 # ## Dropout: on in training, off in use
@@ -428,7 +429,7 @@ print(f"the gradient of the one table is that sum, up to {largest:.0e}")
 
 # %%
 torch.manual_seed(0)
-dropout = nn.Dropout(0.25)
+dropout = nn.Dropout(0.5)
 ones = torch.ones(8)
 print("train:", dropout(ones).tolist())
 print("train:", dropout(ones).tolist())
@@ -643,7 +644,7 @@ for steps, color in ((0, "#bbbbbb"), (1, "#c6dbef"), (3, "#6baed6"), (5, "#08519
 axes.set(
     xlabel="direction, the strongest first", ylabel="strength", title="A gradient's directions"
 )
-axes.legend(frameon=False)
+axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 one, five = (torch.linalg.svdvals(orthogonalize(gradient[None], n)[0]) for n in (0, 5))
 print(
@@ -1181,10 +1182,10 @@ print(f"pieces seen: {2 * seen} of {len(task.training)}; without the position {s
 # - **The random state.** Other units are dropped, so the weights differ. The curve is another one
 #   and not a worse one. What is lost is that the run can be repeated: whether a difference comes
 #   from a change to the code or from chance, you can no longer tell.
-# - **The position.** The loss hardly shows it. Here the green curve ends highest, by as much as
-#   chance might do; one run is too little to tell. Yet the second half of the run saw the pieces of
-#   the first half again, and none that was new. A training that is interrupted every 60 steps would
-#   never see any others. As no curve tells you, a test must: is the resumed run equal to the
+# - **The position.** The loss does not show it. All four curves end close together, and one run is
+#   too little to tell such differences from chance. Yet the second half of the run saw the pieces
+#   of the first half again, and none that was new. A training that is interrupted every 60 steps
+#   would never see any others. As no curve tells you, a test must: is the resumed run equal to the
 #   undisturbed one, bit for bit?
 
 # %% [markdown]
@@ -1226,7 +1227,7 @@ with tempfile.TemporaryDirectory() as place:
 # ### Try it
 #
 # - Change the seed, both in `new_training` and with `Settings(seed=1, ...)`. Does the orange curve
-#   still jump? Does the green one still end highest?
+#   still jump? Which curve ends highest now?
 # - Take the checkpoint without `copy.deepcopy`. Which parts of it are still those of step 60 when
 #   the run has ended?
 # - In `resume`, have the schedule begin anew, with its warm-up: `range(60)` for the steps. How high
@@ -1262,6 +1263,9 @@ with tempfile.TemporaryDirectory() as place:
 # 6. What is the loss of a model that gives each of 100 tokens the same probability?
 # 7. A run with dropout is resumed with its weights, its settings and the number of its last step.
 #    What is missing, and how would you notice?
+# 8. All matrices of a model's layers begin at zero. What can it learn all the same, and what never?
+# 9. The held-out loss of one checkpoint is another number each time you compute it. What did you
+#    forget?
 #
 # <details>
 # <summary>Answers</summary>
@@ -1277,5 +1281,8 @@ with tempfile.TemporaryDirectory() as place:
 # 7. The optimizer's state: the loss jumps. The random state: only a comparison with a run that was
 #    not interrupted shows it. (The position in the data is there if a batch depends on the seed and
 #    the step only; the seed is among the settings.)
+# 8. Which token follows which: the embedding and the head learn. The layers stay at zero, so it
+#    never looks at an earlier token.
+# 9. `model.eval()`: dropout is still on.
 #
 # </details>

@@ -49,7 +49,7 @@ torch.set_num_threads(1)
 # %% [markdown]
 # ## A language small enough to know
 #
-# Our model shall learn a language of which we know everything, so that we can judge what it writes.
+# Our model learns a language of which we know everything, so that we can judge what it writes.
 # A sentence has an article, perhaps some adjectives, a noun, and a verb that agrees with the noun:
 # *the old cat sleeps*, *the cats see the small dog*. Each word is a token.
 
