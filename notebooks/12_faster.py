@@ -7,8 +7,7 @@
 # made of: never hold the whole table, and never compute what the mask forbids.
 #
 # *Reading takes about 30 minutes, running half a minute on one CPU thread. It presumes chapters 1
-# to 3;
-# the packed documents of chapter 8 come back.*
+# to 3; the packed documents of chapter 8 come back.*
 #
 # After this chapter you will be able to
 #
