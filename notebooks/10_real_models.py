@@ -5,8 +5,8 @@
 # our parts and compares with the library that they come from, number by number. And it shows the
 # other side: mistakes that load without a word, and compute something else.
 #
-# *Reading takes about 45 minutes, running RUNNING on one CPU thread. It presumes chapters 3 to 5
-# and, for fine-tuning, 7 and 8.*
+# *Reading takes about 45 minutes, running a minute and a half on one CPU thread. It presumes
+# chapters 3 to 5 and, for fine-tuning, 7 and 8.*
 #
 # After this chapter you will be able to
 #
@@ -73,13 +73,14 @@ for part in vars(STYLES["bert"]):
     print(f"{part:<16}" + "".join(f"{choice:>12}" for choice in choices))
 
 # %% [markdown]
-# - **norm**: *layer* brings each vector to mean 0 and variance 1; *rms* only divides it by its root
-#   mean square. Both then multiply by a learned gain (chapter 4).
-# - **residual**: *post* is `norm(x + f(x))`; *pre* is `x + f(norm(x))`, so that what runs through
-#   the layers is never normalized. Hence the **final norm**, behind the last layer.
+# - **norm**: *layer* (LayerNorm) brings each vector to mean 0 and variance 1; *rms* (RMSNorm) only
+#   divides it by its root mean square. Both then multiply by a learned gain (chapter 4).
+# - **residual**: *post* (post-norm) is `norm(x + f(x))`; *pre* (pre-norm) is `x + f(norm(x))`, so
+#   that what runs through the layers is never normalized. Hence the **final norm**, behind the last
+#   layer.
 # - **feed_forward**: what stands between its two linear layers. *relu* cuts off what is negative.
-#   *gelu* is a smooth relu, and *gelu_tanh* an approximation of gelu. *swiglu* has a third linear
-#   layer, whose outputs, bent by x · sigmoid(x), open and close those of the first, as gates.
+#   *gelu* is a smooth relu, and *gelu_tanh* an approximation of gelu. *swiglu* (SwiGLU) has a third
+#   linear layer, and the first, activated by x · sigmoid(x), gates it number by number.
 # - **positions**: added as waves (*sinusoidal*), added from a table (*learned*), or turned into
 #   queries and keys (*rotary*, next section).
 # - **bias**: whether the linear layers have one; **qkv_bias**: whether those of queries, keys and
@@ -93,10 +94,10 @@ for part in vars(STYLES["bert"]):
 #
 # ## Positions that are turned
 #
-# Rotary positions add nothing to a token. They take the numbers of a query or key in pairs, each a
-# point in a plane, and turn it by an angle that grows with the position. A query at position m and
-# a key at n are then turned apart by m − n. So their score depends on the distance alone, wherever
-# the two stand:
+# *Rotary position embeddings* (RoPE, Su et al. 2021, arXiv:2104.09864) add nothing to a token. They
+# take the numbers of a query or key in pairs, each a point in a plane, and rotate it by an angle
+# that grows with the position. A query at position m and a key at n are then rotated apart by m −
+# n. So their score depends on the distance alone, wherever the two stand:
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -462,7 +463,8 @@ print(*reviews[:2], "", *labelled[:4], "", *tests["new words"][:2], sep="\n")
 # ### Reading without labels
 #
 # First a small BERT reads the 8,000 reviews as in chapter 7: 15% of the tokens are hidden, and it
-# finds them. It is not told that there are topics.
+# finds them. It is not told that there are topics. (Its projection to the vocabulary is the token
+# embedding itself, as in BERT: *weight tying*.)
 
 # %%
 reading = make_task("mlm", DataOptions(str(files / "reviews.txt"), tokenizer="wordpiece"), 64)
@@ -738,7 +740,10 @@ needed = without.flatten().argmin().item()
 print(f"most missed: layer {needed // 4}, head {needed % 4}: {without.min():.0%} without it")
 
 # %% [markdown]
-# HEADSTEXT
+# No head is indispensable: without any one of them the model still answers far better than chance,
+# as the others do part of its work. And here the head that looks at the negation most is not the
+# one that is missed most. What a head looks at says where its output comes from, and nothing of
+# what the layers behind it make of that. A picture suggests; taking it out tells.
 #
 # When the training is over, $W_0 + \frac{\alpha}{r} B A$ is a matrix like any other. `merge_lora`
 # adds it up: plain layers again, the same outputs, no slower than before.
