@@ -6,8 +6,8 @@
 # case where it does not. That is what this chapter is about, and it is the habit that outlives the
 # rest of the course.
 #
-# *Reading takes about 30 minutes, running half a minute on one CPU thread. It presumes chapters 2, 4
-# and 5.*
+# *Reading takes about 30 minutes, running half a minute on one CPU thread. It presumes chapters 2,
+# 4 and 5.*
 #
 # After this chapter you will be able to
 #
@@ -206,7 +206,9 @@ print(f"{len(museum) - len(missed)} caught by any. Missed:", *missed, sep="\n   
 assert len(missed) < len(museum) / 2
 
 # %% [markdown]
-# More than half, by four short tests. The others wait for a question that the four do not ask:
+# More than half, by four short tests. The first catches the fewest: our model sets the embeddings
+# of padding to zero, so *what* stands there is gone before attention begins; *that* something
+# stands there is not. The bugs that were missed wait for a question that the four do not ask:
 # another mask (not causal, or more keys than queries), longer rows, the formula itself, the
 # backward pass. Each is one more test.
 
@@ -262,16 +264,16 @@ assert run.stdout.count("FAILED") > 5
 
 # %% [markdown]
 # Masked keys do get a weight of 0. But they were in the denominator: the weights of a query do not
-# sum to 1, and everything depends on what stands at padding, how much of it there is, and what
+# sum to 1, and a row depends on how much padding it has, on the rest of its batch, and on what
 # comes later.
 
 # %% [markdown]
 # ## Let the machine choose the input
 #
-# Whoever writes a test chooses its inputs, and does not think of the case that he did not think
-# of: a row of length 0, a hole in the middle, a single query. *Property tests* turn it round: you
-# say what must hold for *every* input, and a library (here hypothesis) looks for a counterexample,
-# and then for the smallest one. The function below computes positions from an attention mask. It is
+# Whoever writes a test chooses its inputs, and cannot choose the case that did not come to mind: a
+# row of length 0, a hole in the middle, a single query. *Property tests* turn it round: you say
+# what must hold for *every* input, and a library (here hypothesis) looks for a counterexample, and
+# then for the smallest one. The function below computes positions from an attention mask. It is
 # right for padding on the left. Where is it wrong?
 
 
@@ -306,7 +308,7 @@ assert tried[-1] == [1, 1, 0]
 # found it, and it cut the example down to three tokens by itself.
 #
 # An invariant is a property, too. Here hypothesis chooses the lengths of the rows, 0 among them,
-# and how much padding is added.
+# how much padding is added, and on which side.
 
 
 # %%
@@ -476,7 +478,7 @@ else:
 # 4. It looks for a smaller one that fails in the same way, so that you can see why.
 # 5. No test covers what that line does; or the line has no effect that anybody could see, and may
 #    go.
-# 6. They say what must not change, and nothing of the formula: with any scale, forbidden weights
-#    are 0 and the others sum to 1.
+# 6. They say what must not change, and nothing of the formula: with any scale padding, batch and
+#    future make no difference.
 #
 # </details>
