@@ -387,7 +387,7 @@ home.cleanup()
 # %% [markdown]
 # ## Fine-tuning
 #
-# Few people train BERT; many *fine-tune* it. It has read a lot of text that nobody labelled, and
+# Few people train BERT; many *fine-tune* it. It has read a lot of text that nobody labeled, and
 # learns its task from a few examples that somebody did. Does that help, and by what? To see all of
 # it in two minutes we make a small world: guests write about a hotel. Each of its five topics has
 # sixteen words.
@@ -442,21 +442,21 @@ def complaint(rng, part):
 rng = random.Random(0)
 reviews = [review(rng) for _ in range(8000)]
 KNOWN, NEW = slice(0, 4), slice(4, 8)  # half of the words of each topic
-labelled = [complaint(rng, KNOWN) for _ in range(200)]
-tests = {"labelled words": KNOWN, "new words": NEW}
+labeled = [complaint(rng, KNOWN) for _ in range(200)]
+tests = {"labeled words": KNOWN, "new words": NEW}
 tests = {name: [complaint(rng, part) for _ in range(500)] for name, part in tests.items()}
 
 hotel = tempfile.TemporaryDirectory()
 files = Path(hotel.name)
 (files / "reviews.txt").write_text("\n\n".join(reviews))
-(files / "complaints.tsv").write_text("\n".join(labelled))
+(files / "complaints.tsv").write_text("\n".join(labeled))
 for name, lines in tests.items():
     (files / f"{name}.tsv").write_text("\n".join(lines))
-print(*reviews[:2], "", *labelled[:4], "", *tests["new words"][:2], sep="\n")
+print(*reviews[:2], "", *labeled[:4], "", *tests["new words"][:2], sep="\n")
 
 # %% [markdown]
-# The task: which department gets the complaint? 200 labelled sentences, which use *half of the
-# words*. Of the two tests one uses the same words, and the other those that stand in no labelled
+# The task: which department gets the complaint? 200 labeled sentences, which use *half of the
+# words*. Of the two tests one uses the same words, and the other those that stand in no labeled
 # sentence, such as *pie* and *ripe*. No single word gives the answer away: half of the sentences
 # have two topics, and the one with *not*, *hardly* or *never* counts.
 #
@@ -523,7 +523,7 @@ assert same > 50
 # %% [markdown]
 # Words that stand in the same company have come together (two topics overlap in this plane, and lie
 # apart in other directions, as the printed numbers say). That is what can be learned without
-# labels, and it is as true for *pie*, which will never be labelled, as for *soup*.
+# labels, and it is as true for *pie*, which will never be labeled, as for *soup*.
 #
 # ### A folder, and a head
 #
@@ -537,7 +537,7 @@ reading.vocabulary.save(folder)
 print(*sorted(path.name for path in folder.iterdir()))
 
 tokenizer = Tokenizer.load(folder)
-texts = pad(tokenizer.encode([line.partition("\t")[2] for line in labelled[:20]]))
+texts = pad(tokenizer.encode([line.partition("\t")[2] for line in labeled[:20]]))
 theirs = transformers.BertForMaskedLM.from_pretrained(folder).eval()
 with torch.no_grad():
     wanted = theirs(texts.input_ids, attention_mask=texts.attention_mask).logits
@@ -629,10 +629,10 @@ for x, name in ((chance, "chance"), (by_topic, "topic only")):
     axis.axvline(x, color="#777777", ls="--", lw=1)
     axis.text(x + 0.01, -0.35, name, fontsize=8, color="#777777")
 axis.set(
-    xlim=(0, 1), ylim=(-0.6, 3.6), xlabel="accuracy", title="200 labelled sentences, 500 others"
+    xlim=(0, 1), ylim=(-0.6, 3.6), xlabel="accuracy", title="200 labeled sentences, 500 others"
 )
 axis.invert_yaxis()
-axis.legend(frameon=False, loc="lower right")
+axis.legend(frameon=False, loc="lower left", bbox_to_anchor=(1, 0))
 axis.spines[["top", "right"]].set_visible(False)
 plt.show()
 new = {name: accuracy["new words"] for name, accuracy in accuracies.items()}
@@ -640,11 +640,11 @@ assert new["random weights"] < 0.35
 assert min(new[name] for name in new if name != "random weights") > 0.45
 
 # %% [markdown]
-# - **Random weights** learn the labelled words, and know nothing of the others: they are at chance.
+# - **Random weights** learn the labeled words, and know nothing of the others: they are at chance.
 # - **Pretrained**, most of what is learned from a label for *soup* holds for *pie*, too, which is
 #   near it in the picture above.
 # - **Frozen**, the body gives what it has, and only the head learns. It matters no longer which
-#   words were labelled.
+#   words were labeled.
 # - **LoRA** comes close to training all, with a fraction of the numbers.
 #
 # (One seed, 500 sentences: differences of three points are chance.)
@@ -807,8 +807,10 @@ assert min(changed[pooling, "no mask"][-1] for pooling in pooled) > 50
 # %%
 figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
 colors = ("#08519c", "#d9822b", "#5a8f3d", "#777777")
-for ((pooling, version), counts), color in zip(changed.items(), colors, strict=True):
-    axis.plot(added, counts, "o-", color=color, label=f"{pooling}: {version}")
+sizes = (6, 6, 9, 4)  # of the last two, which nearly coincide, both are seen
+for ((pooling, version), counts), color, size in zip(changed.items(), colors, sizes, strict=True):
+    label = f"{pooling}: {version}"
+    axis.plot(added, counts, "o-", color=color, markersize=size, label=label)
 axis.set(xlabel="padding added to each row", ylabel="answers changed, of 500", ylim=(-10, None))
 axis.set_title("The same sentences, with more padding")
 axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -834,7 +836,7 @@ plt.show()
 #
 # ### Try it
 #
-# - Label 50 sentences, and 800. Where do random weights catch up on the labelled words, and where
+# - Label 50 sentences, and 800. Where do random weights catch up on the labeled words, and where
 #   on the new ones?
 # - Fine-tune all weights with a learning rate of 1e-2. What is left of the reading?
 # - `add_lora(model.body, 1)`: how much does rank 1 lose? And with all four projections,

@@ -488,6 +488,7 @@ print(f"{len(counts)} bugs, all caught; {few} of them by one or two checks only"
 # 3. How can you see the attention weights of a function that returns only its output?
 # 4. Why must the check for leaks compare with `== 0.0`?
 # 5. Which bug of this chapter would you never find by asking about padding and the future?
+# 6. With *mask after the softmax* no masked key has a weight. How does the future come in?
 #
 # <details><summary>Answers</summary>
 #
@@ -499,5 +500,7 @@ print(f"{len(counts)} bugs, all caught; {few} of them by one or two checks only"
 # 3. Call it with the identity matrix as values: the output is then the weights.
 # 4. Because a leak of a millionth is a leak: the scores decide how large it becomes.
 # 5. A missing 1/√d: its mask is right. Compare with the formula.
+# 6. By the sum that the weights are divided by: masked keys are in it, so the length of the output
+#    depends on them.
 #
 # </details>
