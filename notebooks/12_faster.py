@@ -125,7 +125,8 @@ rows_of_scores = {
 }
 many_values = torch.linspace(0, 1, 64)
 for name, row in rows_of_scores.items():
-    *_, (*_, found) = one_pass(row.tolist(), many_values.tolist(), scaled=False)
+    *_, last = one_pass(row.tolist(), many_values.tolist(), scaled=False)
+    found = last[-1]  # the output
     right = (row.softmax(0) * many_values).sum().item()
     print(f"{name:<7}  found {found:.3f}, right is {right:.3f}")
     assert (abs(found - right) < 1e-4) == (name == "falling")
@@ -149,8 +150,8 @@ for name, row in rows_of_scores.items():
 #
 # and $o / \ell$ is the output when the last block is done. With a block of one key these are the
 # lines that you followed by hand. To write them with tensors is the exercise of this chapter. Here
-# we use the package's kernel `online`, which does the same: a *kernel* is a function compiled or
-# cut for one job.
+# we use the package's kernel `online`, which does the same: a *kernel* is a function written for
+# one job.
 
 # %%
 online = attention_kernel("online")
@@ -439,8 +440,8 @@ plt.show()
 # %% [markdown]
 # On the left the time follows the mask: the fewer tiles, the less time. On the right you see from
 # which length on that is true. Every portion of 64 queries costs something for the cutting, whether
-# it is long or short. A window leaves so little to compute that it gains early. Causality saves at
-# most half, and in short rows the cutting eats it up; in long ones the half is saved.
+# its row is long or short. A window leaves so little to compute that it gains sooner. Causality
+# saves at most half, and in short rows the cutting eats it up; in long ones the half is saved.
 #
 # A mask that a program can *read* saves time. It has to be a mask of True and False: numbers that
 # are added to scores do not say what may be skipped.
@@ -481,8 +482,8 @@ for name, mask in masks.items():
 
 # %% tags=["varies"]
 KINDS = {  # how we know an operation by its name
-    "matrix products": ("mm",),  # mm, addmm, bmm: the linear layers
-    "fused attention": ("attention",),
+    "attention": ("attention", "bmm", "softmax"),
+    "linear layers": ("mm",),  # mm and addmm; one that is named above does not count again
     "activation": ("gelu",),
     "norms": ("norm",),
     "copies, fills and the rest": ("",),
@@ -497,7 +498,8 @@ for shift, (name, color) in zip(
 ):
     batch = pad(rows) if name == "padded" else pack(rows, max(lengths))
     labels = batch.input_ids.masked_fill(batch.input_ids % 7 != 1, -100)  # predict some tokens
-    model.loss(batch.input_ids, batch.attention_mask, labels).backward()  # the first is slower
+    for _ in range(3):  # the first are slower
+        model.loss(batch.input_ids, batch.attention_mask, labels).backward()
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         model.loss(batch.input_ids, batch.attention_mask, labels).backward()
     spent = dict.fromkeys(KINDS, 0.0)
@@ -517,9 +519,9 @@ axis.spines[["top", "right"]].set_visible(False)
 plt.show()
 
 # %% [markdown]
-# The matrix products of the linear layers take the most, and they shrink with the padding, as does
-# all that works on one position at a time. Attention skips the padding in both, and at this length
-# it is a small part. What to make faster is a question to a measurement, at your own lengths.
+# The linear layers take the most, and they shrink with the padding, as does all that works on one
+# position at a time. At this length attention is a small part, padded or packed. What to make
+# faster is a question to a measurement, at your own lengths.
 #
 # ### Try it
 #
