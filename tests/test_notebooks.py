@@ -131,6 +131,21 @@ def test_the_index_names_every_chapter_and_exercise():
         assert f"`{name}`" in index
 
 
+@chapter
+def test_the_index_gives_the_time_that_the_chapter_gives(source):
+    text = " ".join(source.read_text(encoding="utf-8").split("# %%")[1].split("\n# "))
+    said = re.search(
+        r"\*Reading takes about (\d+) minutes, running (.+?) on one CPU thread\.", text
+    )
+    if not said:
+        pytest.skip("the chapter does not say how long it takes")
+    running = {"half a minute": "½", "a minute": "1", "a minute and a half": "1½"}
+    running |= {"two minutes": "2", "three minutes": "3"}
+    index = (FOLDER / "README.md").read_text(encoding="utf-8")
+    (row,) = (line for line in index.splitlines() if f"({source.stem}.ipynb) |" in line)
+    assert f"| {said[1]} min + {running[said[2]]} min |" in row
+
+
 def test_the_comparison_sees_words_and_not_numbers():
     cell = nbformat.v4.new_code_cell("f()")
     one, two = (nbformat.v4.new_notebook(cells=[dict(cell)]) for _ in range(2))
