@@ -1,7 +1,8 @@
 # %% [markdown]
 # # 5. Looking only back
 #
-# *Reading 25 minutes, running half a minute on one CPU thread. Presumes chapters 1 to 3.*
+# *Reading takes about 25 minutes, running half a minute on one CPU thread. It presumes chapters 1
+# to 3.*
 #
 # A language model predicts the next token from those before it. It is trained on whole texts at
 # once, with the next token in plain view, and only a mask keeps it from looking. In this chapter

@@ -1,7 +1,8 @@
 # %% [markdown]
 # # 6. Encoder and decoder
 #
-# *Reading 30 minutes, running 90 seconds on one CPU thread. Presumes chapters 1 to 5.*
+# *Reading takes about 30 minutes, running a minute and a half on one CPU thread. It presumes
+# chapters 1 to 5.*
 #
 # A translator reads one text, the *source*, and writes another, the *target*. Two texts have two
 # lengths, and so there are three masks: who may look at whom in the source, in the target, and from

@@ -1,7 +1,8 @@
 # %% [markdown]
 # # 7. Labels and -100
 #
-# *Reading 25 minutes, running 10 seconds on one CPU thread. Presumes chapters 1 and 5.*
+# *Reading takes about 25 minutes, running ten seconds on one CPU thread. It presumes chapters 1
+# and 5.*
 #
 # A language model answers at every position of a batch, also at padding, also inside the question
 # that a user asked. The labels say at which of these positions the answer counts. A mistake in the

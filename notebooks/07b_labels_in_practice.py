@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 7b. Labels in practice
 #
-# *Reading 30 minutes, running 10 seconds on one CPU thread. Presumes chapter 7.*
+# *Reading takes about 30 minutes, running ten seconds on one CPU thread. It presumes chapter 7.*
 #
 # Chapter 7 says what a label is. Here are the three places where labels go wrong in practice: at
 # the end of a text, in a conversation of which only one side is to be learned, and where a batch is

@@ -1,7 +1,8 @@
 # %% [markdown]
 # # 8. Training
 #
-# *Reading 90 minutes, running 4 minutes on one CPU thread. Presumes chapters 5, 7 and 7b.*
+# *Reading takes about 90 minutes, running four minutes on one CPU thread. It presumes chapters 5,
+# 7 and 7b.*
 #
 # The model is ready, the labels are right. What remains is a loop of ten lines: take a batch,
 # compute the loss, go backward, step. This chapter takes the loop apart: what a batch is made of,

@@ -1,7 +1,8 @@
 # %% [markdown]
 # # 9. Generation
 #
-# *Reading 45 minutes, running half a minute on one CPU thread. Presumes chapters 5 and 8.*
+# *Reading takes about 45 minutes, running half a minute on one CPU thread. It presumes chapters 5
+# and 8.*
 #
 # A language model gives a probability to each token that may come next. To write a text is to
 # choose one, append it, and ask again. What sounds like three lines of code has many ways to go

@@ -29,6 +29,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 FOLDER = Path(__file__).parent.parent / "notebooks"
 REPOSITORY = "minitransformer/minitransformer"  # on GitHub, for the badges
 SECONDS = 300  # that one cell may take
+USES_THE_PACKAGE = re.compile(r"^(import|from) minitransformer\b", re.M)
 EXERCISE = re.compile(r"<!-- exercise: (\w+) -->")
 INSTALL = f"""\
 # On Colab, or wherever minitransformer is missing: install it, and leave torch as it is.
@@ -46,7 +47,7 @@ def assemble(source: Path) -> nbformat.NotebookNode:
         cells += exercise_cells(exercise[1]) if exercise else [cell]
         if number == 0:
             cells += [new_markdown_cell(badge(source.stem))]
-            cells += [new_code_cell(INSTALL)] if "import minitransformer" in text else []
+            cells += [new_code_cell(INSTALL)] if USES_THE_PACKAGE.search(text) else []
     for number, cell in enumerate(cells):
         cell["id"] = f"{source.stem}-{number}"
         cell["metadata"] = {"tags": tags} if (tags := cell["metadata"].get("tags")) else {}
