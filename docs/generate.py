@@ -1,4 +1,4 @@
-"""The pages that are made of the package: exercises, museum, API, commands, the tree of modules."""
+"""The pages that are made of the package: exercises, museum, API and commands."""
 
 import ast
 import importlib
@@ -8,7 +8,6 @@ import pkgutil
 import re
 import subprocess
 import sys
-from itertools import groupby
 from pathlib import Path
 
 import minitransformer
@@ -33,7 +32,6 @@ def generate(pictures: bool = True) -> None:
     write("museum.md", museum())
     for kind in SUBJECTS:
         write(f"museum_{slug(kind)}.md", room(kind, bugs(kind)))
-    write("tree.txt", "\n".join(tree(PACKAGE, "minitransformer")) + "\n")
     write("commands.md", commands())
     topics = {name: text for name in packages() if (text := topic(name))}
     for name, text in topics.items():
@@ -77,11 +75,13 @@ def exercises() -> str:
         "`minitransformer exercise start NAME` writes its file, `check` says what is wrong, "
         "and `hint` helps in three steps. They stand at the end of their chapters, too.",
     ]
-    for chapter, ones in groupby(EXERCISES.values(), key=lambda one: one.chapter):
-        (source,) = (HERE.parent / "notebooks").glob(f"{chapter:02}_*.py")
-        (title,) = re.findall(r"^# # (.*)", source.read_text(encoding="utf-8"), re.MULTILINE)
-        parts.append(f"## [{title}](../../notebooks/{source.stem}.ipynb)")
-        parts += [entry(one) for one in ones]
+    for source in sorted((HERE.parent / "notebooks").glob("[0-9]*.py")):
+        text = source.read_text(encoding="utf-8")
+        names = re.findall(r"<!-- exercise: (\w+) -->", text)
+        (title,) = re.findall(r"^# # (.*)", text, re.MULTILINE)
+        if names:
+            parts.append(f"## [{title}](../../notebooks/{source.stem}.ipynb)")
+            parts += [entry(EXERCISES[name]) for name in names]
     return "\n\n".join(parts) + "\n"
 
 
@@ -194,19 +194,3 @@ def help_of(*verb: str) -> str:
     return subprocess.run(
         command, env=plain, capture_output=True, encoding="utf-8", check=True
     ).stdout
-
-
-def tree(folder: Path, name: str, indent: str = "") -> list[str]:
-    """Every module of a folder with the first line of its docstring."""
-    lines = [f"{indent + name + '/':<30}{summary_of(folder / '__init__.py')}"]
-    indent += "  "
-    for path in sorted(folder.iterdir(), key=lambda path: (path.is_dir(), path.name)):
-        if path.suffix == ".py" and path.name != "__init__.py":
-            lines.append(f"{indent + path.name:<30}{summary_of(path)}")
-        elif (path / "__init__.py").exists():
-            lines += tree(path, path.name, indent)
-    return lines
-
-
-def summary_of(module: Path) -> str:
-    return first_line(ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))))

@@ -29,7 +29,7 @@ try:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import PowerNorm, to_rgba
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch, PathPatch
+    from matplotlib.patches import FancyBboxPatch, Patch, PathPatch, Rectangle
     from matplotlib.path import Path as Outline
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 except ImportError as error:
@@ -382,3 +382,125 @@ def _array(name: str, values, axes: str, size: tuple[int | None, ...], dtype=tor
     if dtype == torch.bool and values.dtype != torch.bool:
         raise ValueError(f"{name}: expected torch.bool (True = may attend), got {values.dtype}")
     return values.to(dtype).numpy()
+
+
+# ---- labels and architectures --------------------------------------------------------------------
+
+LabelRows = tuple[Sequence[Tokens], Sequence[Tokens], Sequence[Sequence[int]]]
+
+
+def label_figure(panels: Mapping[str, LabelRows], *, title: str = "") -> Figure:
+    """Tokens in a row, and below each token its label: one panel for each entry of `panels`.
+
+    A panel is three lists of rows of equal lengths: tokens, labels (None = -100, drawn as a dot)
+    and attention_mask (1 = real, 0 = padding, which is hatched). The key is the panel's title.
+    """
+    most = max(9, *(len(row) for tokens, _, _ in panels.values() for row in tokens))
+    heights = [1.25 * len(tokens) + 0.35 for tokens, _, _ in panels.values()]
+    size = (1.0 + 0.62 * most, 0.42 * sum(heights) + 0.35 * len(panels))
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
+    axes = figure.subplots(len(panels), 1, height_ratios=heights, squeeze=False).ravel()
+    for panel, (name, rows) in zip(axes, panels.items(), strict=True):
+        for i, row in enumerate(zip(*rows, strict=True)):
+            _draw_label_row(panel, -1.25 * i, *row)
+        panel.set(xlim=(-0.9, most + 0.05), ylim=(-1.25 * len(rows[0]) + 0.4, 0.35))
+        panel.set_title(drawable(name), loc="left", **_style(name, 9))
+        panel.axis("off")
+    if title:
+        figure.suptitle(drawable(title), x=0, ha="left", **_style(title, 11))
+    return figure
+
+
+def _draw_label_row(axes: Axes, y: float, tokens: Tokens, labels: Tokens, mask: Sequence[int]):
+    """One row of tokens at height `y`, its labels half a unit below."""
+    middle = {"ha": "center", "va": "center"}
+    for height, name in ((y, "token"), (y - 0.5, "label")):
+        axes.text(-0.15, height, name, ha="right", va="center", **_style(name, 7))
+    for x, (token, wanted, real) in enumerate(zip(tokens, labels, mask, strict=True)):
+        look = {"facecolor": "#deebf7", "edgecolor": PALE} if real else _hatching("padding")
+        axes.add_patch(Rectangle((x, y - 0.25), 1, 0.5, **look | {"lw": 0.6}))
+        fill = "white" if wanted is None else "#c7e9c0"
+        axes.add_patch(Rectangle((x, y - 0.75), 1, 0.5, facecolor=fill, edgecolor=PALE, lw=0.6))
+        for height, word in ((y, label(token)), (y - 0.5, label(wanted))):
+            axes.text(x + 0.5, height, word, **middle, **_style(word, 8 if len(word) < 8 else 6))
+
+
+def encoder_decoder_figure(
+    encoder_mask, decoder_mask, cross_mask, source: Tokens, target: Tokens, *, title: str = ""
+) -> Figure:
+    """The encoder-decoder of Vaswani et al. 2017 (figure 1), with its three masks beside it.
+
+    Boolean masks of one row of a batch: encoder_mask (S, S), decoder_mask (T, T) and
+    cross_mask (T, S), for S source and T target tokens (None = padding). Each is drawn beside the
+    attention that it goes into, queries down and keys across.
+    """
+    width, height = 10.4, 6.5
+    figure = Figure(figsize=(width, height), facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1))  # one unit is one inch
+    axes.set(xlim=(0, width), ylim=(0, height))
+    axes.axis("off")
+    encoder, decoder, first, second, third = 3.55, 6.45, 1.8, 3.3, 4.8  # columns and rows of boxes
+    _draw_stack(axes, encoder, "source", {first: "self-attention", second: "feed-forward"})
+    sublayers = {first: "self-attention", second: "cross-attention", third: "feed-forward"}
+    _draw_stack(axes, decoder, "target", sublayers)
+    _write(axes, encoder, 4.65, "memory")
+    _arrow(axes, (encoder + 0.4, 4.65), (5.0, 4.65), (5.0, second), (decoder - 0.85, second))
+    _box(axes, decoder, 6.15, "head: logits", "#f2f2f2")
+
+    seen = set()
+    cell = 1.4 / max(len(source), len(target))
+    for mask, queries, keys, name, x, y, arrow in (
+        (encoder_mask, source, source, "source → source", 0.55, first, (encoder - 0.85, 2.05)),
+        (decoder_mask, target, target, "target → target", 8.4, first, (decoder + 0.85, 7.85)),
+        (cross_mask, target, source, "target → source", 8.4, second, (decoder + 0.85, 7.85)),
+    ):
+        mask = _array(name, mask, "(queries, keys)", (len(queries), len(keys)), torch.bool)
+        wide, high = cell * len(keys), cell * len(queries)
+        grid = figure.add_axes((x / width, (y - high / 2) / height, wide / width, high / height))
+        why = attention_map(grid, 0.1 * mask, mask, queries, keys, title=name)
+        seen |= {reason for reason, cells in why.items() if cells.any()}
+        grid.set_ylabel("query", fontsize=8, color=INK)
+        grid.set_xlabel("key", fontsize=8, color=INK)
+        _arrow(axes, (arrow[1], y), (arrow[0], y))
+    legend = [Patch(color=COLOURS(SCALE(0.1)), label="allowed")]
+    legend += [Patch(**_hatching(r), label=HATCHES[r][-1]) for r in HATCHES if r in seen]
+    look = {"frameon": False, "fontsize": 8, "labelcolor": INK}
+    axes.legend(handles=legend, loc="upper left", bbox_to_anchor=(0, 0.93), **look)
+    axes.text(0.12, 6.25, drawable(title), **_style(title, 11))
+    return figure
+
+
+def _draw_stack(axes: Axes, x: float, name: str, sublayers: Mapping[float, str]):
+    """From the ids up to what one layer gives: its sublayers by the height of their boxes."""
+    frame = FancyBboxPatch((x - 1.0, 1.4), 2.0, max(sublayers) - 0.75, boxstyle="round,pad=0")
+    frame.set(facecolor="white", edgecolor=PALE, linestyle="--")
+    axes.add_patch(frame)
+    _write(axes, x, 0.22, f"{name} ids")
+    _arrow(axes, (x, 0.35), (x, 0.59))
+    _box(axes, x, 0.8, "embedding + positions", "#f2f2f2")
+    below = 1.01
+    for y, text in sublayers.items():
+        _arrow(axes, (x, below), (x, y - 0.21))
+        _box(axes, x, y, text, "#deebf7" if "attention" in text else "#fdf1e2")
+        _box(axes, x, y + 0.4, "add, norm", "#f2f2f2", height=0.26)
+        below = y + 0.53
+    _arrow(axes, (x, below), (x, below + 0.6))
+
+
+def _box(axes: Axes, x: float, y: float, text: str, color: str, height: float = 0.42):
+    """A rounded box 1.7 wide with (x, y) as its middle."""
+    box = FancyBboxPatch((x - 0.85, y - height / 2), 1.7, height, boxstyle="round,pad=0")
+    box.set(facecolor=color, edgecolor=INK, linewidth=0.8)
+    axes.add_patch(box)
+    _write(axes, x, y, text)
+
+
+def _write(axes: Axes, x: float, y: float, text: str):
+    axes.text(x, y, text, ha="center", va="center", **_style(text, 9))
+
+
+def _arrow(axes: Axes, *points: tuple[float, float]):
+    """A line through the points, with its head at the last."""
+    axes.plot(*zip(*points[:-1], strict=True), color=INK, linewidth=1)
+    style = {"arrowstyle": "-|>", "color": INK, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", points[-1], points[-2], arrowprops=style)

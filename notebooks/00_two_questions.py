@@ -27,7 +27,7 @@
 # | A7 | the mask ends in zeros | true of padding on the right only | [9] |
 # | A8 | padding in the loss costs time and spoils learning | true, measured | [7] |
 # | A9 | cross-entropy ignores −100 | true of PyTorch | [7] |
-# | A10 | pad with `</s>`, and −100 where the id is `</s>` | wrong: it never learns to stop | [7] |
+# | A10 | pad with `</s>`, and −100 where the id is `</s>` | wrong: it never learns to stop | [7b] |
 # | A11 | padding only serves the shape of a tensor | true, and not needed at all | [8], [12] |
 #
 # **B. Why does BERT need an attention mask?**
@@ -47,6 +47,7 @@
 # [5]: 05_causal.ipynb
 # [6]: 06_encoder_decoder.ipynb
 # [7]: 07_labels.ipynb
+# [7b]: 07b_labels_in_practice.ipynb
 # [8]: 08_training.ipynb
 # [9]: 09_generation.ipynb
 # [10]: 10_real_models.ipynb

@@ -1,6 +1,9 @@
 # %% [markdown]
 # # 5. Looking only back
 #
+# *Reading takes about 25 minutes, running half a minute on one CPU thread. It presumes chapters 1
+# to 3.*
+#
 # A language model predicts the next token from those before it. It is trained on whole texts at
 # once, with the next token in plain view, and only a mask keeps it from looking. In this chapter
 # you build that mask, and then train a model without it: its loss falls to almost nothing, and it
@@ -10,7 +13,7 @@
 #
 # - build a causal mask, also for fewer queries than keys, and combine it with padding;
 # - make the labels that go with it, and say why all positions can be trained at once;
-# - recognise a leak of the future, which the training loss cannot show, with a short test;
+# - recognize a leak of the future, which the training loss cannot show, with a short test;
 # - compute the loss that no honest model can get below, and distrust one that does.
 
 # %%
@@ -60,16 +63,18 @@ assert torch.equal(causal_mask(2, 5), causal_mask(5)[:, :, 3:])
 # %% [markdown]
 # ### Try it: aligned at the wrong end
 #
-# `torch.tril` without a second argument starts at the upper left corner. With as many queries as
-# keys nobody notices. With two queries and five keys: what do the two see?
+# `torch.tril` keeps the lower triangle of a matrix, and starts at the upper left corner unless it
+# is told otherwise. With as many queries as keys nobody notices. With two queries and five keys:
+# what do the two see?
 
 # %%
-print(torch.ones(2, 5).tril().int())
-print(torch.ones(2, 5).tril(5 - 2).int())
+print("tril, as it is:", torch.ones(2, 5).tril().int().tolist())
+print("causal_mask:   ", causal_mask(2, 5)[0, 0].int().tolist())
 
 # %% [markdown]
-# In the first the newest token sees two of five: only the beginning of the text. A model with this
-# bug trains well and writes badly, as only writing uses fewer queries than keys.
+# With `tril` the newest token sees two of five: only the beginning of the text. A model with this
+# bug trains well and writes badly, as only writing uses fewer queries than keys. (Where the
+# triangle has to start is the first exercise.)
 
 # %% [markdown]
 # ## Causal and padding
@@ -101,9 +106,11 @@ plt.show()
 #
 # With this mask the output at position 2 depends on tokens 0, 1 and 2 alone. So one pass over a
 # text of 5 tokens gives the predictions after 1, 2, 3, 4 and 5 tokens, as if each beginning had
-# been read by itself. That is why training is fast. It is a claim; here is the measurement, on a
-# model with random weights. (A *logit* is the score that a model gives to a token as the next one;
-# the softmax of the logits is its prediction.)
+# been read by itself. That is why training is fast. (Each prediction is made after the *true*
+# tokens, even where the model would have written others. This is called *teacher forcing*; chapter
+# 6 says more.) It is a claim; here is the measurement, on a model with random weights. (A *logit*
+# is the score that a model gives to a token as the next one; the softmax of the logits is its
+# prediction.)
 
 # %%
 torch.manual_seed(0)
@@ -121,7 +128,7 @@ with torch.no_grad():
         assert difference < 1e-5
 
 # %% [markdown]
-# The *label* of a position is what it shall predict: the token after it. The last real token has
+# The *label* of a position is what it should predict: the token after it. The last real token has
 # none, and neither has padding: -100 says *predict nothing here* (chapter 7).
 
 # %%
@@ -183,12 +190,12 @@ for name, kind in {"with the causal mask": DecoderOnly, "without": EncoderOnly}.
     models[name] = kind(config)
     losses[name] = train(models[name])
     models[name].eval()
-    print(f"{name:<22} loss at the end {sum(losses[name][-20:]) / 20:.4f}")
+    print(f"{name:<22} trained, last loss {losses[name][-1]:.4f}")
 
 # %%
 figure, axis = plt.subplots(figsize=(7, 3.3), layout="constrained")
-for (name, values), colour in zip(losses.items(), ("#08519c", "#d9822b"), strict=True):
-    axis.plot(values, label=name, color=colour)
+for (name, values), color in zip(losses.items(), ("#08519c", "#d9822b"), strict=True):
+    axis.plot(values, label=name, color=color)
 axis.set(xlabel="step", ylabel="training loss", ylim=(0, None))
 axis.set_title("Which of the two is better?")
 axis.legend(frameon=False)
@@ -196,10 +203,24 @@ plt.show()
 
 # %% [markdown]
 # By its loss the model without the mask is better by far. The other keeps a loss that it cannot get
-# rid of: the second number of a row is drawn at random, from about 15 that are possible, so it
-# costs ln 15 ≈ 2.7. It is one label in eight, since a row has 9 numbers on average, and 2.7 / 8 ≈
-# 0.34. That is a *floor*: below it nobody can honestly be, and the sound model stands just above.
-# The leaking model "knows" what is drawn at random.
+# rid of. The second number of a row is drawn at random, so whoever guesses it pays the logarithm of
+# how many are possible. All later numbers follow from the first two and need cost nothing. A row
+# has 9 numbers on average, which makes 8 labels, and one of the 8 is the second number.
+
+# %%
+firsts = trained[:, 0].tolist()
+possible = torch.tensor([firsts.count(first) for first in firsts])  # second numbers, in each row
+second = possible.log().mean().item()
+floor = second / 8
+print(f"{possible.float().mean():.1f} numbers are possible on average, which costs {second:.2f}")
+print(f"floor {floor:.3f}")
+for name, values in losses.items():
+    print(f"{name:<22} loss at the end {sum(values[-20:]) / 20:.3f}")
+assert sum(losses["without"][-20:]) / 20 < floor < sum(losses["with the causal mask"][-20:]) / 20
+
+# %% [markdown]
+# That is a *floor*: below it nobody can honestly be, and the sound model stands just above. The
+# leaking model "knows" what is drawn at random.
 #
 # Does a validation set find it? Here are the losses on the held-out rows.
 
@@ -291,8 +312,7 @@ assert sees_the_future(models["with the causal mask"]) == 0.0
 
 # %% [markdown]
 # Exactly 0, without a tolerance: the weight of a forbidden key is exactly 0, so what stands there
-# adds exactly nothing. The package's suite of checks asks this, and what else must hold of a
-# decoder:
+# adds exactly nothing. The package's checks for a decoder ask this, and more:
 
 # %%
 for name, model in models.items():
@@ -302,22 +322,26 @@ for name, model in models.items():
 # %% [markdown]
 # ### Try it: a leak of one token
 #
-# Off by one: `tril(1)` instead of `tril(0)`. Before you run this: is seeing *one* token ahead a
-# small leak? Will the loss be nearer to 0.34 or to 0?
+# The mask is off by one: each query gets the row of the query after it. Before you run this: is
+# seeing *one* token ahead a small leak? Will the loss be nearer to the floor or to 0?
 
 
 # %%
+def one_ahead_mask(length):
+    """The causal mask of one token more, without its first query and its last key."""
+    return causal_mask(length + 1)[:, :, 1:, :-1]
+
+
 class OneAhead(EncoderOnly):
     """Every token sees what came before, itself, and one more."""
 
     def encode(self, input_ids, attention_mask, segment_ids=None, at=None):
-        ones = torch.ones(input_ids.shape[1], input_ids.shape[1], dtype=torch.bool)
-        mask = padding_mask(attention_mask) & ones.tril(1)
+        mask = padding_mask(attention_mask) & one_ahead_mask(input_ids.shape[1])
         x, rotation = self.embedding(input_ids, attention_mask, segment_ids)
         return self.encoder(x, mask, rotation, at=at)
 
 
-print(torch.ones(5, 5).tril(1).int())
+print(one_ahead_mask(5)[0, 0].int())
 torch.manual_seed(0)
 one_ahead = OneAhead(config)
 loss = sum(train(one_ahead)[-20:]) / 20
@@ -353,7 +377,7 @@ print(f"one token ahead: loss at the end {loss:.4f}, exact match {right:.0%}")
 # <details><summary>Answers</summary>
 #
 # 1. It predicts the next one, so it may know itself. Otherwise the first token would see nothing.
-# 2. Not believe it: prose has a floor far above that, for nobody knows each next word. Change a
+# 2. Do not believe it: prose has a floor far above that, for nobody knows each next word. Change a
 #    token, and look whether earlier logits move.
 # 3. It is read in the same way: the answer stands in the input there as well. Only writing takes it
 #    away.

@@ -1,6 +1,9 @@
 # %% [markdown]
 # # 6. Encoder and decoder
 #
+# *Reading takes about 30 minutes, running a minute and a half on one CPU thread. It presumes
+# chapters 1 to 5.*
+#
 # A translator reads one text, the *source*, and writes another, the *target*. Two texts have two
 # lengths, and so there are three masks: who may look at whom in the source, in the target, and from
 # the target at the source. In this chapter you train a model that reads dates in 27 languages, look
@@ -10,6 +13,7 @@
 #
 # - draw the path of a batch through encoder and decoder, with the mask at each attention;
 # - build the mask of cross-attention, and say which of its axes is which;
+# - say what teacher forcing is, and which mistakes it does not show;
 # - read a cross-attention map;
 # - predict what breaks when one of the masks is missing, and why a test on a single row misses it.
 
@@ -29,11 +33,12 @@ from minitransformer import (
     padding_mask,
     record_attention,
 )
+from minitransformer.data.dates import LOCALES
 from minitransformer.inference.answering import answer
 from minitransformer.positions import SinusoidalPositions
 from minitransformer.training.loop import Settings, Training, train
 from minitransformer.training.tasks import DatesTask
-from minitransformer.visualize import attention_figure
+from minitransformer.visualize import attention_figure, encoder_decoder_figure
 
 set_matplotlib_formats("png")
 torch.set_num_threads(1)
@@ -42,12 +47,17 @@ torch.set_num_threads(1)
 # ## Two texts in one batch
 #
 # The sources are dates as people write them, the targets are the same days as ISO 8601. Both are
-# padded, each to its own longest. The decoder reads the target with a start sign before it, and its
-# labels are the target with an end sign behind it: at each place the label is what comes next. The
-# tokens are single characters.
+# padded, each to its own longest. The tokens are single characters.
+#
+# The decoder reads the target with a start sign before it, and its labels are the target with an
+# end sign behind it: at each place the label is what comes next. So in training it reads the *true*
+# target, also behind a place where it would have written something else. This is **teacher
+# forcing** (Williams and Zipser 1989). It is why one pass trains all places (chapter 5). When the
+# model is used there is no true target, and it reads what it has written itself.
 
 # %%
 task = DatesTask()
+print(f"{len(LOCALES)} languages, {len(task.vocabulary)} tokens")
 examples = task.examples(seed=0, step=0, size=4)
 batch = task.collate(examples)
 for example in examples:
@@ -67,31 +77,44 @@ print("and must write:", names(batch.labels[row].tolist()))
 #
 # The encoder's mask is that of chapter 1: source looks at source. The decoder's own mask is that
 # of chapter 5: padding and causality. The third is new. In *cross-attention* the **queries are
-# target positions and the keys are source positions**. Its mask is the same line: `padding_mask`
-# takes the keys' attention mask as its second argument. Here are all three for a small batch in
-# which both sides are ragged; its second row has three source tokens and two target tokens.
+# target positions and the keys are source positions**. `padding_mask` takes the keys' attention
+# mask as its second argument. All three are built here for a small batch in which both sides are
+# ragged. The picture shows the masks of its second row, which has three source tokens and two
+# target tokens, and where each of them goes in. What leaves the encoder is called the *memory*.
 
 # %%
 ragged = pad_pairs([[5, 6, 7, 8, 9, 10], [5, 6, 7]], [[8, 9, 10], [8]], bos_id=1, eos_id=2)
 source_mask, target_mask = ragged.source_mask, ragged.target_mask
 masks = {
-    "source → source\n(encoder)": padding_mask(source_mask),
-    "target → target\n(decoder, itself)": padding_mask(target_mask) & causal_mask(4),
-    "target → source\n(cross-attention)": padding_mask(target_mask, source_mask),
+    "encoder": padding_mask(source_mask),
+    "decoder": padding_mask(target_mask) & causal_mask(4),
+    "cross-attention": padding_mask(target_mask, source_mask),
 }
-figure, axes = plt.subplots(1, 3, figsize=(10, 3.4), layout="constrained")
-for axis, (name, mask) in zip(axes, masks.items(), strict=True):
-    axis.imshow(mask[1, 0], cmap="Blues", vmin=0, vmax=1.4)
-    axis.set(title=f"{name}\n{tuple(mask.shape)}", xlabel="keys", ylabel="queries")
-    axis.set_xticks(range(mask.shape[3]))
-    axis.set_yticks(range(mask.shape[2]))
-figure.suptitle("The three masks of the second row: blue may be looked at", fontsize=11)
-plt.show()
+for name, mask in masks.items():
+    print(f"{name:<16}{tuple(mask.shape)}")
+
+
+def tokens_of(ids, attention_mask, name=str):
+    """Names of ids; None where there is padding."""
+    return [name(i) if real else None for i, real in zip(ids.tolist(), attention_mask, strict=True)]
+
+
+encoder_decoder_figure(
+    *(mask[1, 0] for mask in masks.values()),
+    tokens_of(ragged.source_ids[1], source_mask[1]),
+    tokens_of(ragged.target_ids[1], target_mask[1]),
+    title="One layer on each side, and the three masks",
+)
 
 # %% [markdown]
-# The third is not square, and it has no triangle: all of the source has been read before the first
-# character is written, so there is no future in it. Its last three columns are the padding of the
-# source, its last two rows that of the target.
+# Read it from below. Each side has an embedding and a stack of layers; a dashed frame is one layer.
+# An encoder layer is that of chapter 4. A decoder layer has cross-attention in between, with a
+# residual and a norm of its own. Its queries come from the target below it, its keys and values
+# from the memory.
+#
+# The mask of cross-attention is not square, and it has no triangle: all of the source has been read
+# before the first character is written, so there is no future in it. Its last three columns are the
+# padding of the source, its last two rows that of the target.
 
 # %% [markdown]
 # ## What stands where
@@ -125,14 +148,13 @@ plt.show()
 
 # %% [markdown]
 # Each row of the picture is what is added at one position. Sines and cosines take turns, hence the
-# stripes. On the left the waves are short and tell neighbours apart; on the right they are long.
+# stripes. On the left the waves are short and tell neighbors apart; on the right they are long.
 # Positions count real tokens only: padding does not shift the others.
 
 # %% [markdown]
 # ## The path of a batch
 #
-# Here is the whole model, from its own parts. What the encoder makes of the source is called the
-# *memory*; the decoder's layers look at it through cross-attention. (`rotation` is for another kind
+# Here is the picture as code: the whole model, from its own parts. (`rotation` is for another kind
 # of positions, chapter 10; here it is None.) It is what `EncoderDecoder.forward` does; the `assert`
 # says so. `drop` takes a mask away by making it True everywhere. You will need that below.
 
@@ -164,20 +186,70 @@ assert torch.equal(ours[real], theirs[real])
 print("the same logits, bit by bit, at every real token")
 
 # %% [markdown]
-# ## Training it
+# ## Training it, and what teacher forcing hides
 #
 # One layer on each side is enough for dates. `train` is a training loop; chapter 8 takes it apart.
-# This takes about a minute.
+# It calls `watch` before the first step and after every 60. There the model predicts 100 dates that
+# it has never seen, in two ways: each character after the true ones, as in training, and each
+# character after those that it has written itself.
+
 
 # %%
+@torch.no_grad()
+def write(batch):
+    """The targets, character by character: the model reads what it has written."""
+    ids = batch.target_ids[:, :1]  # the start sign
+    for _ in range(batch.labels.shape[1]):
+        logits = model(batch.source_ids, batch.source_mask, ids, torch.ones_like(ids))
+        ids = torch.cat((ids, logits[:, -1:].argmax(dim=-1)), dim=1)
+    return ids[:, 1:]
+
+
+@torch.no_grad()
+def watch(training):
+    forced = forward(model, unseen).argmax(dim=-1) == unseen.labels
+    own = write(unseen) == unseen.labels
+    assert torch.equal(forced.all(dim=1), own.all(dim=1))  # the same dates are right as a whole
+    shares = forced.float().mean(), own.float().mean(), own.all(dim=1).float().mean()
+    watched[len(training.history)] = [share.item() for share in shares]
+
+
+unseen, watched = task.collate(task.held_out[:100]), {}
 training = Training(model, Settings(steps=600))
-train(training, task, quiet=True)
+train(training, task, watch, quiet=True)
 losses = torch.tensor([row["loss"] for row in training.history])
-figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
-axis.plot(losses.unfold(0, 10, 1).mean(dim=1), color="#08519c")
-axis.set(xlabel="step", ylabel="loss (mean of 10 steps)", ylim=(0, None))
-axis.set_title("Learning to read dates")
+figure, axes = plt.subplots(1, 2, figsize=(9.5, 3), layout="constrained")
+axes[0].plot(losses.unfold(0, 10, 1).mean(dim=1), color="#08519c")
+axes[0].set(xlabel="step", ylabel="loss (mean of 10 steps)", ylim=(0, None))
+curves = {
+    "characters, after the true ones": "#08519c",
+    "characters, after its own": "#d9822b",
+    "whole dates": "#5a8f3d",
+}
+for which, (name, color) in enumerate(curves.items()):
+    shares = [one[which] for one in watched.values()]
+    axes[1].plot(list(watched), shares, "o-", ms=4, color=color, label=name)
+axes[1].set(xlabel="step", ylabel="right on 100 unseen days", ylim=(-0.03, 1.03))
+axes[1].legend(frameon=False, loc="lower right")
+figure.suptitle("Learning to read dates")
 plt.show()
+for step in (120, 600):
+    forced, own, whole = watched[step]
+    print(f"step {step}: {forced:.1%} and {own:.1%} of the characters, {whole:.0%} of the dates")
+assert watched[120][0] > watched[120][1] > watched[120][2]
+
+# %% [markdown]
+# The blue curve is what the loss speaks about: each character, with all true ones before it. The
+# green one is what we want. After 120 steps they are far apart: a date has ten characters and an
+# end, and one wrong character spoils it.
+#
+# The orange curve is lower than the blue one as long as the model makes many mistakes. It reads its
+# mistakes, which never stood in what it was trained on, and makes more of them. This is called
+# *exposure bias* (Ranzato et al. 2015, arXiv:1511.06732). Whole dates are the same either way, as
+# the `assert` in `watch` says: as long as all is right, what the model has written *is* the true
+# target.
+
+# %%
 held_out = task.held_out[:300]
 right = task.answers(model, held_out)
 exact = sum(a == pair.target for a, pair in zip(right, held_out, strict=True)) / len(held_out)
@@ -201,9 +273,8 @@ long = max(pairs, key=lambda pair: len(pair.source))
 both = task.collate([short, long])
 
 
-def tokens(ids, attention_mask):
-    named = names(ids.tolist())
-    return [name if real else None for name, real in zip(named, attention_mask, strict=True)]
+def name_of(i):
+    return names([i])[0]
 
 
 def draw_cross(row, drop=()):
@@ -212,8 +283,8 @@ def draw_cross(row, drop=()):
     return attention_figure(
         maps["decoder.layers.0.cross_attention"][row],
         padding_mask(both.target_mask, both.source_mask)[row],
-        tokens(both.target_ids[row], both.target_mask[row]),
-        tokens(both.source_ids[row], both.source_mask[row]),
+        tokens_of(both.target_ids[row], both.target_mask[row], name_of),
+        tokens_of(both.source_ids[row], both.source_mask[row], name_of),
         title=[short, long][row].source,
     )
 
@@ -303,7 +374,7 @@ assert results["target"][2] < 1e-3
 #   right, and the causal mask hides it already.
 #
 # Where does the attention go? Here is the picture from above once more, without the mask of
-# cross-attention. Colour under the hatch is weight on padding.
+# cross-attention. Color under the hatch is weight on padding.
 
 # %%
 draw_cross(0, drop=("cross",))
@@ -315,9 +386,9 @@ draw_cross(0, drop=("cross",))
 # %%
 lengths = [40, 64, 96, 128, 192, 256]
 figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
-for name, colour in {"nothing": "#08519c", "source": "#d9822b", "cross": "#5a8f3d"}.items():
+for name, color in {"nothing": "#08519c", "source": "#d9822b", "cross": "#5a8f3d"}.items():
     shares = [evaluate((name,), source_length)[0] for source_length in lengths]
-    axis.plot(lengths, shares, "o-", color=colour, label=f"without: {name}")
+    axis.plot(lengths, shares, "o-", color=color, label=f"without: {name}")
 axis.set(xlabel="length of the longest source in the batch", ylabel="rows all right")
 axis.set(ylim=(0, 1.05), title="The same rows, in longer company")
 axis.legend(frameon=False)
@@ -390,6 +461,8 @@ assert not torch.equal(right_way, wrong_way)
 #    add to her tests?
 # 4. Padding on the right of the target needs no mask of its own. Why not? Where does it need one?
 # 5. Source and target have the same length in your only test. Which bug can it not see?
+# 6. With teacher forcing 99% of the characters are right. Is the same share right when the model
+#    writes by itself? When is a whole text right?
 #
 # <details><summary>Answers</summary>
 #
@@ -401,5 +474,7 @@ assert not torch.equal(right_way, wrong_way)
 # 4. The causal mask hides everything on the right. With padding on the left, and with several
 #    texts in one row.
 # 5. A mask of cross-attention that is the wrong way round.
+# 6. Mostly a smaller share: behind a mistake it reads its mistake. A whole text is right if, and
+#    only if, all its characters are right with teacher forcing.
 #
 # </details>

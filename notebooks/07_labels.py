@@ -1,22 +1,26 @@
 # %% [markdown]
 # # 7. Labels and -100
 #
+# *Reading takes about 25 minutes, running ten seconds on one CPU thread. It presumes chapters 1
+# and 5.*
+#
 # A language model answers at every position of a batch, also at padding, also inside the question
 # that a user asked. The labels say at which of these positions the answer counts. A mistake in the
 # mask often shows as soon as you compare a row with itself alone. A mistake in the labels shows
-# nowhere: the loss falls, and what was learned is wrong.
+# nowhere: the loss falls, and what was learned is wrong. This chapter says what a label is and
+# where it stands. Chapter 7b makes labels for texts that end, for conversations and for
+# micro-batches.
 #
 # After this chapter you will be able to
 #
 # - compute the cross-entropy of a small batch by hand, and say what the label -100 does to the
 #   loss and to its gradient;
-# - make labels for padded rows, and find the bug that hides in `labels[ids == pad_id] = -100`;
-# - train on answers only, and on one side of a conversation only;
-# - accumulate gradients over several small batches so that the result is that of the large one.
+# - say at which position a label stands, and find labels that were shifted twice, or that ask
+#   padding for the first token of a text;
+# - make the labels of an encoder, which fills in hidden tokens.
 
 # %%
 import math
-import random
 
 import matplotlib.pyplot as plt
 import torch
@@ -26,14 +30,13 @@ from torch.nn import functional as F
 from minitransformer import (
     Config,
     DecoderOnly,
-    completion_labels,
     cross_entropy,
-    generate,
+    mask_tokens,
     next_token_labels,
     pad,
 )
-from minitransformer.data.collate import chat_example, collate, collate_lm
-from minitransformer.data.tokenization import Tokenizer
+from minitransformer.data.collate import collate, collate_lm
+from minitransformer.visualize import label_figure
 
 set_matplotlib_formats("png")
 torch.manual_seed(0)
@@ -138,8 +141,8 @@ for name, function in {"multiplied": multiplied, "torch": torchs, "ours": cross_
 assert ignored == 0.0
 
 # %% [markdown]
-# The function of this package picks the positions that count *first* and computes nothing for the
-# others: `logits, labels = logits[counts], labels[counts]`. So the gradient there is exactly 0.
+# The function of this package leaves the other positions out *before* it computes anything. No
+# number that stands there goes into any operation, so the gradient there is exactly 0.
 #
 # There is one more case to decide: a batch in which nothing is to be predicted at all.
 
@@ -209,52 +212,11 @@ assert all(abs(one[0] - right[0][0]) < 1e-5 and abs(one[1] - right[0][1]) < 1e-5
 # - Labels stand at **their own token**, and the model shifts them. This is what the models of
 #   Hugging Face's library take: there `labels = input_ids`, with -100 at padding, is right.
 #
-# The function `draw_labels` shows both. You need not read it; look at what it draws: above a row
-# its tokens, below it its labels. Green counts, "·" is -100, hatched is padding.
+# `label_figure` draws both. A row has its tokens above and its labels below. Green counts, "·" is
+# -100, hatched is padding.
 
 
 # %%
-def draw_labels(panels, title=""):
-    """panels: {title: (tokens, labels, attention_mask)}, each a list of rows; None = -100."""
-    most = max(9, *(len(row) for tokens, _, _ in panels.values() for row in tokens))
-    heights = [1.25 * len(tokens) + 0.35 for tokens, _, _ in panels.values()]
-    figure, axes = plt.subplots(
-        len(panels),
-        1,
-        figsize=(1.0 + 0.62 * most, 0.42 * sum(heights) + 0.35 * len(panels)),
-        gridspec_kw={"height_ratios": heights},
-        layout="constrained",
-        squeeze=False,
-    )
-    for panel, (name, (tokens, labels, masks)) in zip(axes[:, 0], panels.items(), strict=True):
-        for i, row in enumerate(zip(tokens, labels, masks, strict=True)):
-            y = -1.25 * i
-            panel.text(-0.15, y, "token", ha="right", va="center", fontsize=7, color="#777777")
-            panel.text(
-                -0.15, y - 0.5, "label", ha="right", va="center", fontsize=7, color="#777777"
-            )
-            for x, (token, label, real) in enumerate(zip(*row, strict=True)):
-                fill, hatch = ("#deebf7", None) if real else ("#f0f0f0", "\\\\\\\\")
-                ink = "#333333" if real else "#888888"
-                box = plt.Rectangle(
-                    (x, y - 0.25), 1, 0.5, fc=fill, ec="#c0c0c0", hatch=hatch, lw=0.6
-                )
-                panel.add_patch(box)
-                size = 8 if len(token) < 8 else 6
-                panel.text(x + 0.5, y, token, ha="center", va="center", fontsize=size, color=ink)
-                learned = label is not None
-                fill = "#c7e9c0" if learned else "white"
-                panel.add_patch(plt.Rectangle((x, y - 0.75), 1, 0.5, fc=fill, ec="#c0c0c0", lw=0.6))
-                size = 8 if not learned or len(label) < 8 else 6
-                words = label if learned else "·"
-                panel.text(x + 0.5, y - 0.5, words, ha="center", va="center", fontsize=size)
-        panel.set(xlim=(-0.9, most + 0.05), ylim=(-1.25 * len(tokens) + 0.4, 0.35))
-        panel.set_title(name, loc="left", fontsize=9)
-        panel.axis("off")
-    figure.suptitle(title, fontsize=11, x=0, ha="left")
-    plt.show()
-
-
 def words_of(rows, names=str):
     """Names of ids, row by row; None where an id is -100."""
     return [[None if i == -100 else names(i) for i in row] for row in rows.tolist()]
@@ -263,7 +225,7 @@ def words_of(rows, names=str):
 batch = pad([[5, 6, 7, 8], [9, 10]])
 ids, mask = batch.input_ids, batch.attention_mask
 own = ids.masked_fill(mask == 0, -100)
-draw_labels(
+label_figure(
     {
         "at the position that predicts (this package)": (
             words_of(ids),
@@ -276,7 +238,7 @@ draw_labels(
             mask.tolist(),
         ),
     },
-    "The same two rows of labels, by two conventions",
+    title="The same two rows of labels, by two conventions",
 )
 
 # %% [markdown]
@@ -309,303 +271,6 @@ assert once[0].tolist() == [6, 7, 8, -100]
 assert twice[0].tolist() == [7, 8, -100, -100]
 
 # %% [markdown]
-# ## Padding with an id of its own
-#
-# From here on the ids come from tokenizers, and the question is where the padding's id comes from.
-# First the simple case, BERT's. Its WordPiece tokenizer (Devlin et al. 2018, arXiv:1810.04805,
-# section 3) splits rare words into pieces and wraps each sentence in `[CLS]` and `[SEP]`. We train
-# a small one on a few sentences.
-
-# %%
-texts = [
-    "A short sentence.",
-    "Another, rather longer sentence about a dog.",
-    "The quick brown fox jumps over the lazy dog.",
-    "What do dogs do all day? Dogs sleep, and then they play.",
-    "What do cats do all night? Cats play, and then they sleep.",
-    "Dogs sleep.",
-    "all day?",
-    "and play.",
-] * 4
-wordpiece = Tokenizer.train(texts, vocab_size=300, kind="wordpiece")
-rows = wordpiece.encode(["A short sentence.", "Another, rather longer sentence about a dog."])
-batch = pad(rows, wordpiece.pad_id)
-for row in rows:
-    print(" ".join(wordpiece.names(row)))
-print(batch.input_ids)
-print(batch.attention_mask)
-assert batch.attention_mask[0].tolist() == [1] * 6 + [0] * (len(rows[1]) - 6)
-assert (batch.input_ids[0, 6:] == wordpiece.pad_id).all()
-
-# %% [markdown]
-# The attention mask is ones and zeros: 1 for each token of the sentence, `[CLS]` and `[SEP]`
-# included, and 0 for each `[PAD]`. `[PAD]` has an id of its own here, which is never a label. So
-# the mask could be read off the ids, and people get used to writing `ids != pad_id`. Note that
-# `pad` does not do that. It was given lists, and it knows their lengths.
-
-# %% [markdown]
-# ## pad = eos
-#
-# Llama's tokenizer has no padding token, and so many recipes pad with the end of sequence:
-# `tokenizer.pad_token = tokenizer.eos_token`, then `padding="max_length", max_length=8`, and labels
-# with -100 at padding. The same with our own small byte-level tokenizer, whose start is `<s>` and
-# whose end is `</s>`:
-
-# %%
-bpe = Tokenizer.train(texts, vocab_size=400)  # <s> ... </s>, as Llama's
-rows = bpe.encode(["A short sentence.", "the lazy dog"])
-batch = pad(rows, pad_id=bpe.eos_id, max_length=8)
-ids, mask = batch.input_ids, batch.attention_mask
-print("eos_id:", bpe.eos_id)
-print(ids)
-print(mask)
-
-
-# %% [markdown]
-# From the ids alone you cannot tell the end of the first sentence from the padding after it: both
-# are 2. The mask can, because it was made from lengths. Now two ways to make labels. The first
-# looks at the mask, the second at the ids. The second is what Hugging Face's
-# `DataCollatorForLanguageModeling` does with such a tokenizer (transformers 5.24).
-
-
-# %%
-def labels_from_lengths(ids, attention_mask):
-    return next_token_labels(ids, attention_mask)
-
-
-def labels_from_ids(ids, attention_mask):
-    labels = next_token_labels(ids, attention_mask)
-    return labels.masked_fill(labels == bpe.eos_id, -100)  # "that is padding"
-
-
-def name(i):
-    return bpe.names([i])[0].replace("Ġ", "␣").replace("Ċ", "⏎")
-
-
-draw_labels(
-    {
-        f"{way.__name__}: </s> is a label {(way(ids, mask) == bpe.eos_id).sum()} times": (
-            words_of(ids, name),
-            words_of(way(ids, mask), name),
-            mask.tolist(),
-        )
-        for way in (labels_from_lengths, labels_from_ids)
-    },
-    "pad = eos: who learns to stop?",
-)
-assert (labels_from_lengths(ids, mask) == bpe.eos_id).sum() == 2
-assert (labels_from_ids(ids, mask) == bpe.eos_id).sum() == 0
-
-# %% [markdown]
-# One label is missing in each row, the last. It is the label that says: *the text ends here*.
-# Everything else is the same. `collate_lm` makes its labels from lengths, so it may be given
-# `pad_id=eos_id`:
-
-# %%
-assert torch.equal(
-    collate_lm(rows, pad_id=bpe.eos_id, max_length=8).labels, labels_from_lengths(ids, mask)
-)
-
-# %% [markdown]
-# ## A model that never stops
-#
-# Does one label in a row matter? We train twice. The texts count: a start, some numbers, the end,
-# for example `<s> 7 8 9 10 </s>`. From some starts several lengths are possible, so a model cannot
-# be certain when the end comes, but it can guess well. Both models start from the same weights and
-# see the same batch 80 times. Only the labels differ.
-
-# %%
-BOS, EOS, STEPS = 1, 2, 80
-
-
-def counting(shortest, longest):
-    rows = [
-        [BOS, *range(first, first + n), EOS]
-        for first in range(5, 20)
-        for n in range(shortest, longest)
-    ]
-    return [row for row in rows if sum(row) % 3]
-
-
-texts_that_count = counting(2, 6)
-padded = pad(texts_that_count, pad_id=EOS)
-right_labels = next_token_labels(padded.input_ids, padded.attention_mask)
-
-
-def train_counter(padded, labels):
-    due = next_token_labels(padded.input_ids, padded.attention_mask) == EOS  # the text ends next
-    torch.manual_seed(0)
-    model = DecoderOnly(Config(40, 32, num_layers=1, num_heads=2, max_length=64, style="gpt2"))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    losses, stops = [], []
-    for _ in range(STEPS):
-        optimizer.zero_grad()
-        loss = model.loss(padded.input_ids, padded.attention_mask, labels)
-        loss.backward()
-        optimizer.step()
-        with torch.no_grad():
-            logits = model(padded.input_ids, padded.attention_mask)
-        losses.append(loss.item())
-        stops.append(logits.softmax(dim=-1)[..., EOS][due].mean().item())
-    return model, losses, stops
-
-
-counters = {
-    "labels from lengths": train_counter(padded, right_labels),
-    "labels from ids": train_counter(padded, right_labels.masked_fill(right_labels == EOS, -100)),
-}
-
-# %%
-steps = list(range(1, STEPS + 1))
-figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.2), layout="constrained")
-for (label, (_, losses, stops)), colour in zip(
-    counters.items(), ("#08519c", "#d9822b"), strict=True
-):
-    axes[0].plot(steps, losses, color=colour, label=label)
-    axes[1].plot(steps, stops, color=colour, label=label)
-axes[0].set(xlabel="training step", ylabel="loss (nats per token)", title="The loss of both falls")
-axes[1].set(
-    xlabel="training step",
-    ylabel="probability of </s>",
-    ylim=(-0.03, 1.03),
-    title="Mean probability of </s>, where a text ends",
-)
-for panel in axes:
-    panel.legend(frameon=False)
-plt.show()
-for label, (_, losses, stops) in counters.items():
-    print(f"{label:<20} last loss {losses[-1]:.3f}   probability of the end {stops[-1]:.1e}")
-assert counters["labels from ids"][1][-1] < counters["labels from lengths"][1][-1]
-
-# %% [markdown]
-# Look at the left half alone: the wrong labels have the *better* loss. No surprise: a hard
-# question, "does it end here?", is no longer asked. The right half shows what it costs. Now let
-# both write.
-
-# %% tags=["varies"]
-starts = pad([[BOS, first] for first in range(5, 20)])
-for label, (model, _, _) in counters.items():
-    written = generate(model, starts.input_ids, starts.attention_mask, 40, eos_id=EOS)
-    stopped = sum(row[-1].item() == EOS for row in written)
-    print(f"{label}: {stopped} of {len(written)} texts stop within 40 tokens")
-    for start, row in list(zip(starts.input_ids.tolist(), written, strict=True))[:2]:
-        words = ["</s>" if token == EOS else str(token) for token in [*start[1:], *row.tolist()]]
-        print("   ", " ".join(words[:16]), "..." if len(words) > 16 else "")
-    assert stopped == (len(written) if label == "labels from lengths" else 0)
-
-# %% [markdown]
-# With the right labels every text stops. With the others none does, and 40 is only where we stopped
-# looking: `</s>` was never a label, so its probability was pushed down at every position and up at
-# none.
-#
-# ### Try it
-#
-# Add a padding token of its own instead: `pad(texts_that_count, pad_id=0)`, and ignore 0 in
-# `train_counter`'s labels. Why is the result then right although it is made from ids? (Which id
-# never stands in a text?)
-
-# %% [markdown]
-# ## Learning the answer and not the question
-#
-# In fine-tuning a row is a prompt and an answer. The model shall read the prompt and write the
-# answer, so the prompt's labels are -100. The prompt keeps its 1s in the attention mask: *not
-# learned* and *not seen* are two things, and two tensors say them.
-#
-# The last token of the prompt predicts the first of the answer, and that one counts.
-
-# %%
-row, prompt_length = [5, 6, 7, 8], 2  # the prompt is 5 6
-(found,) = completion_labels([row], [prompt_length])
-print(found)
-assert found == [-100, 7, 8, -100]
-
-# %% [markdown]
-# Off by one is easy here. A natural thought is: "the first two positions are the prompt, they get
-# -100". The first token of the answer is then never learned:
-
-# %%
-shifted = [6, 7, 8, -100]
-off_by_one = [-100] * prompt_length + shifted[prompt_length:]
-print("wanted:    ", found)
-print("off by one:", off_by_one, " <- nobody predicts 7")
-
-# %% [markdown]
-# A conversation has several questions and answers. `chat_example` takes its turns and a template
-# which says what stands before and after what is said. It encodes the parts one by one and keeps
-# count, so it knows which tokens are the assistant's. It gives labels at their own tokens;
-# `collate_lm` moves them.
-
-# %%
-turns = [
-    {"role": "user", "content": "What do dogs do?"},
-    {"role": "assistant", "content": "Dogs sleep."},
-    {"role": "user", "content": "all day?"},
-    {"role": "assistant", "content": "and play."},
-]
-
-
-def template(role, content):
-    return f"{'Q' if role == 'user' else 'A'}:", content, "</s>"
-
-
-def encode(text):
-    return bpe.encode([text], add_special=False)[0]
-
-
-example = chat_example(turns, encode, template)
-batch = collate_lm([example])
-half = len(chat_example(turns[:2], encode, template)["input_ids"])
-draw_labels(
-    {
-        f"{place} two turns": (
-            words_of(batch.input_ids[:, part], name),
-            words_of(batch.labels[:, part], name),
-            batch.attention_mask[:, part].tolist(),
-        )
-        for place, part in {"first": slice(0, half), "last": slice(half, None)}.items()
-    },
-    "Only what the assistant says is learned, and its end",
-)
-
-# %% [markdown]
-# Two things to see. The `</s>` after an answer is learned: the model must stop there and leave the
-# word to the user. The `</s>` after a question is not: it is the user who ends it.
-#
-# ### Try it: search for the answer instead
-#
-# Another way is to look in the ids for a marker, here `A:`, and to learn what follows it. It works
-# until somebody *says* the marker.
-
-# %%
-quoting = [
-    {"role": "user", "content": "What does A: mean?"},
-    {"role": "assistant", "content": "Another sentence."},
-]
-
-
-def searched(ids, marker, end):
-    """Labels at their own tokens: all that stands between a marker and the next end."""
-    labels, learning = [-100] * len(ids), False
-    for i in range(len(ids)):
-        if learning:
-            labels[i] = ids[i]
-            learning = ids[i] != end
-        if ids[max(i + 1 - len(marker), 0) : i + 1] == marker:
-            learning = True
-    return labels
-
-
-example = chat_example(quoting, encode, template)
-by_search = searched(example["input_ids"], encode("A:"), bpe.eos_id)
-for way, labels in {"counted": example["labels"], "searched": by_search}.items():
-    learned = "".join(bpe.decode([i], skip_special=False) for i in labels if i != -100)
-    print(f"{way:<9} learns {learned!r}")
-
-# %% [markdown]
-# The search learns a part of the question, because the user wrote the marker. That is why
-# `chat_example` counts and never searches.
-
-# %% [markdown]
 # ## The first token behind padding on the left
 #
 # The usual way to shift is one line: the label of position *t* is the id at *t + 1*, and -100 where
@@ -623,7 +288,7 @@ def shift(ids, attention_mask):
 rows = [[5, 6, 7, 8, 9, 10], [11, 12, 13], [14, 15]]
 sides = {side: pad(rows, side=side) for side in ("right", "left")}
 left = sides["left"]
-draw_labels(
+label_figure(
     {
         way.__name__: (
             words_of(left.input_ids),
@@ -632,7 +297,7 @@ draw_labels(
         )
         for way in (shift, next_token_labels)
     },
-    "Padding on the left: does padding predict the first token?",
+    title="Padding on the left: does padding predict the first token?",
 )
 
 # %% [markdown]
@@ -660,139 +325,62 @@ assert (extra & (left.attention_mask == 0)).sum() == 2  # two rows have padding
 # rounding.
 
 # %% [markdown]
-# ## The mean of means
+# ## The labels of an encoder
 #
-# A batch that is too large for the memory is taken in parts, *micro-batches*: compute the loss of
-# each, call `backward` for each, and step once. Gradients add up. But what is it that should be
-# added?
+# An encoder sees the whole text. To ask it for the next token would teach it nothing, as that token
+# stands in its input (chapter 5). So BERT is asked for tokens that were hidden: *masked language
+# modeling* (Devlin et al. 2018, arXiv:1810.04805, section 3.1). 15% of the tokens are chosen. The
+# label of a chosen token is the token itself, **at its own position**, and every other label is
+# -100. The labels are not shifted. What changes is the input: of the chosen tokens 80% become
+# `[MASK]`, 10% become a token drawn at random, and 10% stay as they are.
 #
-# Two parts. In the first one label counts, and its loss is 9. In the second three labels count, and
-# each has the loss 1.
+# `mask_tokens` does that. Here half of the tokens are chosen, so that a short text shows all three
+# fates.
 
 # %%
-parts = [torch.tensor([9.0]), torch.tensor([1.0, 1.0, 1.0])]
-mean_of_means = sum(part.mean() for part in parts) / len(parts)
-mean_of_all = torch.cat(parts).mean()
-print("mean of means:", mean_of_means.item(), "  mean of all:", mean_of_all.item())
-assert (mean_of_means, mean_of_all) == (5.0, 3.0)
-
-# %% [markdown]
-# In the mean of means the first token has a weight of 1/2, and each of the others 1/6. Which tokens
-# happen to share a part with few others decides what is learned. Widely used trainers had this bug
-# until October 2024 (the Hugging Face blog tells the story:
-# huggingface.co/blog/gradient_accumulation).
-#
-# The remedy is to divide by the same number everywhere: the number of labels in *all* parts. That
-# is what `num_labels` is for. First the gradients: a model that has learned to count, texts of many
-# lengths, parts of two rows.
-
-# %%
-rows = counting(1, 19)
-random.Random(0).shuffle(rows)
-whole = collate_lm(rows, pad_id=EOS)
-model, _, _ = train_counter(whole, whole.labels)
-total = int((whole.labels != -100).sum())
-micro_batches = [collate_lm(rows[i : i + 2], pad_id=EOS) for i in range(0, len(rows), 2)]
-
-
-def gradient(losses):
-    """The gradient that the losses leave behind when each is sent backward."""
-    model.zero_grad()
-    for loss in losses:
-        loss.backward()
-    return torch.cat([p.grad.flatten() for p in model.parameters()]).clone()
-
-
-wanted = gradient([model.loss(**whole)])
-means = gradient(model.loss(**part) / len(micro_batches) for part in micro_batches)
-weighted = gradient(model.loss(**part, num_labels=total) for part in micro_batches)
-for label, found in {"mean of means": means, "num_labels": weighted}.items():
-    error = (found - wanted).norm() / wanted.norm()
-    print(f"{label:<14} is off by {error:.1g} times the length of the whole batch's gradient")
-assert (weighted - wanted).norm() < 1e-4 * wanted.norm()
-assert (means - wanted).norm() > 0.05 * wanted.norm()
-
-# %% [markdown]
-# With `num_labels` the gradient is that of the whole batch, up to rounding. The mean of means is
-# another gradient altogether: this model has nearly finished learning, so the gradient of the whole
-# is short, and what is left is mostly error.
-#
-# Is the error at least random, so that it evens out? We split the same rows into parts in 200
-# random ways, for several sizes, and compare the mean of means with the loss over all tokens. In
-# the picture a box holds the middle half of the 200 values, the line in it is the median, and
-# circles are outliers.
-
-# %%
-with torch.no_grad():
-    per_row = [collate_lm([row]) for row in rows]
-    counts = torch.tensor([int((one.labels != -100).sum()) for one in per_row])
-    sums = torch.stack([model.loss(**one, num_labels=1) for one in per_row])
-truth = (sums.sum() / counts.sum()).item()
-torch.testing.assert_close(truth, model.loss(**whole).item(), rtol=1e-4, atol=0)
-
-generator = torch.Generator().manual_seed(0)
-found = {}
-for size in (1, 2, 4, 8, 16):
-    values = []
-    for _ in range(200):
-        order = torch.randperm(len(rows), generator=generator)
-        values.append(
-            torch.stack([sums[p].sum() / counts[p].sum() for p in order.split(size)]).mean().item()
-        )
-    found[size] = values
-    mean = sum(values) / len(values)
-    print(f"parts of {size:>2} rows: mean of means {mean:.4f} on average, {mean / truth - 1:+.1%}")
-print(f"all tokens alike: {truth:.4f}")
-assert min(found[1]) > truth
-
-# %%
-figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
-axes.boxplot(list(found.values()), tick_labels=list(found), widths=0.5)
-axes.axhline(truth, color="#08519c", label="every token alike (num_labels)")
-axes.set(
-    xlabel="rows in a part",
-    ylabel="loss (nats per token)",
-    title="200 random splits of the same rows: the mean of means is off to one side",
+sentences = ["the old dog sees a cat and the cat sleeps", "a bird sings all day"]
+special = ["[PAD]", "[MASK]"]
+vocabulary = [*special, *sorted(set(" ".join(sentences).split()))]
+batch = pad([[vocabulary.index(word) for word in text.split()] for text in sentences])
+arguments = {"mask_id": 1, "vocab_size": len(vocabulary), "special_ids": [0, 1]}
+hidden, labels = mask_tokens(
+    batch.input_ids,
+    batch.attention_mask,
+    **arguments,
+    probability=0.5,
+    generator=torch.Generator().manual_seed(29),
 )
-axes.legend(frameon=False)
-plt.show()
+names = vocabulary.__getitem__
+panel = words_of(hidden, names), words_of(labels, names), batch.attention_mask.tolist()
+print(*sentences, sep="\n")
+label_figure({"what the encoder reads, and its labels": panel}, title="Masked language modeling")
 
 # %% [markdown]
-# It does not even out. In short texts a larger share of the tokens is hard (the first number, and
-# the end), and the mean of means gives short texts more weight than they have tokens. The smaller
-# the parts, the larger the error.
+# The first "the" became "a", and one "and" stayed as it was. That these have labels is no mistake.
+# When the model is used, nothing is `[MASK]`. If only `[MASK]` had labels, the model would never
+# have learned to say anything about an ordinary token. It cannot know which of the ordinary tokens
+# were changed, so it must look at all of them.
 #
-# The same holds for training on several devices, where each takes a part: add up the numbers of
-# labels first, then divide.
-#
-# ### Try it: sorted by length
-#
-# To save padding, rows of similar lengths are often put into the same part. Before you run the next
-# cell: does the error become smaller or larger?
+# Here are the shares, counted on 200 rows of 50 tokens and 14 positions of padding:
 
 # %%
-by_length = counts.argsort()
-for size in (4, 8, 16):
-    means = [sums[p].sum() / counts[p].sum() for p in by_length.split(size)]
-    mean = torch.stack(means).mean().item()
-    print(f"sorted, parts of {size:>2} rows: mean of means {mean:.4f}, {mean / truth - 1:+.1%}")
-
-# %% [markdown]
-# Much larger. In random parts short and long rows are mixed, so all parts have similar numbers of
-# labels. Sorted parts are as unequal as the rows themselves. What happens if all rows are equally
-# long, and every part has as many of them? Why?
+ids = torch.randint(2, 100, (200, 64))
+mask = (torch.arange(64) < 50).long().expand(200, 64)
+hidden, labels = mask_tokens(ids, mask, mask_id=1, vocab_size=100, special_ids=[0, 1])
+learned = labels != -100
+masked, kept = hidden[learned] == 1, hidden[learned] == ids[learned]
+print(f"of the real tokens {learned[mask != 0].float().mean():.1%} have a label")
+print(f"of these {masked.float().mean():.1%} are [MASK], {kept.float().mean():.1%} are unchanged")
+print("labels at padding:", learned[mask == 0].sum().item())
+print("changes where there is no label:", (hidden != ids)[~learned].sum().item())
+assert not learned[mask == 0].any()
+assert torch.equal(hidden[~learned], ids[~learned])
 
 # %% [markdown]
 # ## Exercises
 
 # %% [markdown]
 # <!-- exercise: cross_entropy -->
-
-# %% [markdown]
-# <!-- exercise: prompt_labels -->
-
-# %% [markdown]
-# <!-- exercise: accumulate -->
 
 # %% [markdown]
 # <!-- exercise: mask_tokens -->
@@ -803,13 +391,11 @@ for size in (4, 8, 16):
 # 1. A row has the labels `[4, -100, 7, -100]` and the probabilities of the right classes are 1/2
 #    and 1/8. What is the loss, in multiples of log 2?
 # 2. Why is `(losses * (labels != -100)).sum()` not the same as leaving the positions out?
-# 3. A tokenizer has `pad_id == eos_id`. What can still be told from the attention mask that cannot
-#    be told from the ids?
-# 4. A prompt's labels are -100. What would happen if its attention mask were 0 as well?
-# 5. Your fine-tuned model never says the first word of its answers right, and everything else is
-#    fine. What do you look at?
-# 6. Two micro-batches have 10 and 30 labels. By which number must the sum of losses of each be
-#    divided?
+# 3. The ids of a row are `5 6 7` and its attention mask is `1 1 1`. What are its labels, by each of
+#    the two conventions?
+# 4. The same batch is padded on the right and on the left, and the two losses differ. What do you
+#    look at?
+# 5. Why are the labels of masked language modeling not shifted?
 #
 # <details>
 # <summary>Answers</summary>
@@ -817,10 +403,10 @@ for size in (4, 8, 16):
 # 1. (1 + 3) / 2 = 2: the loss is 2 log 2. The two positions with -100 are not in the divisor.
 # 2. 0 · NaN is NaN, and 0 · ∞ too. Besides, the sum must still be divided by the number of labels
 #    that count, not by the number of positions.
-# 3. Which `</s>` is the real end of a text, and which one is padding.
-# 4. The answer could not attend to it: the model would learn to answer questions that it cannot
-#    read.
-# 5. At the label of the prompt's last token: -100 there is off by one.
-# 6. Both by 40.
+# 3. `6 7 -100` at the position that predicts, `5 6 7` at their own token. (A model that shifts does
+#    not use the 5: nothing predicts it.)
+# 4. At the last padded position before each text: it may have a label.
+# 5. The encoder predicts a hidden token at the position where it was hidden. What stands there does
+#    not give it away.
 #
 # </details>

@@ -1,15 +1,22 @@
 # %% [markdown]
 # # 8. Training
 #
+# *Reading takes about 90 minutes, running four minutes on one CPU thread. It presumes chapters 5,
+# 7 and 7b.*
+#
 # The model is ready, the labels are right. What remains is a loop of ten lines: take a batch,
 # compute the loss, go backward, step. This chapter takes the loop apart: what a batch is made of,
-# how large a step is, what keeps one bad batch from ruining the run. At its end a small model
+# how large a step is, what keeps one bad batch from ruining the run. In the real run a small model
 # learns to write prose, in less than a minute on one CPU thread.
+#
+# The two long sections after the real run, on your own text and on checkpoints, can be read later.
 #
 # After this chapter you will be able to
 #
 # - pack several documents into a row without their seeing each other, and check that the loss is
 #   the same as with padding;
+# - say how large the first weights are, what weight tying saves, and why a model has a mode for
+#   training and one for use;
 # - say what a warm-up, a cosine and gradient clipping do, with a measurement for each;
 # - say what Muon does with a gradient, and compare two optimizers fairly;
 # - write the training loop, and read a loss curve against baselines that you can compute;
@@ -123,11 +130,11 @@ assert packed.attention_mask.tolist() == [[1, 1, 1, 2], [1, 1, 0, 0]]
 
 # %%
 packed = pack(rows, length=128)
-colours = ListedColormap(["#f2f2f2", "#08519c", "#d9822b", "#5a8f3d", "#7a4fa3", "#b5446e"])
+colors = ListedColormap(["#f2f2f2", "#08519c", "#d9822b", "#5a8f3d", "#7a4fa3", "#b5446e"])
 figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.4), sharey=True, layout="constrained")
 for panel, (name, batch) in zip(axes, {"padded": padded, "packed": packed}.items(), strict=True):
     image = batch.attention_mask.clamp(max=5)
-    panel.imshow(image, cmap=colours, vmin=0, vmax=5, aspect="auto", interpolation="nearest")
+    panel.imshow(image, cmap=colors, vmin=0, vmax=5, aspect="auto", interpolation="nearest")
     share = real_tokens(batch) / batch.input_ids.numel()
     panel.set(
         title=f"{name}: {len(batch.input_ids)} rows, {share:.0%} real tokens",
@@ -137,7 +144,7 @@ for panel, (name, batch) in zip(axes, {"padded": padded, "packed": packed}.items
         yticks=range(0, 24, 4),
     )
 axes[0].set_ylabel("row")
-figure.suptitle("attention_mask: grey is padding, a colour is a document; white is not there")
+figure.suptitle("attention_mask: gray is padding, a color is a document; white is not there")
 plt.show()
 assert real_tokens(packed) == real_tokens(padded)
 
@@ -276,10 +283,10 @@ for longest in (64, 256):
 
 
 # %%
-def new_model(style="llama", num_layers=2, d_model=64):
+def new_model(style="llama", num_layers=2, d_model=64, **more):
     torch.manual_seed(0)
     return DecoderOnly(
-        Config(len(vocabulary), d_model, num_layers=num_layers, max_length=64, style=style)
+        Config(len(vocabulary), d_model, num_layers, max_length=64, style=style, **more)
     )
 
 
@@ -318,6 +325,158 @@ stopped = train(training, task, quiet=True)
 print([one["loss"] for one in training.history])
 assert not stopped
 assert [one["loss"] for one in training.history] == by_hand
+
+# %% [markdown]
+# ## The first weights
+#
+# A model starts with random weights, and their size matters. Each output of a linear layer is a sum
+# of as many products as the input is wide. If a weight has the variance 1 / width, the sum has
+# about the size of what came in. That is the idea of the usual **initialization** (Glorot and
+# Bengio 2010), which the package uses too. With weights of twice or half that size, every layer
+# doubles or halves the numbers:
+
+# %%
+torch.manual_seed(0)
+for factor in (0.5, 1.0, 2.0):
+    x = torch.randn(1000, 64)
+    for _ in range(20):
+        x = x @ (factor * torch.randn(64, 64) / 64**0.5)
+    print(f"weights times {factor}: after 20 layers the numbers have the size {x.std().item():.1e}")
+
+# %% [markdown]
+# In a transformer, norms and residuals (chapter 4) keep the numbers within bounds. Does the size of
+# the first weights matter even so? And why not begin with zeros, so that nothing is left to chance?
+# Three models, which differ only in a factor for the first weights of their layers:
+
+# %%
+starts = {"as they are": 1.0, "10 times as large": 10.0, "zero": 0.0}
+runs = {}
+for name, factor in starts.items():
+    model = new_model()
+    linear = [part for part in model.decoder.modules() if isinstance(part, nn.Linear)]
+    with torch.no_grad():
+        for part in linear:
+            part.weight *= factor
+    losses, _ = fit(model, Settings(steps=120, batch_size=16, warmup=10))
+    runs[name] = losses
+    largest = max(part.weight.abs().max().item() for part in linear)
+    last = sum(losses[-10:]) / 10
+    print(f"{name:<18} mean loss of the last ten {last:.2f}, largest weight {largest:.2f}")
+assert largest == 0.0
+figure, axes = plt.subplots(figsize=(6.5, 2.8), layout="constrained")
+for (name, losses), color in zip(runs.items(), ("#08519c", "#d9822b", "#5a8f3d"), strict=True):
+    axes.plot(losses, color=color, label=name)
+axes.set(xlabel="training step", ylabel="loss (nats per token)", title="Three sizes to start with")
+axes.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# Ten times as large learns far less in the same time. The zeros are stranger. Their loss falls, and
+# after 120 steps the weights of the layers are still *exactly* zero. The backward pass multiplies.
+# Attention's values are zero because one matrix is, its output because the next one is, and the
+# gradient of each matrix has the other as a factor. So neither ever moves. What learned is the
+# embedding and the head: this model knows which token follows which, and looks at nothing before
+# that. Change an earlier token, and the last logits stay the same to the last bit.
+
+# %%
+ids = torch.tensor([vocabulary.encode(["The cat sat"], add_special=False)[0]])
+changed = ids.clone()
+changed[0, 2] += 1
+with torch.no_grad():
+    before, after = (model(row, torch.ones_like(row))[0, -1] for row in (ids, changed))
+print("the last logits differ by", (before - after).abs().max().item())
+assert torch.equal(before, after)
+
+# %% [markdown]
+# ## One table for two uses
+#
+# A model has two tables with a row for each token. The *embedding* turns a token into a vector. The
+# *head* turns a vector into scores: the logit of a token is the dot product of the vector with that
+# token's row. Both rows say what the token is like, so one table may serve for both. That is
+# **weight tying** (Press and Wolf 2016, arXiv:1608.05859; Vaswani et al. 2017, section 3.4). Here
+# it is `Config(tie_embeddings=True)`. What it saves depends on the vocabulary:
+
+# %%
+for tokens in (len(vocabulary), 2_000, 32_000):
+    sizes = []
+    for tie in (False, True):
+        sized = DecoderOnly(Config(tokens, 96, max_length=64, style="llama", tie_embeddings=tie))
+        sizes.append(sum(p.numel() for p in sized.parameters()))
+    print(f"{tokens:>6,} tokens: {sizes[0]:>9,} parameters, tied {sizes[1]:>9,}")
+
+# %% [markdown]
+# Tied is not copied. It is *one* parameter that is used in two places, so its gradient is the sum
+# of the two:
+
+# %%
+tied, untied = new_model(tie_embeddings=True), new_model()
+assert tied.head.projection.weight is tied.embedding.tokens.weight
+with torch.no_grad():
+    untied.head.projection.weight.copy_(untied.embedding.tokens.weight)
+for one in (tied, untied):
+    one.loss(**task.batch(0, 0, 24, True)).backward()
+summed = untied.embedding.tokens.weight.grad + untied.head.projection.weight.grad
+torch.testing.assert_close(tied.embedding.tokens.weight.grad, summed)
+difference = (tied.embedding.tokens.weight.grad - summed).abs().max().item()
+print("largest difference of the tied gradient from that sum:", difference)
+
+# %% [markdown]
+# ## Dropout: on in training, off in use
+#
+# A model that sees the same texts again and again learns them by heart. **Dropout** (Srivastava et
+# al. 2014) makes that harder. In training it sets each number to 0 with the probability $p$, at
+# random and anew in each pass, and divides the others by $1 - p$. So the mean stays what it was. In
+# use it does nothing. `model.train()` switches it on, `model.eval()` off:
+
+# %%
+torch.manual_seed(0)
+dropout = nn.Dropout(0.5)
+ones = torch.ones(8)
+print("train:", dropout(ones).tolist())
+print("train:", dropout(ones).tolist())
+print("mean of 100,000:", round(dropout(torch.ones(100_000)).mean().item(), 3))
+dropout.eval()
+print("eval: ", dropout(ones).tolist())
+
+# %% [markdown]
+# In the package dropout acts on the embeddings and on what each sublayer adds. (It does not act on
+# attention weights: they would no longer sum to 1.) The mode belongs to the model and stays until
+# it is changed, so it is easy to be in the wrong one. We train with dropout, and then evaluate the
+# same 100 held-out pieces three times in each mode.
+
+# %%
+unseen = pack(task.rows(task.held_out[:100]), length=64)
+unseen_labels = next_token_labels(unseen.input_ids, unseen.attention_mask)
+found = {}
+for share in (0.0, 0.3):
+    model = new_model(dropout=share)
+    fit(model, Settings(steps=120, batch_size=16, warmup=10))
+    for mode in (model.train, model.eval):
+        mode()
+        with torch.no_grad():
+            losses = [
+                model.loss(unseen.input_ids, unseen.attention_mask, unseen_labels).item()
+                for _ in range(3)
+            ]
+        found[share, mode.__name__] = losses
+        print(f"dropout {share}, {mode.__name__:<5}:", *(f"{loss:.4f}" for loss in losses))
+assert len(set(found[0.3, "eval"])) == 1 < len(set(found[0.3, "train"]))
+assert max(found[0.3, "eval"]) < min(found[0.3, "train"])
+
+# %% [markdown]
+# In the wrong mode the loss is too high, and another one each time. The other way round nothing
+# shows at all: whoever evaluates in the middle of the training and forgets `model.train()` trains
+# on without dropout.
+#
+# Without dropout the loss is lower here. In this short run no piece is seen often, so there is
+# nothing to be learned by heart, and dropout only disturbs. The real run below has none for that
+# reason.
+#
+# ### Try it
+#
+# - Train the tied and the untied model for 120 steps each. Which has the lower loss?
+# - Begin with zeros in the matrices of attention only. Do they stay zero? And if the last matrix of
+#   each sublayer is zero, and the others are not?
 
 # %% [markdown]
 # ## How large a step?
@@ -373,9 +532,9 @@ print(f"all tokens alike: {uniform:.2f}   frequencies only: {frequencies:.2f} na
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.2), sharey=True, layout="constrained")
 for panel, rate in zip(axes, (0.003, 0.01), strict=True):
-    for warmup, colour in {0: "#d9822b", 30: "#08519c"}.items():
+    for warmup, color in {0: "#d9822b", 30: "#08519c"}.items():
         name = f"warm-up of {warmup} steps" if warmup else "no warm-up"
-        panel.plot(runs[rate, warmup], color=colour, label=name)
+        panel.plot(runs[rate, warmup], color=color, label=name)
     panel.axhline(frequencies, color="#777777", ls="--", lw=1, label="frequencies only")
     panel.set(xlabel="training step", title=f"highest learning rate {rate:g}")
     panel.legend(frameon=False)
@@ -429,9 +588,9 @@ runs = {
     for name, clip in clipping.items()
 }
 figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.2), layout="constrained")
-for (name, (losses, lengths)), colour in zip(runs.items(), ("#08519c", "#d9822b"), strict=True):
-    axes[0].plot(losses, color=colour, label=name)
-    axes[1].plot(lengths, color=colour, label=name)
+for (name, (losses, lengths)), color in zip(runs.items(), ("#08519c", "#d9822b"), strict=True):
+    axes[0].plot(losses, color=color, label=name)
+    axes[1].plot(lengths, color=color, label=name)
 axes[0].axvline(20, color="#777777", ls=":", lw=1)
 axes[0].axhline(frequencies, color="#777777", ls="--", lw=1, label="frequencies only")
 axes[0].set(xlabel="training step", ylabel="loss (nats per token)", title="Loss")
@@ -456,7 +615,7 @@ assert sum(runs["clipped to 1"][0][-10:]) < sum(runs["not clipped"][0][-10:]) - 
 # about fifty steps long (1 / (1 − 0.98)): all that comes after is divided by the huge one too, and
 # counts for almost nothing.
 #
-# Clip the gradient of the whole batch. With gradient accumulation (chapter 7) that is after the
+# Clip the gradient of the whole batch. With gradient accumulation (chapter 7b) that is after the
 # last `backward`, not after each. `Settings(accumulate=4)` does it so: it cuts each batch into four
 # parts, divides the loss of each by the number of labels in all four, and clips once.
 
@@ -480,13 +639,13 @@ model = new_model()
 model.loss(**task.batch(0, 0, 24, True)).backward()
 gradient = model.decoder.layers[0].feed_forward.widen.weight.grad
 figure, axes = plt.subplots(figsize=(6.5, 2.8), layout="constrained")
-for steps, colour in ((0, "#bbbbbb"), (1, "#c6dbef"), (3, "#6baed6"), (5, "#08519c")):
+for steps, color in ((0, "#bbbbbb"), (1, "#c6dbef"), (3, "#6baed6"), (5, "#08519c")):
     strengths = torch.linalg.svdvals(orthogonalize(gradient[None], steps)[0])
-    axes.plot(strengths, color=colour, label=f"{steps} rounds")
+    axes.plot(strengths, color=color, label=f"{steps} rounds")
 axes.set(
     xlabel="direction, the strongest first", ylabel="strength", title="A gradient's directions"
 )
-axes.legend(frameon=False)
+axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 one, five = (torch.linalg.svdvals(orthogonalize(gradient[None], n)[0]) for n in (0, 5))
 print(
@@ -516,8 +675,8 @@ for (name, _), losses in curves.items():
     if name not in best or losses[-1] < best[name][-1]:
         best[name] = losses
 figure, axes = plt.subplots(figsize=(6.5, 2.8), layout="constrained")
-for (name, losses), colour in zip(best.items(), ("#d9822b", "#08519c"), strict=True):
-    axes.plot(range(5, 105, 10), losses, color=colour, label=f"{name}, its best rate")
+for (name, losses), color in zip(best.items(), ("#d9822b", "#08519c"), strict=True):
+    axes.plot(range(5, 105, 10), losses, color=color, label=f"{name}, its best rate")
 axes.axhline(frequencies, color="#777777", ls="--", lw=1, label="frequencies only")
 axes.set(xlabel="training step", ylabel="loss (nats per token)", title="Means of ten steps")
 axes.legend(frameon=False)
@@ -667,7 +826,7 @@ assert seen["by hash"] == 0
 
 # %% [markdown]
 # The manual says many things in several places. So does the web: a large corpus is full of
-# licences, menus and articles copied from elsewhere. A model that has learned a text by heart is
+# licenses, menus and articles copied from elsewhere. A model that has learned a text by heart is
 # then praised for what looks like understanding.
 #
 # `split` asks the text itself. It brings it to a *normal form* (one Unicode form, lower case, one
@@ -699,14 +858,14 @@ for name, how in {"shuffled": shuffled_split, "by hash": by_hash}.items():
 # ### Words instead of characters
 #
 # With characters a row of 64 is one line. *Byte-pair encoding* (BPE; Sennrich et al. 2015,
-# arXiv:1508.07909) makes longer tokens: take the two neighbours that stand together most often,
+# arXiv:1508.07909) makes longer tokens: take the two neighbors that stand together most often,
 # call them one token, and again. Four times, by hand:
 
 # %%
 words = [list(word) for word in ("low", "low", "lower", "lower", "newest", "newest", "widest")]
 for _ in range(4):
-    neighbours = Counter(pair for word in words for pair in pairwise(word))
-    (a, b), count = neighbours.most_common(1)[0]
+    neighbors = Counter(pair for word in words for pair in pairwise(word))
+    (a, b), count = neighbors.most_common(1)[0]
     for word in words:
         for i in range(len(word) - 2, -1, -1):
             if word[i : i + 2] == [a, b]:
@@ -733,8 +892,8 @@ figure, axes = plt.subplots(figsize=(9.5, 1.7), layout="constrained")
 for height, tokens in ((1, vocabulary), (0, bpe)):
     ((ids, starts),) = tokens.encode_with_starts([sentence])
     for i, (start, end) in enumerate(zip(starts, [*starts[1:], len(sentence)], strict=True)):
-        colour = ("#c6dbef", "#fdd9b5")[i % 2]
-        axes.barh(height, end - start, left=start, height=0.75, color=colour)
+        color = ("#c6dbef", "#fdd9b5")[i % 2]
+        axes.barh(height, end - start, left=start, height=0.75, color=color)
     for x, character in enumerate(sentence):
         axes.text(x + 0.5, height, character, ha="center", va="center", family="monospace")
     kind = "characters" if tokens is vocabulary else "BPE"
@@ -800,8 +959,8 @@ for name, (one, trained) in runs.items():
 figure, axes = plt.subplots(1, 3, figsize=(9.5, 2.3), layout="constrained")
 for i, (panel, title) in enumerate(zip(axes, titles, strict=True)):
     values = [measure[i] for measure in measures.values()]
-    colours = ["#08519c" if value == min(values) else "#bbbbbb" for value in values]
-    panel.barh(list(measures), values, color=colours)
+    colors = ["#08519c" if value == min(values) else "#bbbbbb" for value in values]
+    panel.barh(list(measures), values, color=colors)
     panel.set_title(title, fontsize=10)
     panel.invert_yaxis()
     panel.spines[["top", "right"]].set_visible(False)
@@ -996,9 +1155,9 @@ for panel, values, first in zip(axes, first_half, (40, 0), strict=True):
     panel.plot(range(first + 1, 61), values[first:], color="#777777")
     panel.axvline(60.5, color="#777777", ls=":", lw=1)
     panel.set_xlabel("training step")
-for part, colour in zip(parts, ("#333333", "#d9822b", "#08519c", "#5a8f3d"), strict=True):
+for part, color in zip(parts, ("#333333", "#d9822b", "#08519c", "#5a8f3d"), strict=True):
     for panel, values in zip(axes, resumed[part], strict=False):
-        panel.plot(range(61, 121), values, color=colour, label=f"{part} left out")
+        panel.plot(range(61, 121), values, color=color, label=f"{part} left out")
 axes[0].set(ylabel="nats per token", title="Held-out loss")
 axes[0].legend(frameon=False)
 axes[1].set(ylabel="multiples of the learning rate", title="How far a step moves a weight")
@@ -1024,10 +1183,10 @@ print(f"pieces seen: {2 * seen} of {len(task.training)}; without the position {s
 # - **The random state.** Other units are dropped, so the weights differ. The curve is another one
 #   and not a worse one. What is lost is that the run can be repeated: whether a difference comes
 #   from a change to the code or from chance, you can no longer tell.
-# - **The position.** The loss hardly shows it. Here the green curve ends highest, by as much as
-#   chance might do; one run is too little to tell. Yet the second half of the run saw the pieces of
-#   the first half again, and none that was new. A training that is interrupted every 60 steps would
-#   never see any others. As no curve tells you, a test must: is the resumed run equal to the
+# - **The position.** The loss does not show it. All four curves end close together, and one run is
+#   too little to tell such differences from chance. Yet the second half of the run saw the pieces
+#   of the first half again, and none that was new. A training that is interrupted every 60 steps
+#   would never see any others. As no curve tells you, a test must: is the resumed run equal to the
 #   undisturbed one, bit for bit?
 
 # %% [markdown]
@@ -1069,7 +1228,7 @@ with tempfile.TemporaryDirectory() as place:
 # ### Try it
 #
 # - Change the seed, both in `new_training` and with `Settings(seed=1, ...)`. Does the orange curve
-#   still jump? Does the green one still end highest?
+#   still jump? Which curve ends highest now?
 # - Take the checkpoint without `copy.deepcopy`. Which parts of it are still those of step 60 when
 #   the run has ended?
 # - In `resume`, have the schedule begin anew, with its warm-up: `range(60)` for the steps. How high
@@ -1105,6 +1264,9 @@ with tempfile.TemporaryDirectory() as place:
 # 6. What is the loss of a model that gives each of 100 tokens the same probability?
 # 7. A run with dropout is resumed with its weights, its settings and the number of its last step.
 #    What is missing, and how would you notice?
+# 8. All matrices of a model's layers begin at zero. What can it learn all the same, and what never?
+# 9. The held-out loss of one checkpoint is another number each time you compute it. What did you
+#    forget?
 #
 # <details>
 # <summary>Answers</summary>
@@ -1120,5 +1282,8 @@ with tempfile.TemporaryDirectory() as place:
 # 7. The optimizer's state: the loss jumps. The random state: only a comparison with a run that was
 #    not interrupted shows it. (The position in the data is there if a batch depends on the seed and
 #    the step only; the seed is among the settings.)
+# 8. Which token follows which: the embedding and the head learn. The layers stay at zero, so it
+#    never looks at an earlier token.
+# 9. `model.eval()`: dropout is still on.
 #
 # </details>

@@ -1,6 +1,9 @@
 # %% [markdown]
 # # 9. Generation
 #
+# *Reading takes about 45 minutes, running half a minute on one CPU thread. It presumes chapters 5
+# and 8.*
+#
 # A language model gives a probability to each token that may come next. To write a text is to
 # choose one, append it, and ask again. What sounds like three lines of code has many ways to go
 # wrong, above all for several prompts of different lengths at once.
@@ -47,7 +50,7 @@ torch.set_num_threads(1)
 # %% [markdown]
 # ## A language small enough to know
 #
-# Our model shall learn a language of which we know everything, so that we can judge what it writes.
+# Our model learns a language of which we know everything, so that we can judge what it writes.
 # A sentence has an article, perhaps some adjectives, a noun, and a verb that agrees with the noun:
 # *the old cat sleeps*, *the cats see the small dog*. Each word is a token.
 
@@ -346,7 +349,7 @@ batch = pad(prompts)
 with torch.no_grad():
     logits = model(batch.input_ids, batch.attention_mask)
 naive = logits[:, -1].argmax(dim=-1)
-last = (torch.arange(logits.shape[1]) * batch.attention_mask).argmax(dim=1)
+last = batch.attention_mask.sum(dim=1) - 1  # so long as all padding is on the right
 right = logits[torch.arange(len(prompts)), last].argmax(dim=-1)
 for i in range(len(prompts)):
     print(f"{decode(prompts[i][1:]):<24}| -1: {WORDS[naive[i]]:<8} last real: {WORDS[right[i]]}")
@@ -356,7 +359,12 @@ assert naive.tolist() != right.tolist()
 # %% [markdown]
 # The hidden states of padding are zeros here, so all logits are equal there and the `argmax` is the
 # token 0, `<pad>`. In a model that leaves something else at padding it would be a word, and harder
-# to notice. `last`, the largest index of a real token, is right for both sides.
+# to notice.
+#
+# `last` in this cell is good for one step only. It counts the real tokens, and takes them to stand
+# at the beginning. After one new token the row has a hole, and with padding on the left the count
+# was wrong from the start. What is right everywhere is the largest index of a real token. You will
+# write that in the first exercise.
 #
 # ### Second: positions that count padding
 #
@@ -495,9 +503,9 @@ def seconds_per_token(use_cache, count=200):
 
 times = {use_cache: seconds_per_token(use_cache) for use_cache in (False, True)}
 figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
-for use_cache, colour in ((False, "#d9822b"), (True, "#08519c")):
+for use_cache, color in ((False, "#d9822b"), (True, "#08519c")):
     name = "with a cache" if use_cache else "everything read anew"
-    axes.plot([1000 * t for t in times[use_cache]], color=colour, lw=1, label=name)
+    axes.plot([1000 * t for t in times[use_cache]], color=color, lw=1, label=name)
 axes.set(xlabel="new token", ylabel="milliseconds for it", ylim=(0, None))
 axes.set_title("The time for one token of each row, as the text grows")
 axes.legend(frameon=False)
@@ -598,14 +606,14 @@ assert [words[i] for i in beams] == ["a", "unicorn", "</s>"]
 leaves = [("the", "cat"), ("the", "dog"), ("the", "bird"), ("a", "unicorn"), ("a", "cat")]
 places = {(): (0, 2), ("the",): (1, 1), ("a",): (1, 3.5)}
 places |= {leaf: (2, y) for y, leaf in enumerate(leaves)}
-colours = {("the", "cat"): "#d9822b", ("a", "unicorn"): "#08519c"}
+colors = {("the", "cat"): "#d9822b", ("a", "unicorn"): "#08519c"}
 figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
 for path, (x, y) in places.items():
     if path:
         x0, y0 = places[path[:-1]]
         chance = follows[path[-2] if len(path) > 1 else "<s>"][path[-1]]
-        colour = next((c for leaf, c in colours.items() if leaf[: len(path)] == path), "#b0b0b0")
-        axes.plot([x0, x], [y0, y], color=colour, lw=1 + 6 * chance, solid_capstyle="round")
+        color = next((c for leaf, c in colors.items() if leaf[: len(path)] == path), "#b0b0b0")
+        axes.plot([x0, x], [y0, y], color=color, lw=1 + 6 * chance, solid_capstyle="round")
         axes.text(
             x0 + 0.55 * (x - x0), y0 + 0.55 * (y - y0), f"{chance:g}", ha="center", va="center",
             fontsize=8, bbox={"fc": "white", "ec": "none", "pad": 1},
@@ -614,7 +622,7 @@ for path, (x, y) in places.items():
     axes.text(x, y, path[-1] if path else "<s>", ha="center", va="center", fontsize=9, bbox=box)
 for leaf in leaves:
     product = follows["<s>"][leaf[0]] * follows[leaf[0]][leaf[1]]
-    how = {"#d9822b": "  greedy", "#08519c": "  2 beams"}.get(colours.get(leaf), "")
+    how = {"#d9822b": "  greedy", "#08519c": "  2 beams"}.get(colors.get(leaf), "")
     x, y = places[leaf]
     axes.text(x + 0.25, y, f"{product:.2f}{how}", va="center", fontsize=9)
 axes.set(
@@ -636,7 +644,7 @@ plt.show()
 #
 # where *n* is the number of new tokens, the end included (Wu et al. 2016, arXiv:1609.08144, section
 # 7, have a similar formula). Logarithms are negative, so dividing by more is *better*: a penalty
-# above 0 favours long texts.
+# above 0 favors long texts.
 
 # %%
 follows = {

@@ -5,13 +5,17 @@
 # our parts and compares with the library that they come from, number by number. And it shows the
 # other side: mistakes that load without a word, and compute something else.
 #
+# *Reading takes about 45 minutes, running a minute and a half on one CPU thread. It presumes
+# chapters 3 to 5 and, for fine-tuning, 7 and 8.*
+#
 # After this chapter you will be able to
 #
 # - name the parts in which BERT, GPT-2 and Llama differ;
 # - load a folder of weights, and say what it means that the numbers are "the same";
-# - recognise six mistakes that load silently, and say how large their error is;
+# - recognize six mistakes that load silently, and say how large their error is;
 # - write a test that would have caught each;
-# - fine-tune a pretrained model, all of it or by LoRA, and say what that brings.
+# - fine-tune a pretrained model, all of it or by LoRA, and say what that brings;
+# - take a head out of a model, and measure whether it is missed.
 #
 # Nothing is downloaded here: the library, Hugging Face's transformers, builds small models with
 # random weights and saves them as it saves real ones. It has to be installed
@@ -24,6 +28,7 @@ import random
 import re
 import tempfile
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -68,13 +73,14 @@ for part in vars(STYLES["bert"]):
     print(f"{part:<16}" + "".join(f"{choice:>12}" for choice in choices))
 
 # %% [markdown]
-# - **norm**: *layer* brings each vector to mean 0 and variance 1; *rms* only divides it by its root
-#   mean square. Both then multiply by a learned gain (chapter 4).
-# - **residual**: *post* is `norm(x + f(x))`; *pre* is `x + f(norm(x))`, so that what runs through
-#   the layers is never normalised. Hence the **final norm**, behind the last layer.
+# - **norm**: *layer* (LayerNorm) brings each vector to mean 0 and variance 1; *rms* (RMSNorm) only
+#   divides it by its root mean square. Both then multiply by a learned gain (chapter 4).
+# - **residual**: *post* (post-norm) is `norm(x + f(x))`; *pre* (pre-norm) is `x + f(norm(x))`, so
+#   that what runs through the layers is never normalized. Hence the **final norm**, behind the last
+#   layer.
 # - **feed_forward**: what stands between its two linear layers. *relu* cuts off what is negative.
-#   *gelu* is a smooth relu, and *gelu_tanh* an approximation of gelu. *swiglu* has a third linear
-#   layer, whose outputs, bent by x · sigmoid(x), open and close those of the first, as gates.
+#   *gelu* is a smooth relu, and *gelu_tanh* an approximation of gelu. *swiglu* (SwiGLU) has a third
+#   linear layer, and the first, activated by x · sigmoid(x), gates it number by number.
 # - **positions**: added as waves (*sinusoidal*), added from a table (*learned*), or turned into
 #   queries and keys (*rotary*, next section).
 # - **bias**: whether the linear layers have one; **qkv_bias**: whether those of queries, keys and
@@ -88,10 +94,10 @@ for part in vars(STYLES["bert"]):
 #
 # ## Positions that are turned
 #
-# Rotary positions add nothing to a token. They take the numbers of a query or key in pairs, each a
-# point in a plane, and turn it by an angle that grows with the position. A query at position m and
-# a key at n are then turned apart by m − n. So their score depends on the distance alone, wherever
-# the two stand:
+# *Rotary position embeddings* (RoPE, Su et al. 2021, arXiv:2104.09864) add nothing to a token. They
+# take the numbers of a query or key in pairs, each a point in a plane, and rotate it by an angle
+# that grows with the position. A query at position m and a key at n are then rotated apart by m −
+# n. So their score depends on the distance alone, wherever the two stand:
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -256,7 +262,7 @@ assert difference < 2e-5
 # 2. **An eps of 1e-5** in BERT's norms, the default of torch. BERT has 1e-12.
 # 3. **A matrix not transposed.** GPT-2 stores each as (in, out), and torch's linear layers want
 #    (out, in). One of them is square.
-# 4. **Neighbours turned as pairs.** These Llama files pair column i with column i + width/2, other
+# 4. **Neighbors turned as pairs.** These Llama files pair column i with column i + width/2, other
 #    codes column 2i with 2i + 1.
 # 5. **Key heads in another order**, so that a group of query heads reads another group's keys.
 # 6. **The final norm forgotten.**
@@ -291,15 +297,16 @@ with torch.no_grad():
 errors["GPT-2: a square matrix not transposed"] = largest_difference(theirs, ours)
 
 
-def rotate_neighbours(x, rotation):
-    cos, sin = rotation
-    a, b = x[..., 0::2], x[..., 1::2]
-    return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
+def rotate_neighbors(x, rotation):
+    """The same rotation of other pairs: columns 2i and 2i + 1 take the places of i and i + D/2."""
+    width = x.shape[-1]
+    order = torch.cat((torch.arange(0, width, 2), torch.arange(1, width, 2)))
+    return rotate(x[..., order], rotation)[..., order.argsort()]
 
 
 theirs, ours = fresh("Llama")
-minitransformer.attention.rotate = rotate_neighbours
-errors["Llama: neighbours turned as pairs"] = largest_difference(theirs, ours)
+minitransformer.attention.rotate = rotate_neighbors
+errors["Llama: neighbors turned as pairs"] = largest_difference(theirs, ours)
 minitransformer.attention.rotate = rotate
 
 theirs, ours = fresh("Llama")
@@ -380,7 +387,7 @@ home.cleanup()
 # %% [markdown]
 # ## Fine-tuning
 #
-# Few people train BERT; many *fine-tune* it. It has read a lot of text that nobody labelled, and
+# Few people train BERT; many *fine-tune* it. It has read a lot of text that nobody labeled, and
 # learns its task from a few examples that somebody did. Does that help, and by what? To see all of
 # it in two minutes we make a small world: guests write about a hotel. Each of its five topics has
 # sixteen words.
@@ -435,28 +442,29 @@ def complaint(rng, part):
 rng = random.Random(0)
 reviews = [review(rng) for _ in range(8000)]
 KNOWN, NEW = slice(0, 4), slice(4, 8)  # half of the words of each topic
-labelled = [complaint(rng, KNOWN) for _ in range(200)]
-tests = {"labelled words": KNOWN, "new words": NEW}
+labeled = [complaint(rng, KNOWN) for _ in range(200)]
+tests = {"labeled words": KNOWN, "new words": NEW}
 tests = {name: [complaint(rng, part) for _ in range(500)] for name, part in tests.items()}
 
 hotel = tempfile.TemporaryDirectory()
 files = Path(hotel.name)
 (files / "reviews.txt").write_text("\n\n".join(reviews))
-(files / "complaints.tsv").write_text("\n".join(labelled))
+(files / "complaints.tsv").write_text("\n".join(labeled))
 for name, lines in tests.items():
     (files / f"{name}.tsv").write_text("\n".join(lines))
-print(*reviews[:2], "", *labelled[:4], "", *tests["new words"][:2], sep="\n")
+print(*reviews[:2], "", *labeled[:4], "", *tests["new words"][:2], sep="\n")
 
 # %% [markdown]
-# The task: which department gets the complaint? 200 labelled sentences, which use *half of the
-# words*. Of the two tests one uses the same words, and the other those that stand in no labelled
+# The task: which department gets the complaint? 200 labeled sentences, which use *half of the
+# words*. Of the two tests one uses the same words, and the other those that stand in no labeled
 # sentence, such as *pie* and *ripe*. No single word gives the answer away: half of the sentences
 # have two topics, and the one with *not*, *hardly* or *never* counts.
 #
 # ### Reading without labels
 #
 # First a small BERT reads the 8,000 reviews as in chapter 7: 15% of the tokens are hidden, and it
-# finds them. It is not told that there are topics.
+# finds them. It is not told that there are topics. (Its projection to the vocabulary is the token
+# embedding itself, as in BERT: *weight tying*.)
 
 # %%
 reading = make_task("mlm", DataOptions(str(files / "reviews.txt"), tokenizer="wordpiece"), 64)
@@ -492,16 +500,16 @@ print(*answer(bert, reading.vocabulary, hidden, 1), sep="\n")
 words = list(topic_of)
 (ids,) = reading.vocabulary.encode([" ".join(words)], add_special=False)
 assert len(ids) == len(words)  # each word is one token
-colours = dict(zip(WORLD, ("#08519c", "#d9822b", "#5a8f3d", "#7a4fa3", "#b5446e"), strict=True))
+colors = dict(zip(WORLD, ("#08519c", "#d9822b", "#5a8f3d", "#7a4fa3", "#b5446e"), strict=True))
 figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
 for panel, (name, table) in zip(
     axes, {"random": start, "trained": bert.embedding.tokens.weight.detach()}.items(), strict=True
 ):
     vectors = table[ids] - table[ids].mean(0)
     plane = vectors @ torch.linalg.svd(vectors).Vh[1:3].T
-    for topic, colour in colours.items():
+    for topic, color in colors.items():
         chosen = [i for i, word in enumerate(words) if topic_of[word] == topic]
-        panel.scatter(*plane[chosen].T, color=colour, s=14, label=topic)
+        panel.scatter(*plane[chosen].T, color=color, s=14, label=topic)
     panel.set(title=name, xticks=[], yticks=[])
     near = F.normalize(vectors, dim=1) @ F.normalize(vectors, dim=1).T
     nearest = near.fill_diagonal_(-1).argmax(1).tolist()
@@ -515,7 +523,7 @@ assert same > 50
 # %% [markdown]
 # Words that stand in the same company have come together (two topics overlap in this plane, and lie
 # apart in other directions, as the printed numbers say). That is what can be learned without
-# labels, and it is as true for *pie*, which will never be labelled, as for *soup*.
+# labels, and it is as true for *pie*, which will never be labeled, as for *soup*.
 #
 # ### A folder, and a head
 #
@@ -529,7 +537,7 @@ reading.vocabulary.save(folder)
 print(*sorted(path.name for path in folder.iterdir()))
 
 tokenizer = Tokenizer.load(folder)
-texts = pad(tokenizer.encode([line.partition("\t")[2] for line in labelled[:20]]))
+texts = pad(tokenizer.encode([line.partition("\t")[2] for line in labeled[:20]]))
 theirs = transformers.BertForMaskedLM.from_pretrained(folder).eval()
 with torch.no_grad():
     wanted = theirs(texts.input_ids, attention_mask=texts.attention_mask).logits
@@ -613,18 +621,18 @@ by_topic = sum(1 / len(topics_in(line.partition("\t")[2])) for line in tests["ne
 print(f"by chance {chance:.0%}, by topic {by_topic:.0%}")
 
 figure, axis = plt.subplots(figsize=(8.5, 3.2), layout="constrained")
-for offset, (name, colour) in enumerate(zip(tests, ("#bdd7e7", "#08519c"), strict=True)):
+for offset, (name, color) in enumerate(zip(tests, ("#bdd7e7", "#08519c"), strict=True)):
     heights = [i + 0.38 * offset for i in range(len(accuracies))]
-    axis.barh(heights, [a[name] for a in accuracies.values()], 0.36, color=colour, label=name)
+    axis.barh(heights, [a[name] for a in accuracies.values()], 0.36, color=color, label=name)
 axis.set_yticks([i + 0.19 for i in range(len(accuracies))], list(accuracies))
 for x, name in ((chance, "chance"), (by_topic, "topic only")):
     axis.axvline(x, color="#777777", ls="--", lw=1)
     axis.text(x + 0.01, -0.35, name, fontsize=8, color="#777777")
 axis.set(
-    xlim=(0, 1), ylim=(-0.6, 3.6), xlabel="accuracy", title="200 labelled sentences, 500 others"
+    xlim=(0, 1), ylim=(-0.6, 3.6), xlabel="accuracy", title="200 labeled sentences, 500 others"
 )
 axis.invert_yaxis()
-axis.legend(frameon=False, loc="lower right")
+axis.legend(frameon=False, loc="lower left", bbox_to_anchor=(1, 0))
 axis.spines[["top", "right"]].set_visible(False)
 plt.show()
 new = {name: accuracy["new words"] for name, accuracy in accuracies.items()}
@@ -632,11 +640,11 @@ assert new["random weights"] < 0.35
 assert min(new[name] for name in new if name != "random weights") > 0.45
 
 # %% [markdown]
-# - **Random weights** learn the labelled words, and know nothing of the others: they are at chance.
+# - **Random weights** learn the labeled words, and know nothing of the others: they are at chance.
 # - **Pretrained**, most of what is learned from a label for *soup* holds for *pie*, too, which is
 #   near it in the picture above.
 # - **Frozen**, the body gives what it has, and only the head learns. It matters no longer which
-#   words were labelled.
+#   words were labeled.
 # - **LoRA** comes close to training all, with a fraction of the numbers.
 #
 # (One seed, 500 sentences: differences of three points are chance.)
@@ -666,6 +674,76 @@ for count in (1, 2):
 # there for every task. What no review asked for, *which clause is negated*, has to come from 200
 # labels, and they are too few. Fine-tuning brings out what was learned before, and adds little to
 # it.
+#
+# ### Which heads are needed?
+#
+# Its eight heads read the sentences. Which of them is the task decided by? Chapter 3 looked at
+# weights with `record_attention`, and took heads out. Both work on a model whose weights came from
+# a file. The weights pass through a module that does nothing, the *tap* of each attention: it shows
+# them, and cannot change them. To take a head out, we set to zero what it hands to the output
+# projection, by a hook that is called before that layer (as Michel et al. 2019, arXiv:1905.10650,
+# did with BERT). And we ask the tap how much of its attention the first token, which the classifier
+# reads, gives to the word that decides: *not*, *hardly* or *never*.
+
+
+# %%
+@contextmanager
+def head_off(attention, head):
+    """While it is on, this head hands zeros to the output projection."""
+    columns = torch.arange(attention.num_heads * attention.width)
+    off = columns // attention.width == head
+    hook = attention.output.register_forward_pre_hook(
+        lambda linear, inputs: (inputs[0].masked_fill(off, 0.0),)
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+task = departments["new words"]
+layers = [layer.attention for layer in best.body.encoder.layers]
+(negations,) = tokenizer.encode(["not hardly never"], add_special=False)
+on_negations = torch.zeros(len(layers), layers[0].num_heads)
+with torch.no_grad(), record_attention(best) as maps:
+    for batch in task.held_out_batches():
+        best(batch.input_ids, batch.attention_mask)
+        is_negation = torch.isin(batch.input_ids, torch.tensor(negations))
+        for layer, weights in enumerate(maps.values()):  # (batch, heads, queries, keys)
+            given = (weights[:, :, 0] * is_negation[:, None]).sum(dim=(0, 2))
+            on_negations[layer] += given / len(task.held_out)
+
+whole = task.evaluate(best)["accuracy"]
+without = torch.zeros_like(on_negations)
+for layer, attention in enumerate(layers):
+    for head in range(attention.num_heads):
+        with head_off(attention, head):
+            without[layer, head] = task.evaluate(best)["accuracy"]
+assert task.evaluate(best)["accuracy"] == whole  # the hooks are gone
+
+figure, axes = plt.subplots(1, 2, figsize=(9, 2.4), layout="constrained")
+shown = {
+    f"right answers without this head (with all: {whole:.0%})": without,
+    "weight that [CLS] gives to the negation": on_negations,
+}
+for axis, (title, grid) in zip(axes, shown.items(), strict=True):
+    axis.imshow(grid, cmap="Blues", vmin=0, vmax=1)
+    for layer, row in enumerate(grid.tolist()):
+        for head, share in enumerate(row):
+            ink = "white" if share > 0.5 else "black"
+            axis.text(head, layer, f"{share:.0%}", ha="center", va="center", color=ink)
+    axis.set_xticks(range(4), [f"head {i}" for i in range(4)])
+    axis.set_yticks(range(2), [f"layer {i}" for i in range(2)])
+    axis.set_title(title, fontsize=10)
+plt.show()
+needed = without.flatten().argmin().item()
+print(f"most missed: layer {needed // 4}, head {needed % 4}: {without.min():.0%} without it")
+
+# %% [markdown]
+# No head is indispensable: without any one of them the model still answers far better than chance,
+# as the others do part of its work. And here the head that looks at the negation most is not the
+# one that is missed most. What a head looks at says where its output comes from, and nothing of
+# what the layers behind it make of that. A picture suggests; taking it out tells.
 #
 # When the training is over, $W_0 + \frac{\alpha}{r} B A$ is a matrix like any other. `merge_lora`
 # adds it up: plain layers again, the same outputs, no slower than before.
@@ -728,9 +806,11 @@ assert min(changed[pooling, "no mask"][-1] for pooling in pooled) > 50
 
 # %%
 figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
-colours = ("#08519c", "#d9822b", "#5a8f3d", "#777777")
-for ((pooling, version), counts), colour in zip(changed.items(), colours, strict=True):
-    axis.plot(added, counts, "o-", color=colour, label=f"{pooling}: {version}")
+colors = ("#08519c", "#d9822b", "#5a8f3d", "#777777")
+sizes = (6, 6, 9, 4)  # of the last two, which nearly coincide, both are seen
+for ((pooling, version), counts), color, size in zip(changed.items(), colors, sizes, strict=True):
+    label = f"{pooling}: {version}"
+    axis.plot(added, counts, "o-", color=color, markersize=size, label=label)
 axis.set(xlabel="padding added to each row", ylabel="answers changed, of 500", ylim=(-10, None))
 axis.set_title("The same sentences, with more padding")
 axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -756,7 +836,7 @@ plt.show()
 #
 # ### Try it
 #
-# - Label 50 sentences, and 800. Where do random weights catch up on the labelled words, and where
+# - Label 50 sentences, and 800. Where do random weights catch up on the labeled words, and where
 #   on the new ones?
 # - Fine-tune all weights with a learning rate of 1e-2. What is left of the reading?
 # - `add_lora(model.body, 1)`: how much does rank 1 lose? And with all four projections,

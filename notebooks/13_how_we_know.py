@@ -6,9 +6,12 @@
 # case where it does not. That is what this chapter is about, and it is the habit that outlives the
 # rest of the course.
 #
+# *Reading takes about 30 minutes, running half a minute on one CPU thread. It presumes chapters 2,
+# 4 and 5.*
+#
 # After this chapter you will be able to
 #
-# - state what must hold of an attention function, and run it as tests in pytest;
+# - state what must hold of a model with masks, and run it as tests in pytest;
 # - choose between exact and tolerant comparisons, and say why;
 # - let hypothesis look for the input on which you are wrong;
 # - test a test: change a line of the code, and see who notices.
@@ -18,6 +21,7 @@ import inspect
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -25,10 +29,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib_inline.backend_inline import set_matplotlib_formats
-from torch.nn import functional as F
 
+from minitransformer import Config, DecoderOnly, pad, padding_mask, scaled_dot_product_attention
 from minitransformer import attention as module
-from minitransformer import causal_mask, padding_mask, scaled_dot_product_attention
 from minitransformer.checks import bugs, check_attention
 
 set_matplotlib_formats("png")
@@ -39,108 +42,102 @@ torch.set_num_threads(1)
 #
 # The obvious test compares with another implementation. But then who tests that one? And if both
 # were copied from the same page, both have its bug. An **invariant** needs no second opinion: it
-# says how the answer may *not* change. Four of them go a long way:
+# says how the answer may *not* change. For a decoder four of them go a long way:
 #
-# 1. A forbidden key gets a weight of exactly 0, and the weights of a query sum to 1.
-# 2. What stands at padding makes no difference.
-# 3. How much padding there is makes no difference.
+# 1. What stands at padding makes no difference.
+# 2. How much padding there is, and on which side, makes no difference.
+# 3. What else is in the batch makes no difference.
 # 4. What comes later makes no difference to what came before.
 #
-# Each is a few lines. How do you see the weights of a function that returns only its output? Give
-# it the identity matrix for values: then the output *is* the weights. Dead queries, which may see
-# nothing, are left out: what they get is another question.
+# Each is a few lines. Here they are for a model, a function of ids and attention mask that gives
+# logits. What must hold of the attention *inside*, of its weights and its formula, you will say
+# yourself in the exercise.
 
 
 # %%
-def batch(lengths=(2, 4, 3), extra=0):
-    """Random query, key and value, `extra` columns of padding, and a mask: padded and causal."""
-    generator = torch.Generator().manual_seed(1)
-    shape = (len(lengths), 2, max(lengths), 5)  # (batch, heads, length, width)
-    query, key, value = (torch.randn(shape, generator=generator) for _ in range(3))
-    query, key, value = (F.pad(x, (0, 0, 0, extra), value=9.0) for x in (query, key, value))
-    real = torch.arange(max(lengths) + extra) < torch.tensor(lengths)[:, None]
-    return query, key, value, padding_mask(real.long()) & causal_mask(real.shape[1])
+def example(lengths=(2, 4, 3), extra=0, side="right"):
+    """Random ids 1 to 9 in rows of these lengths, with `extra` columns of padding more."""
+    draw = torch.Generator().manual_seed(1)
+    rows = [torch.randint(1, 10, (n,), generator=draw).tolist() for n in lengths]
+    batch = pad(rows, side=side, max_length=max(lengths) + extra)
+    return batch.input_ids, batch.attention_mask
 
 
-def test_weights_are_zero_or_sum_to_one(attention):
-    query, key, _, mask = batch()
-    eye = torch.eye(key.shape[2]).expand(*key.shape[:2], -1, -1)
-    weights = attention(query, key, eye, mask)
-    alive = mask.any(dim=-1, keepdim=True)
-    assert (weights[(~mask & alive).expand_as(weights)] == 0.0).all(), "a forbidden key has weight"
-    sums = weights.sum(dim=-1, keepdim=True)[alive.expand(*weights.shape[:3], 1)]
-    assert torch.allclose(sums, torch.ones_like(sums)), "the weights of a query do not sum to 1"
+def test_what_stands_at_padding_is_irrelevant(model):
+    ids, mask = example()
+    before = model(ids, mask)
+    after = model(torch.where(mask == 0, 7, ids), mask)
+    assert torch.equal(before[mask == 1], after[mask == 1]), "padding reaches the logits"
 
 
-def test_what_stands_at_padding_is_irrelevant(attention):
-    query, key, value, mask = batch()
-    before = attention(query, key, value, mask)
-    key[0, :, 2:], value[0, :, 2:] = 7.0, -7.0  # row 0 has two real tokens
-    after = attention(query, key, value, mask)
-    assert torch.equal(before[0, :, :2], after[0, :, :2]), "padding reaches the output"
+def add_padding(model, lengths, extra, side):
+    ids, mask = example(lengths)
+    before = model(ids, mask)[mask == 1]
+    ids, mask = example(lengths, extra, side)
+    after = model(ids, mask)[mask == 1]
+    changes = f"{extra} more columns of padding on the {side} change a real token"
+    assert torch.allclose(before, after, atol=1e-5), changes
 
 
-def add_padding(attention, lengths, extra):
-    before = attention(*batch(lengths))
-    after = attention(*batch(lengths, extra))
-    for row, n in enumerate(lengths):
-        same = torch.allclose(before[row, :, :n], after[row, :, :n], atol=1e-6)
-        assert same, f"{extra} more columns of padding change a row of {n} tokens"
+def test_how_much_padding_is_irrelevant(model):
+    add_padding(model, lengths=(2, 4, 3), extra=3, side="right")
+    add_padding(model, lengths=(2, 4, 3), extra=3, side="left")
 
 
-def test_how_much_padding_is_irrelevant(attention):
-    add_padding(attention, lengths=(2, 4, 3), extra=3)
+def test_the_rest_of_the_batch_is_irrelevant(model):
+    ids, mask = example()
+    together = model(ids, mask)
+    for row, n in enumerate(mask.sum(dim=1).tolist()):
+        alone = model(ids[row : row + 1, :n], mask[row : row + 1, :n])[0]
+        assert torch.allclose(together[row, :n], alone, atol=1e-5), "a row alone differs"
 
 
-def test_the_future_is_irrelevant(attention):
-    query, key, value, mask = batch()
-    before = attention(query, key, value, mask)
-    key[1, :, 2:], value[1, :, 2:] = 7.0, -7.0  # row 1 has four real tokens
-    after = attention(query, key, value, mask)
-    assert torch.equal(before[1, :, :2], after[1, :, :2]), "the past sees the future"
+def test_the_future_is_irrelevant(model):
+    ids, mask = example()
+    before = model(ids, mask)
+    ids[1, 2:] = 5  # row 1 has four real tokens
+    assert torch.equal(before[1, :2], model(ids, mask)[1, :2]), "the past sees the future"
 
 
 FOUR = [
-    test_weights_are_zero_or_sum_to_one,
     test_what_stands_at_padding_is_irrelevant,
     test_how_much_padding_is_irrelevant,
+    test_the_rest_of_the_batch_is_irrelevant,
     test_the_future_is_irrelevant,
 ]
 
 
-def ours(query, key, value, mask):
-    return scaled_dot_product_attention(query, key, value, mask)[0]  # [1] are the weights
+def new_decoder():
+    torch.manual_seed(0)
+    config = Config(10, d_model=16, num_layers=2, num_heads=2, attention="reference", style="gpt2")
+    decoder = DecoderOnly(config).eval()
+    with torch.no_grad():  # a fresh model hardly attends: its weights are small
+        for parameter in decoder.decoder.layers.parameters():
+            parameter.mul_(4.0)
+    return decoder
 
 
+decoder = new_decoder()
 for test in FOUR:
-    test(ours)
+    test(decoder)
     print("holds:", test.__name__.removeprefix("test_").replace("_", " "))
 
 # %% [markdown]
 # ## Exact or tolerant?
 #
-# Some of these compare bit by bit (`== 0.0`, `torch.equal`) and some with `allclose`. The rule:
-# **exact where nothing is rounded differently, tolerant where something is.** A weight of a
-# forbidden key is exp(−∞) = 0, in every dtype. Another value at a forbidden key is multiplied by
-# that 0, and all other numbers are the same as before. So nothing may differ. But a sum of rounded
-# weights need not be 1 to the last bit, and in a wider row the same sum may be added up in another
-# order.
+# Some of these compare bit by bit (`torch.equal`) and some with `allclose`. The rule: **exact where
+# nothing is rounded differently, tolerant where something is.** The weight of a masked key is
+# exp(−∞) = 0, in every dtype. Whatever stands at that key is multiplied by that 0, and all other
+# numbers are the same as before. So nothing may differ. But in a wider row or a larger batch the
+# same sum may be added up in another order.
 #
-# A tolerance where none is needed hides bugs. Here is an attention that fills forbidden scores with
-# −15 instead of −∞.
-
+# A tolerance where none is needed hides bugs. Here is one row of scores whose last two keys are
+# masked, filled with −15 instead of −∞.
 
 # %%
-def fill_of_minus_15(query, key, value, mask):
-    scores = query @ key.mT / query.shape[-1] ** 0.5
-    return scores.masked_fill(~mask, -15.0).softmax(dim=-1) @ value
-
-
-query, key, _, mask = batch()
-weights = fill_of_minus_15(query, key, torch.eye(4), mask)
-forbidden = ~mask & mask.any(dim=-1, keepdim=True)  # in the rows that are alive
-leak = weights[forbidden.expand_as(weights)].max().item()
-print(f"largest weight on a forbidden key: {leak:.1e}")
+filled = torch.tensor([1.0, 2.0, 0.5, -15.0, -15.0])
+leak = filled.softmax(dim=0)[-1].item()
+print(f"weight of a masked key: {leak:.1e}")
 print("a test with atol=1e-5 passes:", leak < 1e-5)
 print("a test with == 0.0 passes:   ", leak == 0.0)
 assert 0.0 < leak < 1e-5
@@ -153,33 +150,48 @@ assert 0.0 < leak < 1e-5
 
 
 # %%
-def looks_like_a_test(attention):
-    query, key, value, mask = batch()
-    before = attention(query, key, value, mask)
-    key.masked_fill(~mask[:, :, -1, :, None], 99.0)  # change the padded keys ...
-    after = attention(query, key, value, mask)
+def looks_like_a_test(model):
+    ids, mask = example()
+    before = model(ids, mask)
+    ids.masked_fill(mask == 0, 7)  # write something else at the padding ...
+    after = model(ids, mask)
     assert torch.equal(before, after)
 
 
-looks_like_a_test(lambda query, key, value, mask: query @ key.mT @ value)  # no mask at all
-print("passes with no mask at all")
+looks_like_a_test(lambda ids, mask: decoder(ids, torch.ones_like(mask)))
+print("passes with a model that takes padding for text")
 
 # %% [markdown]
-# `masked_fill` returns a new tensor and leaves `key` alone (`masked_fill_` changes it). The test
+# `masked_fill` returns a new tensor and leaves `ids` alone (`masked_fill_` changes it). The test
 # compares a call with the same call. You would never have known had you not tried it on something
 # broken. So: **show every test a bug that it must catch.** The museum of chapter 11 is full of
-# them. Here are its attention functions that are wrong for everybody. Which do the four catch?
+# them. Here are its attention functions that are wrong for everybody, each put into our decoder.
+# Which do the four catch?
 
 
 # %%
-def notices(test, attention):
-    def output(*inputs):
-        found = attention(*inputs)
-        return found[0] if isinstance(found, tuple) else found  # without the weights
+@contextmanager
+def attention_replaced(implementation):
+    """Let every layer use another attention function while the block runs."""
+    ours = module.scaled_dot_product_attention
 
+    def other(query, key, value, mask, dropout_p=0.0, *, finite=False):
+        found = implementation(query, key, value, mask)
+        return found if isinstance(found, tuple) else (found, found.new_zeros(()))
+
+    module.scaled_dot_product_attention = other
     try:
-        test(output)
-    except AssertionError:
+        yield
+    finally:
+        module.scaled_dot_product_attention = ours
+
+
+def notices(test, attention):
+    """Does the test fail on our decoder with this attention in it? An error is a failure too."""
+    try:
+        with attention_replaced(attention):
+            test(decoder)
+    except (AssertionError, RuntimeError):
         return True
     return False
 
@@ -194,21 +206,23 @@ print(f"{len(museum) - len(missed)} caught by any. Missed:", *missed, sep="\n   
 assert len(missed) < len(museum) / 2
 
 # %% [markdown]
-# More than half, by four short tests. The others wait for a question that the four do not ask:
-# another mask (not causal, or more keys than queries), longer rows, the formula itself, the way
-# back. Each is one more test.
+# More than half, by four short tests. The first catches the fewest: our model sets the embeddings
+# of padding to zero, so *what* stands there is gone before attention begins; *that* something
+# stands there is not. The bugs that were missed wait for a question that the four do not ask:
+# another mask (not causal, or more keys than queries), longer rows, the formula itself, the
+# backward pass. Each is one more test.
 
 # %% [markdown]
 # ## In pytest
 #
 # pytest runs every function whose name begins with `test_`, and gives each argument what the
 # *fixture* of that name returns. So the four are pytest tests already: all they need is a fixture
-# `attention`. `minitransformer.checks` has many more such promises, in three tiers: *core* for
-# everybody, *robust* with half precision and dead queries, *strict* with NaN in padding.
+# `model`. `minitransformer.checks` has many more such checks, in three tiers: *core* for everybody,
+# *robust* with half precision and fully masked queries, *strict* with NaN in padding.
 # `parametrize_with_checks` makes a test of each.
 #
 # The attention here is the first attempt of many people: the mask is multiplied in after the
-# softmax. Which of the four will fail?
+# softmax. Which of the four will fail on a decoder with it?
 
 
 # %%
@@ -218,23 +232,26 @@ def first_attempt(query, key, value, mask):
 
 
 HEAD = """
+from contextlib import contextmanager
 import pytest
 import torch
-from torch.nn import functional as F
-from minitransformer import causal_mask, padding_mask
+from minitransformer import Config, DecoderOnly, pad
+from minitransformer import attention as module
 from minitransformer.checks import AttentionSubject, parametrize_with_checks
 """
 TAIL = """
 @pytest.fixture
-def attention():
-    return first_attempt
+def model():
+    with attention_replaced(first_attempt):
+        yield new_decoder()
 
 
 @parametrize_with_checks(AttentionSubject(first_attempt), tier="core")
 def test_core(subject, check):
     check(subject)
 """
-parts = [HEAD, *map(inspect.getsource, [first_attempt, batch, add_padding, *FOUR]), TAIL]
+SOURCES = [first_attempt, attention_replaced, new_decoder, example, add_padding, *FOUR]
+parts = [HEAD, *map(inspect.getsource, SOURCES), TAIL]
 with tempfile.TemporaryDirectory() as folder:
     (Path(folder) / "test_mine.py").write_text("\n\n".join(parts))
     options = ["-q", "--tb=no", "--color=no", "-p", "no:cacheprovider"]
@@ -246,17 +263,17 @@ for line in run.stdout.splitlines():
 assert run.stdout.count("FAILED") > 5
 
 # %% [markdown]
-# Forbidden keys do get a weight of 0. But they were in the denominator: the weights of a query do
-# not sum to 1, and everything depends on what stands at padding, how much of it there is, and what
+# Masked keys do get a weight of 0. But they were in the denominator: the weights of a query do not
+# sum to 1, and a row depends on how much padding it has, on the rest of its batch, and on what
 # comes later.
 
 # %% [markdown]
 # ## Let the machine choose the input
 #
-# Whoever writes a test chooses its inputs, and does not think of the case that he did not think
-# of: a row of length 0, a hole in the middle, a single query. *Property tests* turn it round: you
-# say what must hold for *every* input, and a library (here hypothesis) looks for a counterexample,
-# and then for the smallest one. The function below computes positions from an attention mask. It is
+# Whoever writes a test chooses its inputs, and cannot choose the case that did not come to mind: a
+# row of length 0, a hole in the middle, a single query. *Property tests* turn it round: you say
+# what must hold for *every* input, and a library (here hypothesis) looks for a counterexample, and
+# then for the smallest one. The function below computes positions from an attention mask. It is
 # right for padding on the left. Where is it wrong?
 
 
@@ -291,14 +308,18 @@ assert tried[-1] == [1, 1, 0]
 # found it, and it cut the example down to three tokens by itself.
 #
 # An invariant is a property, too. Here hypothesis chooses the lengths of the rows, 0 among them,
-# and how much padding is added.
+# how much padding is added, and on which side.
 
 
 # %%
 @settings(max_examples=50, deadline=None, derandomize=True, database=None)
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=3).filter(any), st.integers(0, 4))
-def test_any_padding(lengths, extra):
-    add_padding(ours, lengths, extra)
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=3).filter(any),
+    st.integers(0, 4),
+    st.sampled_from(("right", "left")),
+)
+def test_any_padding(lengths, extra, side):
+    add_padding(decoder, lengths, extra, side)
 
 
 test_any_padding()
@@ -319,8 +340,8 @@ _, _, body = source.partition("alive = ")
 print("    alive = " + body)
 
 # %% [markdown]
-# And here are ten mutants: one change each. "Dead" are the queries that see no key, "unused" the
-# keys and values that no query sees. Before you run the next cell, mark those that you think your
+# And here are ten mutants: one change each. "Dead" are the fully masked queries, "unused" the keys
+# and values that no query sees. Before you run the next cell, mark those that you think your
 # four tests will notice.
 
 # %%
@@ -372,8 +393,9 @@ assert survivors == ["no float32 inside"]
 # - A wrong polarity or axis is noticed by every group of tests.
 # - A wrong scale breaks no invariant: the weights are others, but they are 0 where they must be,
 #   and sum to 1. So a comparison with the formula is needed, too, and *core* makes it.
-# - A finite number in place of −∞, and the care for dead rows, are noticed only by those who ask
-#   for them: *robust*. (At −10⁴ the weights are 0 as well, as long as scores are ordinary numbers.)
+# - A finite number in place of −∞, and the care for fully masked rows, are noticed only by those
+#   who ask for them: *robust*. (At −10⁴ the weights are 0 as well, as long as scores are ordinary
+#   numbers.)
 # - Cleaning the rows that nobody uses changes nothing as long as padding holds numbers. Only NaN in
 #   padding, *strict*, tells the difference.
 #
@@ -400,27 +422,35 @@ for name, fn in {"with float32": scaled_dot_product_attention, "without": surviv
 # ### Try it: a mutant that survives
 #
 # Look for a change that *core* and *robust* do not notice, and that is not the same mathematics in
-# other words. Here is one: dead queries are no longer set to 0. Their weights and their output
-# become 0 anyway. So may the line go?
+# other words. Here is one: fully masked queries are no longer set to 0. Their weights and their
+# output become 0 anyway. So may the line go?
 
 # %%
 careless = mutant("query.masked_fill(~alive, 0.0)", "query")
 print("fails:", check_attention(careless, tier="robust").failed or "nothing")
 
 
-def test_nan_in_a_dead_query_reaches_no_gradient(attention):
-    query, key, value, mask = batch()
-    query = query.masked_fill(~mask.any(dim=-1, keepdim=True), float("nan"))
-    attention(query, key.requires_grad_(), value, mask).sum().backward()
-    assert key.grad.isfinite().all(), "NaN in a dead query reaches the gradient of the keys"
+def test_nan_in_a_fully_masked_query_reaches_no_gradient(attention):
+    query, key, value = (torch.randn(1, 1, 3, 4) for _ in range(3))
+    query[:, :, 2] = float("nan")
+    mask = padding_mask(torch.tensor([[1, 1, 0]]))
+    output, _ = attention(query, key.requires_grad_(), value, mask)
+    output.sum().backward()
+    assert key.grad.isfinite().all(), "NaN in a fully masked query reaches the keys' gradient"
 
 
-print("the new test notices:", notices(test_nan_in_a_dead_query_reaches_no_gradient, careless))
-test_nan_in_a_dead_query_reaches_no_gradient(ours)
+test_nan_in_a_fully_masked_query_reaches_no_gradient(scaled_dot_product_attention)
+print("the package's attention passes the new test")
+try:
+    test_nan_in_a_fully_masked_query_reaches_no_gradient(careless)
+except AssertionError as error:
+    print("the mutant fails it:", error)
+else:
+    raise AssertionError("the new test notices nothing")
 
 # %% [markdown]
-# It may not. Forward the zeros hide it; on the way back 0 · NaN is NaN, and one such gradient ruins
-# the model. The survivor told us which test was missing.
+# It may not. Forward the zeros hide it; in the backward pass 0 · NaN is NaN, and one such gradient
+# ruins the model. The survivor told us which test was missing.
 
 # %% [markdown]
 # ## Exercises
@@ -448,7 +478,7 @@ test_nan_in_a_dead_query_reaches_no_gradient(ours)
 # 4. It looks for a smaller one that fails in the same way, so that you can see why.
 # 5. No test covers what that line does; or the line has no effect that anybody could see, and may
 #    go.
-# 6. They say what must not change, and nothing of the formula: with any scale, forbidden weights
-#    are 0 and the others sum to 1.
+# 6. They say what must not change, and nothing of the formula: with any scale padding, batch and
+#    future make no difference.
 #
 # </details>

@@ -1,4 +1,4 @@
-"""What the main job reaches and how long it takes: the table in the README.
+"""What the main job reaches and how long it takes: the table in docs/training.md.
 
     python scripts/main_job.py --seeds 3
     python scripts/main_job.py --optimizer adamw --learning-rate 0.004 --steps 1000

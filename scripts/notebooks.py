@@ -30,6 +30,7 @@ from repository import HOST, repository
 FOLDER = Path(__file__).parent.parent / "notebooks"
 REPOSITORY = repository()  # "" while no address is set: no badges, no cells for Colab
 SECONDS = 300  # that one cell may take
+USES_THE_PACKAGE = re.compile(r"^(import|from) minitransformer\b", re.M)
 EXERCISE = re.compile(r"<!-- exercise: (\w+) -->")
 INSTALL = """\
 # On Colab, or wherever minitransformer is missing: install it, and leave torch as it is.
@@ -41,12 +42,13 @@ if importlib.util.find_spec("minitransformer") is None:
 
 def assemble(source: Path, repository: str = REPOSITORY) -> nbformat.NotebookNode:
     """The notebook of a source, not executed yet."""
-    cells = []
-    for number, cell in enumerate(jupytext.read(source, fmt="py:percent").cells):
+    cells, text = [], source.read_text(encoding="utf-8")
+    for number, cell in enumerate(jupytext.reads(text, fmt="py:percent").cells):
         exercise = EXERCISE.fullmatch(cell.source.strip())
         cells += exercise_cells(exercise[1]) if exercise else [cell]
         if number == 0 and repository:
-            cells += colab_cells(source.stem, repository)
+            cells.append(badge(source.stem, repository))
+            cells += [install(repository)] if USES_THE_PACKAGE.search(text) else []
     for number, cell in enumerate(cells):
         cell["id"] = f"{source.stem}-{number}"
         cell["metadata"] = {"tags": tags} if (tags := cell["metadata"].get("tags")) else {}
@@ -79,12 +81,15 @@ def build(source: Path) -> nbformat.NotebookNode:
     return notebook
 
 
-def colab_cells(name: str, repository: str) -> list[nbformat.NotebookNode]:
-    """A badge that opens the chapter on Colab, and what it needs there."""
+def badge(name: str, repository: str) -> nbformat.NotebookNode:
+    """What opens the chapter on Colab."""
     colab = "https://colab.research.google.com"
     url = f"{colab}/github/{repository}/blob/main/notebooks/{name}.ipynb"
-    badge = f"[![Open in Colab]({colab}/assets/colab-badge.svg)]({url})"
-    return [new_markdown_cell(badge), new_code_cell(INSTALL.format(address=HOST + repository))]
+    return new_markdown_cell(f"[![Open in Colab]({colab}/assets/colab-badge.svg)]({url})")
+
+
+def install(repository: str) -> nbformat.NotebookNode:
+    return new_code_cell(INSTALL.format(address=HOST + repository))
 
 
 def exercise_cells(name: str) -> list[nbformat.NotebookNode]:
@@ -127,7 +132,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="compare with what is committed")
     options = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS="1", PYTHONHASHSEED="0")
-    sources = sorted(FOLDER.glob("[0-9]*.py"))
+    sources = sorted(FOLDER.glob("*.py"))
     if options.names:
         known = {source.stem: source for source in sources}
         if unknown := [name for name in options.names if name not in known]:

@@ -240,15 +240,10 @@ def test_few_numbers_stand_in_other_places_by_chance():
     assert diagnose(lambda x: x.flip(0), cases, lambda x: x, [], tolerance=1e-6).says == ()
 
 
-def test_nobody_is_warned_of_what_a_candidate_does():
-    def warns(x, count):
-        warnings.warn("this is the sum", stacklevel=1)
-        return x[:count].sum()
-
+def test_nobody_is_warned_of_what_is_odd_in_a_slip():
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
-        told = diagnose(warns, CASES, mean, [Group([Candidate(("Sum.",), warns)])], 1e-6)
-    assert told.says == ("Sum.",)
+        function("def first(x):\n    return 0[1]", "first")
     assert heard == []
 
 

@@ -12,10 +12,13 @@ from minitransformer import visualize
 from minitransformer.visualize import (
     attention_figure,
     attention_map,
+    combination_figure,
     curve_figure,
     drawable,
+    encoder_decoder_figure,
     forbidden,
     label,
+    label_figure,
     save,
 )
 
@@ -233,7 +236,77 @@ def test_no_script_draws_an_empty_box(fonts, request, tmp_path):
             save(drawn, tmp_path / "date.png")
 
 
+# ---- labels and architectures --------------------------------------------------------------------
+
+
+def test_labels_stand_below_their_tokens_and_padding_is_hatched():
+    tokens = [["the", "cat", "</s>"], ["go", "</s>", "</s>"]]
+    labels = [["cat", "</s>", None], ["</s>", None, None]]
+    drawn = label_figure({"all": (tokens, labels, [[1, 1, 1], [1, 1, 0]])}, title="to be learned")
+    (axes,) = drawn.axes
+    words = {(t.get_position()): t.get_text() for t in axes.texts if t.get_position()[0] > 0}
+    assert [words[x + 0.5, 0.0] for x in range(3)] == ["the", "cat", "</s>"]
+    assert [words[x + 0.5, -0.5] for x in range(3)] == ["cat", "</s>", "·"]
+    assert [words[x + 0.5, -1.75] for x in range(3)] == ["</s>", "·", "·"]
+    assert [box.get_xy()[0] for box in axes.patches if box.get_hatch()] == [2]
+    green = [
+        box.get_xy()
+        for box in axes.patches
+        if box.get_facecolor()[:3] == (199 / 255, 233 / 255, 192 / 255)
+    ]
+    assert green == [(0, -0.75), (1, -0.75), (0, -2.0)]
+    assert axes.get_title(loc="left") == "all"
+
+
+def test_rows_of_labels_that_are_too_short_are_refused():
+    with pytest.raises(ValueError, match="shorter"):
+        label_figure({"": ([["a", "b"]], [["b"]], [[1, 1]])})
+
+
+def masks_of_encoder_and_decoder():
+    """Source 1 2 3 and a pad, target <s> 7 and a pad."""
+    source, target = torch.tensor([1, 1, 1, 0]) != 0, torch.tensor([1, 1, 0]) != 0
+    decoder = target[:, None] & target & torch.ones(3, 3).tril().bool()
+    masks = source[:, None] & source, decoder, target[:, None] & source
+    return (*masks, ["1", "2", "3", None], ["<s>", "7", None])
+
+
+def test_each_of_the_three_masks_is_drawn_with_its_queries_and_keys():
+    drawn = encoder_decoder_figure(*masks_of_encoder_and_decoder(), title="three masks")
+    whole, *grids = drawn.axes
+    assert [axes.get_title(loc="left") for axes in grids] == [
+        "source → source",
+        "target → target",
+        "target → source",
+    ]
+    sizes = [axes.images[0].get_array().shape[:2] for axes in grids]
+    assert sizes == [(4, 4), (3, 3), (3, 4)]
+    words = [text.get_text() for text in whole.texts]
+    attentions = [word for word in words if word.endswith("attention")]
+    assert sorted(attentions) == ["cross-attention", "self-attention", "self-attention"]
+    assert words.count("add, norm") == 5  # two of the encoder, three of the decoder
+    reasons = [text.get_text() for text in whole.get_legend().get_texts()]
+    assert reasons == ["allowed", "forbidden: padding (·)", "forbidden: future"]
+
+
+def test_a_cross_mask_the_wrong_way_round_is_refused():
+    encoder, decoder, cross, *tokens = masks_of_encoder_and_decoder()
+    with pytest.raises(ValueError, match=r"target → source: .*\(3, 4\), got \(4, 3\)"):
+        encoder_decoder_figure(encoder, decoder, cross.T, *tokens)
+
+
 # ---- curves and saving ---------------------------------------------------------------------------
+
+
+def test_masks_that_are_joined_make_the_last_one():
+    padding = REAL[:, None] & REAL
+    figure = combination_figure({"padding": padding, "causal": CAUSAL}, 0.1 * CAUSAL, TOKENS)
+    panels = figure.axes
+    titles = [axes.get_title(loc="left") for axes in panels]
+    assert titles == ["padding", "causal", "the mask", "attention weights"]
+    assert [text.get_text() for axes in panels for text in axes.texts] == ["&", "=", "→"]
+    hatches = [{patch.get_hatch()[0] for patch in axes.patches} for axes in panels]
+    assert hatches == [{"\\"}, {"/"}, {"\\", "/"}, {"\\", "/"}]  # causality alone hides no padding
 
 
 def test_curves_have_a_log_loss_and_a_second_panel_for_scores():

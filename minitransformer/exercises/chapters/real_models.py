@@ -585,8 +585,8 @@ def _gpt2(draw: Draw, layers: int, width: int = 6) -> tuple:
         matrix, and saves its causal masks as if they were weights. What does not fit must be
         named, not passed over: a model with one random matrix writes fluent nonsense.""",
     hints=[
-        "Build a dictionary from our names to tensors, one stored name after the other; then look "
-        "whether its keys are the names wanted.",
+        "Build a dictionary from our names to tensors, one stored name after the other; then "
+        "compare its keys with the names wanted, both ways: what differs stands in the KeyError.",
         "name.endswith((...)) finds the buffers. Of c_attn transpose first, as of the others: then "
         "its outputs are the rows, and tensor.chunk(3) cuts weight and bias alike.",
         "set(found) ^ set(names) is what is missing or left over: raise KeyError with these. Else "
