@@ -1,18 +1,18 @@
 """Docstrings as reStructuredText: they are plain text in which `code` stands in backticks."""
 
-import inspect
 import re
+import textwrap
 
 CODE = re.compile(r"(``.+?``|`[^`]+`)", re.DOTALL)
 NAME = re.compile(r"[A-Za-z_][\w.]*")
 
 
 def to_rst(docstring: str) -> str:
-    """A docstring for Sphinx: what is indented after an empty line is code, and so are `>>>` lines.
+    """A docstring, without its indentation, for Sphinx.
 
-    A single backtick holds a name, which becomes a link where there is such a name, or code.
+    What is indented after an empty line is code, and so is what begins with `>>>`. A single backtick holds a name, which becomes a link where there is such a name, or code.
     """
-    blocks = re.split(r"\n\s*\n", inspect.cleandoc(docstring))
+    blocks = re.split(r"\n\s*\n", docstring.strip())
     return "\n\n".join(_code(block) if _is_code(block) else _prose(block) for block in blocks)
 
 
@@ -21,7 +21,7 @@ def _is_code(block: str) -> bool:
 
 
 def _code(block: str) -> str:
-    block = inspect.cleandoc(block)
+    block = textwrap.dedent(block)
     language = "pycon" if block.startswith(">>>") else "none"
     return f".. code-block:: {language}\n\n" + "\n".join(
         "    " + line for line in block.splitlines()
