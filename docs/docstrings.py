@@ -10,7 +10,8 @@ NAME = re.compile(r"[A-Za-z_][\w.]*")
 def to_rst(docstring: str) -> str:
     """A docstring, without its indentation, for Sphinx.
 
-    What is indented after an empty line is code, and so is what begins with `>>>`. A single backtick holds a name, which becomes a link where there is such a name, or code.
+    What is indented after an empty line is code, and so is what begins with `>>>`. What
+    stands in single backticks is code, and a link where it is the name of something.
     """
     blocks = re.split(r"\n\s*\n", docstring.strip())
     return "\n\n".join(_code(block) if _is_code(block) else _prose(block) for block in blocks)

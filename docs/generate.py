@@ -156,7 +156,7 @@ def topic(package: str) -> str:
     names = [
         f"{package}.{one.name}" for one in pkgutil.iter_modules([str(folder)]) if not one.ispkg
     ]
-    names = [name for name in names if not NOT_API.search(name)]
+    names = [name for name in names if not NOT_API.search(name) and _can_be_imported(name)]
     parts = [
         _heading(package.removeprefix("minitransformer."), "="),
         first_line(importlib.import_module(package).__doc__),
@@ -165,6 +165,15 @@ def topic(package: str) -> str:
         parts += [_heading(name.removeprefix("minitransformer."), "-")]
         parts += [f".. automodule:: {name}\n   :members:"]
     return "\n\n".join(parts) + "\n" if names else ""
+
+
+def _can_be_imported(module: str) -> bool:
+    """What needs a package that is not installed here, as Triton is on Linux only, is left out."""
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return False
+    return True
 
 
 def _heading(text: str, line: str) -> str:

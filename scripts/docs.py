@@ -1,6 +1,6 @@
 """Build the documentation site into docs/_build/html, without a network; a warning is an error.
 
-    pip install -e ".[docs,notebooks]" && python scripts/docs.py
+    pip install -e ".[docs]" && python scripts/docs.py
     python scripts/docs.py --no-pictures    # a minute faster: the museum is not drawn
 
 Then open docs/_build/html/index.html. The sources are docs/*.md, the notebooks as they are
