@@ -29,7 +29,7 @@ try:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import PowerNorm, to_rgba
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch, PathPatch
+    from matplotlib.patches import FancyBboxPatch, Patch, PathPatch, Rectangle
     from matplotlib.path import Path as Outline
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 except ImportError as error:
@@ -201,6 +201,110 @@ def wanted_beside_found(mask, weights, title: str = "") -> Figure:
     if title:
         figure.suptitle(drawable(title), x=0, ha="left", **_style(title, 9))
     return figure
+
+
+# ---- diagrams ------------------------------------------------------------------------------------
+
+SUBLAYERS = {  # of an encoder layer, in order: fill, and which tokens each reads
+    "self-attention": ("#c6dbef", "all tokens that the mask allows"),
+    "feed-forward": ("#f0f0f0", "each token by itself"),
+}
+ORDERS = {  # of the parts of a sublayer; None is the sublayer itself
+    "post": (None, "+", "norm"),  # norm(x + f(x))
+    "pre": ("norm", None, "+"),  # x + f(norm(x))
+}
+
+
+def encoder_layer_diagram(norms: Sequence[str] = ("post", "pre")) -> Figure:
+    """An encoder layer from bottom to top, a panel for each of `norms`: "post" or "pre".
+
+    Orange is the residual connection: what goes around a sublayer, and is added to its output.
+    """
+    if not norms or any(norm not in ORDERS for norm in norms):
+        raise ValueError(f"norms: expected some of {', '.join(ORDERS)}, got {norms!r}")
+    figure = Figure(figsize=(4.2 * len(norms), 4.6), layout="constrained", facecolor="white")
+    for axes, norm in zip(figure.subplots(1, len(norms), squeeze=False)[0], norms, strict=True):
+        top = 0.0
+        for sublayer in SUBLAYERS:
+            top = _sublayer(axes, sublayer, norm, top)
+        _arrow(axes, (0, top), (0, top + 0.7))
+        axes.text(0, -0.15, "x", ha="center", va="top", fontsize=10, color=INK)
+        formula = "norm(x + f(x))" if norm == "post" else "x + f(norm(x))"
+        axes.set(xlim=(-1.9, 3.4), ylim=(-0.6, top + 0.8))
+        axes.set_title(f"{norm}-norm: {formula}", fontsize=10, color=INK)
+        axes.set_axis_off()
+    return figure
+
+
+def _sublayer(axes: Axes, sublayer: str, norm: str, bottom: float) -> float:
+    """Draw the parts of one sublayer above `bottom`; returns where the last of them ends."""
+    fill, reads = SUBLAYERS[sublayer]
+    branch, bottom = bottom + 0.2, bottom + 0.25  # where the residual connection leaves
+    _arrow(axes, (0, branch - 0.2), (0, bottom + 0.25))
+    for number, part in enumerate(ORDERS[norm]):
+        y = bottom + 0.55 + number
+        if number:
+            _arrow(axes, (0, y - 0.7), (0, y - 0.3))
+        if part == "+":
+            axes.plot([0, 1.5, 1.5], [branch, branch, y], color=LINES[1], lw=1.3)
+            _arrow(axes, (1.5, y), (0.3, y), LINES[1])
+            axes.text(0, y, "+", ha="center", va="center", fontsize=11, color=INK, bbox=_ROUND)
+            continue
+        _box(axes, (0, y), part or sublayer, "#f7f7f7" if part else fill)
+        if part is None:
+            axes.text(1.65, y, reads.replace(" that", "\nthat"), va="center", fontsize=8, color=INK)
+            if sublayer == "self-attention":
+                _arrow(axes, (-1.75, y), (-1.05, y))
+                axes.text(-1.75, y + 0.12, "mask", fontsize=8, color=INK)
+    return y + 0.3
+
+
+def projections_diagram(dimensions: int = 6, width: int = 3) -> Figure:
+    """One token's vector, and the query, key and value that three matrices make of it.
+
+    `dimensions` is the width of the vector, `width` that of a query, key and value.
+    """
+    roles = {
+        "query": "what the token looks for",
+        "key": "what it is found by",
+        "value": "what it hands over",
+    }
+    figure = Figure(figsize=(7.2, 2.7), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    _vector(axes, (0, 0), dimensions, "#f0f0f0")
+    axes.text(0, 0.35 + 0.13 * dimensions, "vector x", ha="center", fontsize=9, color=INK)
+    for y, color, (name, role) in zip((1.3, 0, -1.3), LINES, roles.items(), strict=False):
+        _arrow(axes, (0.25, 0.35 * y), (1.3, y), color)
+        _box(axes, (2.3, y), f"{name} matrix", "white", color)
+        _arrow(axes, (3.3, y), (3.9, y), color)
+        _vector(axes, (4.15, y), width, color, alpha=0.35)
+        axes.text(4.6, y, f"{name}: {role}", va="center", fontsize=9, color=INK)
+    axes.set(xlim=(-0.8, 8.2), ylim=(-2, 2))
+    axes.set_axis_off()
+    return figure
+
+
+_ROUND = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": PALE}
+
+
+def _box(axes: Axes, center: tuple[float, float], text: str, fill: str, edge: str = PALE) -> None:
+    x, y = center
+    look = {"facecolor": fill, "edgecolor": edge, "boxstyle": "round,pad=0,rounding_size=0.1"}
+    axes.add_patch(FancyBboxPatch((x - 1, y - 0.3), 2, 0.6, **look))
+    axes.text(x, y, text, ha="center", va="center", fontsize=9, color=INK)
+
+
+def _vector(axes: Axes, center: tuple[float, float], length: int, fill: str, **look) -> None:
+    """A column of `length` squares."""
+    x, y = center
+    for number in range(length):
+        corner = (x - 0.13, y + 0.26 * (number - length / 2))
+        axes.add_patch(Rectangle(corner, 0.26, 0.26, facecolor=fill, edgecolor=INK, lw=0.6, **look))
+
+
+def _arrow(axes: Axes, start: tuple, end: tuple, color: str = INK) -> None:
+    look = {"arrowstyle": "-|>", "color": color, "shrinkA": 0, "shrinkB": 0, "lw": 1}
+    axes.annotate("", end, start, arrowprops=look)
 
 
 # ---- training ------------------------------------------------------------------------------------

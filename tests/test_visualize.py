@@ -3,10 +3,12 @@
 import os
 import sys
 import warnings
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.patches import Rectangle
 
 from minitransformer import visualize
 from minitransformer.visualize import (
@@ -14,8 +16,10 @@ from minitransformer.visualize import (
     attention_map,
     curve_figure,
     drawable,
+    encoder_layer_diagram,
     forbidden,
     label,
+    projections_diagram,
     save,
 )
 
@@ -217,6 +221,54 @@ def test_no_script_draws_an_empty_box(fonts, request, tmp_path):
                 mask / len(date), mask, ["$x$"], keys, title=f"{script} {date}"
             )
             save(drawn, tmp_path / "date.png")
+
+
+# ---- diagrams ------------------------------------------------------------------------------------
+
+
+def parts(axes):
+    """The texts of a panel from bottom to top, those in a box or a circle alone."""
+    inside = sorted((text.get_position()[1], text.get_text()) for text in axes.texts)
+    return [text for _, text in inside if text in ("self-attention", "feed-forward", "norm", "+")]
+
+
+def test_a_post_norm_layer_normalizes_the_sum_and_a_pre_norm_layer_the_input():
+    post, pre = map(parts, encoder_layer_diagram().axes)
+    assert post == ["self-attention", "+", "norm", "feed-forward", "+", "norm"]
+    assert pre == ["norm", "self-attention", "+", "norm", "feed-forward", "+"]
+
+
+def test_the_residual_connection_goes_around_the_sublayer():
+    for norm in ("post", "pre"):
+        (axes,) = encoder_layer_diagram([norm]).axes
+        where = {text.get_text(): text.get_position()[1] for text in axes.texts}
+        attention, feed_forward = (line.get_ydata() for line in axes.lines)
+        assert attention[0] < where["self-attention"] < attention[-1]
+        assert attention[-1] < feed_forward[0] < where["feed-forward"] < feed_forward[-1]
+        assert {line.get_color() for line in axes.lines} == {visualize.LINES[1]}
+
+
+@pytest.mark.parametrize("norms", [(), ("post", "sandwich"), "pre"])
+def test_an_unknown_kind_of_norm_is_refused(norms):
+    with pytest.raises(ValueError, match="norms: expected some of post, pre, got"):
+        encoder_layer_diagram(norms)
+
+
+def test_projections_have_the_widths_that_are_asked_for():
+    (axes,) = projections_diagram(dimensions=5, width=2).axes
+    squares = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+    assert len(squares) == 5 + 3 * 2
+    texts = {text.get_text() for text in axes.texts}
+    assert {"query matrix", "key matrix", "value matrix"} < texts
+
+
+@pytest.mark.parametrize("draw", [encoder_layer_diagram, projections_diagram])
+def test_no_text_of_a_diagram_overlaps_another(draw):
+    figure = draw()
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        boxes = [text.get_window_extent() for text in axes.texts if text.get_text()]
+        assert not [(a, b) for a, b in combinations(boxes, 2) if a.overlaps(b)]
 
 
 # ---- curves and saving ---------------------------------------------------------------------------
