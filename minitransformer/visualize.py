@@ -8,6 +8,8 @@ and NaN is red.
     figure = attention_figure(weights, mask, queries, keys)  # (H, Q, K), (1, Q, K), Q and K tokens
     save(figure, "attention.png")
 
+Diagrams, such as that of an encoder layer, take no tensors.
+
 Needs matplotlib. No pyplot: nothing here opens a window or keeps state.
 """
 

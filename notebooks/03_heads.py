@@ -109,8 +109,8 @@ torch.testing.assert_close(together[:, :, 4:8], one[:, 0])
 print("one head:", tuple(one.shape), " all, merged:", tuple(together.shape))
 
 # %% [markdown]
-# The three heads share one mask: its axis for the heads is 1. And they cost no more than one wide
-# head would: three products of width 4 instead of one of width 12.
+# Head by head, then side by side: that is all that "multi-head" means. All heads share one mask, so
+# its axis for the heads is 1.
 
 # %% [markdown]
 # ## Fewer key heads

@@ -129,11 +129,11 @@ print(f"variance in the package: {found:.4f}, 2 / (48 + 192) = {2 / (48 + 192):.
 # %%
 print("ten ones, p = 0.5:", nn.Dropout(0.5)(torch.ones(10)).tolist())
 dropped = EncoderOnly(replace(config, dropout=0.1))
-for name, mode in {"train()": dropped.train(), "eval()": dropped.eval()}.items():
-    mode.train(name == "train()")
+for mode in (dropped.train, dropped.eval):
+    mode()
     with torch.no_grad():
-        first, second = (mode.encode(ids, attention_mask) for _ in range(2))
-    print(f"{name:<8} the same text twice, equal: {torch.equal(first, second)}")
+        first, second = (dropped.encode(ids, attention_mask) for _ in range(2))
+    print(f"{mode.__name__ + '()':<8} the same text twice, equal: {torch.equal(first, second)}")
 
 # %% [markdown]
 # ## Where did the padding go?
