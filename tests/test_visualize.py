@@ -15,7 +15,6 @@ from minitransformer.visualize import (
     combination_figure,
     curve_figure,
     drawable,
-    encoder_decoder_figure,
     forbidden,
     label,
     label_figure,
@@ -222,7 +221,7 @@ def test_no_script_draws_an_empty_box(fonts, request, tmp_path):
             save(drawn, tmp_path / "date.png")
 
 
-# ---- labels and architectures --------------------------------------------------------------------
+# ---- labels --------------------------------------------------------------------------------------
 
 
 def test_labels_stand_below_their_tokens_and_padding_is_hatched():
@@ -247,38 +246,6 @@ def test_labels_stand_below_their_tokens_and_padding_is_hatched():
 def test_rows_of_labels_that_are_too_short_are_refused():
     with pytest.raises(ValueError, match="shorter"):
         label_figure({"": ([["a", "b"]], [["b"]], [[1, 1]])})
-
-
-def masks_of_encoder_and_decoder():
-    """Source 1 2 3 and a pad, target <s> 7 and a pad."""
-    source, target = torch.tensor([1, 1, 1, 0]) != 0, torch.tensor([1, 1, 0]) != 0
-    decoder = target[:, None] & target & torch.ones(3, 3).tril().bool()
-    masks = source[:, None] & source, decoder, target[:, None] & source
-    return (*masks, ["1", "2", "3", None], ["<s>", "7", None])
-
-
-def test_each_of_the_three_masks_is_drawn_with_its_queries_and_keys():
-    drawn = encoder_decoder_figure(*masks_of_encoder_and_decoder(), title="three masks")
-    whole, *grids = drawn.axes
-    assert [axes.get_title(loc="left") for axes in grids] == [
-        "source → source",
-        "target → target",
-        "target → source",
-    ]
-    sizes = [axes.images[0].get_array().shape[:2] for axes in grids]
-    assert sizes == [(4, 4), (3, 3), (3, 4)]
-    words = [text.get_text() for text in whole.texts]
-    attentions = [word for word in words if word.endswith("attention")]
-    assert sorted(attentions) == ["cross-attention", "self-attention", "self-attention"]
-    assert words.count("add, norm") == 5  # two of the encoder, three of the decoder
-    reasons = [text.get_text() for text in whole.get_legend().get_texts()]
-    assert reasons == ["allowed", "forbidden: padding (·)", "forbidden: future"]
-
-
-def test_a_cross_mask_the_wrong_way_round_is_refused():
-    encoder, decoder, cross, *tokens = masks_of_encoder_and_decoder()
-    with pytest.raises(ValueError, match=r"target → source: .*\(3, 4\), got \(4, 3\)"):
-        encoder_decoder_figure(encoder, decoder, cross.T, *tokens)
 
 
 # ---- curves and saving ---------------------------------------------------------------------------
