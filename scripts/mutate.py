@@ -39,6 +39,7 @@ TESTS = {  # where a mutant of a module is looked for
     "contract": ["attention", "contract", "layers", "loss", "masks"],
     "layers": ["layers", "models"],
     "models": ["models"],
+    "inference/generation": ["decoding"],
     "data/batches": ["data", "properties"],
 }
 HEADER = """# Mutants that survive
