@@ -41,6 +41,7 @@ TESTS = {  # where a mutant of a module is looked for
     "models": ["models"],
     "inference/generation": ["decoding"],
     "data/batches": ["data", "properties"],
+    "data/collate": ["collate"],
 }
 HEADER = """# Mutants that survive
 
