@@ -235,7 +235,7 @@ def trained_to_count(labels_of) -> tuple[float, float]:
         probabilities = model(batch.input_ids, batch.attention_mask).softmax(-1)[..., EOS]
     due = next_token_labels(batch.input_ids, batch.attention_mask) == EOS
     starts = pad([row[:2] for row in rows])
-    written = generate(model, starts.input_ids, starts.attention_mask, 40, eos_id=EOS)
+    written = generate(model, starts.input_ids, starts.attention_mask, 12, eos_id=EOS)
     stopped = sum(row[-1].item() == EOS for row in written) / len(written)
     return probabilities[due].mean().item(), stopped
 

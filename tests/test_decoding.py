@@ -21,6 +21,7 @@ from definitions import (
     known,
     search,
 )
+from pretended import pretended_mps
 from torch import nn
 
 from minitransformer import Config, DecoderOnly, EncoderDecoder, EncoderOnly, generate
@@ -332,6 +333,13 @@ def test_a_length_penalty_of_one_is_the_mean_log_probability():
     assert as_lists(generate(model, *batch_of([[0]]), 3, eos_id=1, num_beams=4)) == [[2, 0, 1]]
 
 
+def test_half_precision_is_scored_as_precisely_as_all():
+    """In bfloat16, the log-probabilities of the two likeliest would be equal."""
+    model = chain(torch.eye(3)).bfloat16()
+    model.head.logits = nn.Parameter(torch.tensor([0.0, -9.0, 0.001]).expand(3, 3).bfloat16())
+    assert as_lists(generate(model, *batch_of([[0]]), 1, num_beams=2)) == [[2]]
+
+
 def test_more_beams_than_tokens_are_fine():
     torch.manual_seed(3)
     model = large_init(DecoderOnly(Config(3, 8, num_heads=2, style="gpt2")).double())
@@ -351,6 +359,23 @@ def test_scores_in_float32_are_off_by_no_more_than_the_bound(length):
         bound = step * 2**-22 * (logits.abs().max() + exact.abs())
         assert ((rounded - exact).abs() <= bound).all()
     assert (rounded != exact).any()
+
+
+# ---- another device ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}])
+def test_all_that_is_made_is_on_the_device_of_the_prompts(options):
+    """A pretended GPU, which takes no tensor of another device."""
+    model = counting_model(first_id=7, forbidden_ids=(3, 8)).float()
+    model.head = nn.Linear(24, 12)
+    with pretended_mps():
+        ids, mask = (x.to("mps") for x in batch_of([[3], [1, 5]]))
+        written = generate(model.to("mps"), ids, mask, 3, eos_id=12, **options)
+        assert {row.device.type for row in written} == {"mps"}
+        rows = as_lists(written)
+    assert [len(row) for row in rows] == [3, 3]
+    assert [row[0] for row in rows] == [7, 7]
 
 
 # ---- sampling ----------------------------------------------------------------------------------
@@ -441,6 +466,19 @@ def test_a_token_exactly_at_top_p_is_the_last():
 def test_ties_go_to_the_first_token():
     logits = torch.zeros(3, 5)
     assert choose(logits).tolist() == choose(logits, 1.0, top_k=1).tolist() == [0, 0, 0]
+    many = torch.arange(99.0)[None] % 3  # of so many, an unstable sort mixes equal ones
+    assert choose(many, 1.0, top_k=1).tolist() == [2]
+
+
+def test_equal_logits_are_drawn_at_the_smallest_temperature_and_not_below():
+    logits, smallest = torch.zeros(99, 2), torch.finfo(torch.float32).tiny
+    assert set(choose(logits, smallest).tolist()) == {0, 1}
+    assert set(choose(logits, smallest / 2).tolist()) == {0}
+
+
+def test_logits_at_the_end_of_float32_do_not_overflow():
+    logits = torch.tensor([[-3e38, 3e38, 2.9e38]])
+    assert choose(logits, temperature=0.1).tolist() == [1]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -293,7 +293,7 @@ def _likeliest(
     """
     total = scores.unsqueeze(-1) + log_probabilities.unflatten(0, scores.shape)
     vocabulary = total.shape[-1]
-    best, index = total.flatten(1).topk(min(count, total[0].numel()), dim=1)
+    best, index = total.flatten(1).topk(min(count, total[0].numel()))
     return best, index // vocabulary, index % vocabulary
 
 
