@@ -40,6 +40,7 @@ TESTS = {  # where a mutant of a module is looked for
     "layers": ["layers", "models"],
     "models": ["models"],
     "inference/generation": ["decoding"],
+    "training/loop": ["loop"],
     "data/batches": ["data", "properties"],
     "data/collate": ["collate"],
 }

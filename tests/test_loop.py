@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch._dynamo  # which the first optimizer would import in the middle of a test
 from conftest import large_init
 from torch import nn
 from torch.nn import functional as F
