@@ -404,113 +404,144 @@ def test_a_turn_without_a_role_or_content_is_refused(turn):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: collate([[5], [6, 7, 8]], max_length=2), r"rows\[1\] has 3 tokens, more than max"),
-        (lambda: collate([[5]], truncate=True), "^truncate=True needs a max_length to cut at$"),
-        (lambda: collate([{"ids": [5]}]), r"examples\[0\] has no input_ids; it has ids"),
+        (
+            lambda: collate([[5], [6, 7, 8]], max_length=2),
+            "rows[1] has 3 tokens, more than max_length = 2: truncate it, or raise max_length",
+        ),
+        (lambda: collate([[5]], truncate=True), "truncate=True needs a max_length to cut at"),
+        (lambda: collate([{"ids": [5]}]), "examples[0] has no input_ids; it has ids"),
         (
             lambda: collate([{"input_ids": [5], "labels": [5]}, [6]]),
-            r"examples\[1\]: no labels, but",
+            "examples[1]: no labels, but others have some; give all labels, or none",
         ),
         (
             lambda: collate([{"input_ids": [5], "labels": [5, 6]}]),
-            r"examples\[0\]: labels must have an entry for each of the 1 input_ids, got 2",
+            "examples[0]: labels must have an entry for each of the 1 input_ids, got 2",
         ),
         (
             lambda: collate([[5], {"input_ids": [5], "labels": 1}]),
-            r"examples\[1\]: labels must be a list of integers, got 1; .* collate_classes",
+            "examples[1]: labels must be a list of integers, got 1; one class for each "
+            "example is for collate_classes",
         ),
-        (lambda: collate([{"input_ids": None}]), r"examples\[0\] has no input_ids"),
-        (lambda: collate([{"input_ids": [5], "attention_mask": [2]}]), "must be 0 .padding. and 1"),
+        (lambda: collate([{"input_ids": None}]), "examples[0] has no input_ids; it has nothing"),
+        (
+            lambda: collate_classes([{"input_ids": [5], "text": "a", "label": None}]),
+            "examples[0] has no label; it has input_ids, text",
+        ),
+        (
+            lambda: collate([{"input_ids": [5], "attention_mask": [2]}]),
+            "examples[0]: attention_mask must be 0 (padding) and 1 only",
+        ),
         (
             lambda: collate([{"input_ids": [5], "token_type_ids": []}]),
-            "token_type_ids must have an",
+            "examples[0]: token_type_ids must have an entry for each of the 1 input_ids, got 0",
         ),
         (
             lambda: collate_pairs([{"input_ids": [5], "labels": [7, EOS, PAD]}], BOS, EOS),
-            r"examples\[0\]: labels go on with pad_id = 0 after eos_id = 2; give -100",
+            "examples[0]: labels go on with pad_id = 0 after eos_id = 2; give -100 in "
+            "place of padding, or a decoder_attention_mask",
         ),
         (
             lambda: collate_pairs([{"input_ids": [5], "labels": [7, -100, EOS]}], BOS, EOS),
-            r"^examples\[0\]: labels have -100 between tokens; a target is read as a whole, so "
-            "give all of its tokens$",
+            "examples[0]: labels have -100 between tokens; a target is read as a whole, "
+            "so give all of its tokens",
         ),
         (
             lambda: collate_pairs(
                 [{"input_ids": [5], "labels": [7], "token_type_ids": [1]}], BOS, EOS
             ),
-            "has token_type_ids other than 0",
+            "examples[0] has token_type_ids other than 0; a source has none",
         ),
         (lambda: collate([[5]], multiple_of=0), "multiple_of must be an integer >= 1, got 0"),
-        (lambda: collate_pairs([[5]], BOS, EOS), r"examples\[0\] has no labels; it has input_ids"),
-        (lambda: collate_pairs([{"input_ids": [5]}], BOS, EOS), r"examples\[0\] has no labels"),
-        (lambda: collate(["some text"]), r"examples\[0\] is text, 'some text'; tokenize it"),
-        (lambda: collate("some text"), r"examples\[0\] is text, 's'; tokenize it"),
+        (lambda: collate_pairs([[5]], BOS, EOS), "examples[0] has no labels; it has input_ids"),
+        (
+            lambda: collate_pairs([{"input_ids": [5]}], BOS, EOS),
+            "examples[0] has no labels; it has input_ids",
+        ),
+        (lambda: collate(["some text"]), "examples[0] is text, 'some text'; tokenize it"),
+        (lambda: collate("some text"), "examples[0] is text, 's'; tokenize it"),
         (
             lambda: collate([[5], {"input_ids": "some text"}]),
-            r"examples\[1\]: input_ids must be a list of integers, got 'some text'; tokenize it",
+            "examples[1]: input_ids must be a list of integers, got 'some text'; tokenize it",
         ),
         (lambda: collate({"text": ["a", "b"]}), "examples has no input_ids; it has text"),
         (
             lambda: collate({"input_ids": [5, 6]}),
-            r"examples\[0\]: input_ids must .* got 5; a single example",
+            "examples[0]: input_ids must be a list of integers, got 5; a single example "
+            "goes into a list of examples",
         ),
         (
             lambda: collate({"input_ids": 5}),
-            "examples: input_ids must be a list of integers, got 5",
+            "examples: input_ids must be a list of integers, got 5; a single example goes "
+            "into a list of examples",
         ),
         (
             lambda: collate({"input_ids": [[5], [6]], "labels": [[5]]}),
-            "as many rows each, got {'input_ids': 2, 'labels': 1}",
+            "examples: the columns must have as many rows each, got {'input_ids': 2, 'labels': 1}",
         ),
         (
             lambda: collate({"input_ids": [[5], [6]], "labels": [[5], [6, 7]]}),
-            r"examples\[1\]: labels must have an entry for each of the 1 input_ids, got 2",
+            "examples[1]: labels must have an entry for each of the 1 input_ids, got 2",
         ),
         (
             lambda: collate_lm([{"input_ids": [5], "labels": n} for n in ([5], None, [5], None)]),
-            r"examples\[1\], examples\[3\]: no labels, but others have some",
+            "examples[1], examples[3]: no labels, but others have some; give all labels, or none",
         ),
         (
             lambda: collate([[5], {"input_ids": torch.tensor([[5], [6]])}]),
-            r"examples\[1\]: input_ids must be one row, \(T\) or \(1, T\), got 2 rows",
+            "examples[1]: input_ids must be one row, (T) or (1, T), got 2 rows",
         ),
         (
             lambda: collate([{"input_ids": [5, 6], "labels": np.array([5, np.nan])}]),
-            r"examples\[0\]: labels must hold integers, got 5.0 at position 0",
+            "examples[0]: labels must hold integers, got 5.0 at position 0",
         ),
-        (lambda: collate([[5, 6.0]]), r"examples\[0\]: input_ids must .* got 6.0 at position 1"),
-        (lambda: collate([[5, True]]), r"examples\[0\]: input_ids must hold integers, got True"),
-        (lambda: collate([[5, None]]), "must hold integers, got None at position 1"),
+        (
+            lambda: collate([[5, 6.0]]),
+            "examples[0]: input_ids must hold integers, got 6.0 at position 1",
+        ),
+        (
+            lambda: collate([[5, True]]),
+            "examples[0]: input_ids must hold integers, got True at position 1",
+        ),
+        (
+            lambda: collate([[5, None]]),
+            "examples[0]: input_ids must hold integers, got None at position 1",
+        ),
         (
             lambda: collate(torch.tensor([5, 6])),
-            r"examples\[0\]: input_ids must be a list of integers, got 5; a single example",
+            "examples[0]: input_ids must be a list of integers, got 5; a single example "
+            "goes into a list of examples",
         ),
         (
             lambda: collate([{"input_ids": [5], "attention_mask": [0.5]}]),
-            r"examples\[0\]: attention_mask must be 0 \(padding\) and 1 only",
+            "examples[0]: attention_mask must be 0 (padding) and 1 only",
         ),
         (
             lambda: collate_classes([{"input_ids": [5], "text": "a"}]),
-            r"^examples\[0\] has no label; it has input_ids, text$",
+            "examples[0] has no label; it has input_ids, text",
         ),
         (
             lambda: collate_classes([{"label": 5}]),
-            r"^examples\[0\] has no input_ids; it has label$",
+            "examples[0] has no input_ids; it has label",
         ),
         (
             lambda: collate_classes([{"input_ids": [5], "label": "good"}]),
-            r"examples\[0\]: label must hold integers, got 'good'",
+            "examples[0]: label must hold integers, got 'good' at position 0",
         ),
         (
             lambda: collate_classes([{"input_ids": [5, 6], "labels": [5, 6]}]),
-            r"examples\[0\]: labels must be one class, got 2 numbers",
+            "examples[0]: labels must be one class, got 2 numbers",
         ),
-        (lambda: collate_packed([[5, 6, 7]], 2), r"rows\[0\] has 3 tokens, more than length = 2"),
+        (
+            lambda: collate_packed([[5, 6, 7]], 2),
+            "rows[0] has 3 tokens, more than length = 2: split it, or raise length",
+        ),
     ],
 )
 def test_what_cannot_be_collated_is_refused(call, message):
-    with pytest.raises((ValueError, TypeError), match=message):
+    with pytest.raises((ValueError, TypeError)) as error:
         call()
+    assert str(error.value) == message
 
 
 def test_rows_that_are_too_long_are_cut_where_that_is_wanted():
