@@ -58,6 +58,7 @@ only_mutate = ["minitransformer/{module}.py"]
 pytest_add_cli_args_test_selection = {tests}
 process_isolation = "forkserver"
 timeout_multiplier = 5.0
+timeout_constant = 10.0
 """
 
 Mutant = tuple[str, str, str]  # module, line, what it becomes

@@ -236,7 +236,7 @@ class Pretended(Processes):
 
     def __init__(self, weights=None, **numbers):
         super().__init__(**numbers)
-        vars(self).update(weights=weights, last=[], agreed=[])
+        vars(self).update(weights=weights, last=[], agreed=[], gathered=[])
 
     def spread(self, module):
         return module
@@ -257,6 +257,7 @@ class Pretended(Processes):
         return [*numbers]
 
     def gather_weights(self, model):
+        self.gathered.append(model)
         return self.weights
 
 
@@ -286,6 +287,7 @@ def test_the_whole_model_is_the_model_or_a_copy_filled_with_the_gathered_weights
     }
     assert empty == {"table": ("meta", True), "bias": ("meta", False)}
     whole = training.whole_model()
+    assert training.processes.gathered == [model]
     assert [p.tolist() for p in whole.parameters()] == [[[7.0]] * 3, [8.0]]
     assert not whole.training
     assert model.training
@@ -475,6 +477,27 @@ def test_the_random_state_comes_back():
     first = torch.rand(3)
     set_random_state(state)
     assert torch.equal(torch.rand(3), first)
+
+
+def test_so_does_that_of_the_device(monkeypatch):
+    class Device:
+        """Stands for torch.mps."""
+
+        state = "first"
+
+        def get_rng_state(self):
+            return self.state
+
+        def set_rng_state(self, state):
+            self.state = state
+
+    mps = Device()
+    monkeypatch.setattr(torch, "get_device_module", {"mps": mps, torch.device("mps"): mps}.get)
+    state = random_state(torch.device("mps"))
+    assert list(state) == ["cpu", "mps"]
+    mps.state = "second"
+    set_random_state(state)
+    assert mps.state == "first"
 
 
 # ---- Ctrl-C --------------------------------------------------------------------------------------
