@@ -596,6 +596,11 @@ def test_beams_that_are_drawn_are_refused(options):
         generate(counting_model(), *batch_of([[3]]), 2, num_beams=2, **options)
 
 
+def test_a_top_p_of_1_leaves_out_nothing():
+    batch = batch_of([[3]])
+    assert len(generate(counting_model(), *batch, 2, temperature=1.0, top_p=1.0)[0]) == 2
+
+
 def test_an_empty_prompt_is_refused_by_its_number():
     with pytest.raises(ValueError, match=r"^prompt 1 is empty: give it at least one token$"):
         generate(counting_model(), *batch_of([[3], [], []]), 2)
