@@ -340,6 +340,10 @@ def test_half_precision_is_scored_as_precisely_as_all():
     assert as_lists(generate(model, *batch_of([[0]]), 1, num_beams=2)) == [[2]]
 
 
+def test_beams_of_no_tokens_are_no_tokens_even_if_the_first_would_be_the_end():
+    assert as_lists(generate(counting_model(), *batch_of([[3]]), 0, eos_id=4, num_beams=2)) == [[]]
+
+
 def test_more_beams_than_tokens_are_fine():
     torch.manual_seed(3)
     model = large_init(DecoderOnly(Config(3, 8, num_heads=2, style="gpt2")).double())
