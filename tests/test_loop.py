@@ -293,6 +293,8 @@ def test_the_whole_model_is_the_model_or_a_copy_filled_with_the_gathered_weights
     assert model.training
     assert torch.equal(model.table, Numbers().table)
     assert training.empty.table.is_meta
+    training.device = torch.device("meta")  # stands for a GPU
+    assert training.whole_model().table.is_meta
 
 
 def test_process_0_evaluates_and_all_agree_whether_to_stop():
@@ -362,15 +364,15 @@ def test_it_is_saved_when_the_minutes_since_the_last_time_have_passed(monkeypatc
     assert saved == [0, 3, 6, 9]
 
 
-@pytest.mark.parametrize("every", [3, None])
+@pytest.mark.parametrize("every", [4, None])
 def test_evaluations_are_of_the_model_in_evaluation_and_stand_in_the_history(every):
     task = Lists()
-    training, _ = trained(Settings(steps=20, evaluate_every=every), task)
-    expected = [3, 6, 9, 12, 15, 18, 20] if every else list(range(2, 21, 2))
+    training, _ = trained(Settings(steps=21, evaluate_every=every), task)
+    expected = [4, 8, 12, 16, 20, 21] if every else [3, 6, 9, 12, 15, 18, 21]
     assert [row["step"] for row in training.history if "error" in row] == expected
     assert task.evaluated == [(False, True)] * len(expected)
     assert training.history[-1]["error"] == 0.123456
-    assert training.model.modes == [True] * 20
+    assert training.model.modes == [True] * 21
 
 
 def test_whoever_saves_may_leave_the_model_in_evaluation():
@@ -393,6 +395,21 @@ def test_losses_that_are_read_rarely_are_the_same(every, monkeypatch):
     assert [row["loss"] for row in rarely.history] == [row["loss"] for row in each.history]
     assert all(math.isfinite(row["loss"]) for row in saved)
     assert reads == {2: [2, 2, 2, 1] * 3 + [2, 2], 4: [4, 3] * 3 + [4], 10: [7] * 3 + [4]}[every]
+
+
+def test_devices_that_are_waited_for_are_asked_every_ten_steps(monkeypatch):
+    monkeypatch.setattr(loop, "READ_EVERY", {})
+    reads, read = [], loop._read
+    monkeypatch.setattr(loop, "_read", lambda rows, *a: reads.append(len(rows)) or read(rows, *a))
+    trained(Settings(steps=25, evaluate_every=25))
+    assert reads == [10, 10, 5]
+
+
+def test_a_training_that_is_over_stays_as_it_is():
+    training, _ = trained()
+    saved, task = [], Lists()
+    assert train(training, task, saved.append, quiet=True) == 0
+    assert (saved, task.asked, len(training.history)) == ([], [], 4)
 
 
 def test_the_speed_is_that_of_the_real_tokens_since_the_last_look(monkeypatch):
