@@ -1,14 +1,15 @@
 """Does a test notice? Changes one thing of the code at a time (mutmut) and runs the tests.
 
-    pip install mutmut && python scripts/mutate.py   # an hour on one core
+    pip install mutmut && python scripts/mutate.py   # hours on one core
     python scripts/mutate.py masks loss
 
 Every mutant that no test notices must stand in `scripts/surviving_mutants.md` with the reason why
 it changes nothing that matters. Prints those that do not, and lines of the table that are no
 longer true; exit status 1 if there are any. `--write` adds the new ones, for you to give reasons.
 
-`kernels/triton_attention` is left out: Triton's interpreter would take minutes for each mutant. So
-are generation, collators and training, whose mutants are run by a hundred tests of whole models.
+`kernels/triton_attention` is left out: Triton's interpreter would take minutes for each mutant.
+mutmut changes no function that has a decorator, such as `generate`, nor what a class says outside
+its methods. A mutant that does not end in time counts as noticed, so leave the machine some rest.
 """
 
 import argparse
