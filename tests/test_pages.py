@@ -444,6 +444,7 @@ def test_the_explorers_python_makes_its_masks(computed):
 def test_the_explorer_rounds_as_torch_does(page):
     draw = random.Random(0)
     ties = [0.0, -0.0, 65504.0, 65519.9, 65520.0, -65520.0, 5.9e-8, 2.98e-8, 2.99e-8, 1 + 2**-11]
+    ties += [1 + 2**-8, 1 + 3 * 2**-8]  # of bfloat16
     some = [draw.uniform(-1, 1) * 10 ** draw.uniform(-9, 6) for _ in range(2000)] + ties
     for dtype in ("float32", "float16", "bfloat16"):
         program = "return arguments[0].map(ROUND[arguments[1]]).map(String)"
