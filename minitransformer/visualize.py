@@ -176,7 +176,8 @@ def wanted_beside_found(mask, weights, title: str = "") -> Figure:
     """What a mask (Q, K) allows beside the weights (Q, K) that an implementation really uses.
 
     A key that no query may see is taken for padding. On the right, colour under a hatch is a leak,
-    an allowed cell that stays white is hidden, and red is NaN.
+    an allowed cell that stays white is hidden, and red is NaN. Beside each row stands the sum of
+    its weights, red where it is not 1 (or 0, where the whole row is masked).
     """
     mask = as_array("mask", mask, "(queries, keys)", (None, None), torch.bool)
     weights = as_array("weights", weights, "(queries, keys)", mask.shape)
@@ -184,11 +185,13 @@ def wanted_beside_found(mask, weights, title: str = "") -> Figure:
         [str(i) if seen else None for i, seen in enumerate(mask.any(axis=axis))] for axis in (1, 0)
     )
     cell = 0.26  # inches
-    width, height = 2 * cell * len(keys) + 2.0, cell * len(queries) + 1.35
+    room = 0.25 if title else 0.0  # above the panels
+    width, height = 2 * cell * len(keys) + 2.3, cell * len(queries) + 1.35 + room
     figure = Figure(figsize=(max(width, 5.6), height), layout="compressed", facecolor="white")
     left, right = figure.subplots(1, 2)
     why = attention_map(left, 0.1 * mask, mask, queries, keys, title="mask wanted")
     attention_map(right, weights, mask, queries, keys, title="weights found")
+    _row_sums(right, weights, mask)
     left.set_ylabel("query", fontsize=8, color=INK)
     for axes in (left, right):
         axes.set_xlabel("key", fontsize=8, color=INK)
@@ -199,8 +202,21 @@ def wanted_beside_found(mask, weights, title: str = "") -> Figure:
     where = {"loc": "outside lower left", "ncols": 3}
     figure.legend(handles=legend, **where, frameon=False, fontsize=7, labelcolor=INK)
     if title:
-        figure.suptitle(drawable(title), x=0, ha="left", **style(title, 9))
+        figure.get_layout_engine().set(rect=(0, 0, 1, 1 - room / height))
+        figure.text(0, 1, drawable(title), ha="left", va="top", **style(title, 9))
     return figure
+
+
+def _row_sums(axes: Axes, weights: np.ndarray, mask: np.ndarray) -> None:
+    """Beside each row the sum of its weights, red unless it is 1, or 0 where all is masked."""
+    look = {"fontsize": 7, "va": "center", "clip_on": False}
+    axes.text(weights.shape[1] - 0.3, -0.9, "sum", color=INK, **look)
+    for query, (total, wanted) in enumerate(
+        zip(weights.sum(axis=1), mask.any(axis=1), strict=True)
+    ):
+        right = abs(total - wanted) < 0.005  # half precision rounds; NaN is not right
+        color = INK if right else COLOURS.get_bad()
+        axes.text(weights.shape[1] - 0.3, query, f"{total:.2f}", color=color, **look)
 
 
 def combination_figure(masks: Mapping[str, torch.Tensor], weights, tokens: Tokens) -> Figure:
@@ -234,6 +250,18 @@ def combination_figure(masks: Mapping[str, torch.Tensor], weights, tokens: Token
     where = {"loc": "outside lower left", "ncols": 4}
     figure.legend(handles=legend, **where, frameon=False, fontsize=8, labelcolor=INK)
     return figure
+
+
+def _row_sums(axes: Axes, weights: np.ndarray, mask: np.ndarray) -> None:
+    """Beside each row the sum of its weights, red unless it is 1, or 0 where all is masked."""
+    style = {"fontsize": 7, "va": "center", "clip_on": False}
+    axes.text(weights.shape[1] - 0.3, -0.9, "sum", color=INK, **style)
+    for query, (total, wanted) in enumerate(
+        zip(weights.sum(axis=1), mask.any(axis=1), strict=True)
+    ):
+        right = abs(total - wanted) < 0.005  # half precision rounds; NaN is not right
+        color = INK if right else COLOURS.get_bad()
+        axes.text(weights.shape[1] - 0.3, query, f"{total:.2f}", color=color, **style)
 
 
 # ---- training ------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ LEVELS = [
     ["models"],
     ["classifier", "data"],
     ["inference", "pretrained"],
+    ["pages"],
     ["training", "checks"],
     ["exercises"],
     ["grading"],

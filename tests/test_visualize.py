@@ -1,5 +1,6 @@
 """Guards the pictures: which cells are hatched and why, what the labels say, and safe saving."""
 
+import math
 import os
 import sys
 import warnings
@@ -19,6 +20,7 @@ from minitransformer.visualize import (
     label,
     label_figure,
     save,
+    wanted_beside_found,
 )
 
 TOKENS = ["<s>", "2", "0", None]  # one padded position at the end
@@ -177,6 +179,31 @@ def test_errors_say_what_was_expected_and_what_came(change, message):
     }
     with pytest.raises(ValueError, match=message):
         attention_figure(**good | change)
+
+
+# ---- what was wanted beside what was found -------------------------------------------------------
+
+
+def test_sums_stand_beside_the_rows_and_wrong_ones_are_red():
+    """Right: a row that sums to 1, and 0 where all is masked. Wrong: 0.3, NaN, 0.5 on nothing."""
+    mask = torch.tensor([[1, 1], [0, 0], [1, 0], [1, 1], [0, 0]]).bool()
+    weights = torch.tensor([[0.4, 0.6], [0, 0], [0.3, 0], [math.nan, 0], [0.5, 0]])
+    _, right = wanted_beside_found(mask, weights).axes
+    head, *sums = right.texts
+    assert head.get_text() == "sum"
+    assert [text.get_text() for text in sums] == ["1.00", "0.00", "0.30", "nan", "0.50"]
+    red = visualize.COLOURS.get_bad()
+    is_red = [np.allclose(visualize.to_rgba(text.get_color()), red) for text in sums]
+    assert is_red == [False, False, True, True, True]
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(5, 7), (4, 4), (9, 5), (12, 12)])
+def test_a_title_has_room_of_its_own(queries, keys):
+    mask = torch.ones(queries, keys).bool()
+    drawn = wanted_beside_found(mask, mask / keys, "Title")
+    drawn.draw_without_rendering()
+    bottom = drawn.texts[0].get_window_extent().y0
+    assert all(axes._left_title.get_window_extent().y1 < bottom for axes in drawn.axes)
 
 
 # ---- labels and fonts ----------------------------------------------------------------------------
