@@ -50,6 +50,7 @@ MAY_IMPORT = {
 }
 MAY_IMPORT["cli"] |= {"__init__"}  # its version
 MAY_IMPORT["visualize"] = set()  # tensors in, pictures out
+MAY_IMPORT["diagrams"] = {"visualize"}
 for module in ("training", "checks", "cli"):
     MAY_IMPORT[module] |= {"visualize"}
 
