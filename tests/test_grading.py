@@ -24,15 +24,9 @@ from minitransformer.exercises.cells import load_cells
 from minitransformer.exercises.exercise import Exercise
 from minitransformer.grading import grade as grading_module
 from minitransformer.grading import pipe, submissions
-from minitransformer.grading.grade import (
-    Grader,
-    borrowed_by,
-    feedback_page,
-    grade_all,
-    grade_one,
-    remarkable,
-    statements_of,
-)
+from minitransformer.grading.grade import Grader, grade_all, grade_one
+from minitransformer.grading.notice import borrowed_by, remarkable, statements_of
+from minitransformer.grading.records import Graded
 from minitransformer.grading.sandbox import Sandbox, Unsafe, isolation
 from minitransformer.grading.submissions import File, Submission, code_of, plain, submissions_in
 
@@ -701,7 +695,7 @@ def test_what_cannot_be_shown_costs_no_points(monkeypatch):
         raise RuntimeError("no picture of this")
 
     monkeypatch.setattr(type(feedback), "to_html", fails)
-    assert "cannot be shown: RuntimeError" in feedback_page("ann", [feedback], [])
+    assert "cannot be shown: RuntimeError" in Graded.of(feedback, "", "").html
 
 
 @pytest.mark.slow
