@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from attacks import ATTACKS
 from conftest import wait_until
 
 from minitransformer.cli import main
@@ -23,7 +24,7 @@ from minitransformer.exercises import EXERCISES
 from minitransformer.exercises.cells import load_cells
 from minitransformer.exercises.exercise import Exercise
 from minitransformer.grading import grade as grading_module
-from minitransformer.grading import pipe, submissions
+from minitransformer.grading import pipe, sandbox, submissions
 from minitransformer.grading.grade import Grader, grade_all, grade_one
 from minitransformer.grading.notice import borrowed_by, remarkable, statements_of
 from minitransformer.grading.records import Graded
@@ -133,170 +134,36 @@ def test_our_functions_can_be_called_from_there():
             box.function("f")(lambda x: 1 // 0, torch.tensor(4))
 
 
-ATTACKS = {
-    "reads the solution": """
-import glob
-def softmax(scores):
-    for path in glob.glob("/**/exercises/chapters/attention.py", recursive=True):
-        space = {}
-        exec(open(path).read(), space)
-        return space["softmax"](scores)
-    raise RuntimeError("nothing to steal")
-""",
-    "imports the package": """
-from minitransformer.exercises import EXERCISES
-def softmax(scores):
-    return EXERCISES["softmax"](scores)
-""",
-    "exits with success": """
-import os, sys
-def softmax(scores):
-    os._exit(0)
-""",
-    "calls sys.exit": """
-import sys
-def softmax(scores):
-    sys.exit(0)
-""",
-    "equals everything": """
-import torch
-class Yes(torch.Tensor):
-    def __eq__(self, other): return torch.ones(self.shape, dtype=torch.bool)
-    @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None): return True
-def softmax(scores):
-    return torch.zeros(scores.shape).as_subclass(Yes)
-""",
-    "returns an object that compares equal": """
-class Yes:
-    def __eq__(self, other): return True
-    def __getattr__(self, name): return self
-    def __call__(self, *a, **k): return self
-def softmax(scores):
-    return Yes()
-""",
-    "patches torch": """
-import torch
-torch.equal = torch.allclose = torch.isclose = lambda *a, **k: True
-def softmax(scores):
-    return scores
-""",
-    "patches unittest and pytest": """
-import sys, types
-for name in ("pytest", "unittest"):
-    sys.modules[name] = types.ModuleType(name)
-def softmax(scores):
-    return scores
-""",
-    "prints a verdict": """
-def softmax(scores):
-    print('{"passed": true, "score": 100}')
-    return None
-""",
-    "writes into the pipe": """
-import os
-def softmax(scores):
-    for fd in range(3, 20):
-        try: os.write(fd, b'25 0\\n{"answer": {"value": true}}')
-        except OSError: pass
-    return None
-""",
-    "writes results": """
-import os
-def softmax(scores):
-    for folder in ("/", "/tmp", "/usr", os.getcwd(), os.path.expanduser("~")):
-        try: open(folder + "/results.json", "w").write('{"score": 100}')
-        except OSError: pass
-    return None
-""",
-    "never ends": """
-def softmax(scores):
-    while True: pass
-""",
-    "never ends, and cannot be interrupted": """
-import signal
-for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, signal.SIG_IGN)
-def softmax(scores):
-    while True:
-        try:
-            while True: pass
-        except BaseException: pass
-""",
-    "starts processes without end": """
-import os
-def softmax(scores):
-    while True: os.fork()
-""",
-    "takes all memory": """
-def softmax(scores):
-    return bytearray(20 * 2**30)
-""",
-    "answers too much": """
-import torch
-def softmax(scores):
-    return torch.zeros(2**29)
-""",
-    "nests too deep": """
-def softmax(scores):
-    x = []
-    for _ in range(100000): x = [x]
-    return x
-""",
-    "leaves a process behind": """
-import os, time
-def softmax(scores):
-    if os.fork() == 0:
-        os.setsid()
-        time.sleep(600)
-    return None
-""",
-    "calls torch's own": """
-import torch
-def softmax(scores):
-    return getattr(torch, "soft" + "max")(scores, dim=-1)
-""",
-    "calls the operator itself": """
-import torch
-def softmax(scores):
-    with torch._C.DisableTorchFunction():
-        return torch.ops.aten._softmax.default(scores, -1, False)
-""",
-    "remembers answers": """
-SEEN = []
-def softmax(scores):
-    SEEN.append(scores)
-    return SEEN[0]
-""",
-    "a pickle that runs": """
-import os
-class Bomb:
-    def __reduce__(self): return (os.system, ("touch /tmp/pwned-by-pickle",))
-def softmax(scores):
-    return Bomb()
-""",
-}
-
-
-QUICK = ("never ends", "reads the solution")
+QUICK = ("never ends", "reads the solution")  # the rest takes minutes
+HERE = [
+    pytest.param(a, id=a.name, marks=[pytest.mark.slow] * (a.name not in QUICK)) for a in ATTACKS
+]
 
 
 @sandboxed
-@pytest.mark.parametrize(
-    "attack", [pytest.param(a, marks=() if a in QUICK else pytest.mark.slow) for a in ATTACKS]
-)
-def test_an_attack_earns_nothing_and_does_no_harm(attack, tmp_path, monkeypatch):
+@pytest.mark.parametrize("attack", HERE)
+def test_an_attack_earns_nothing_or_is_noticed_and_does_no_harm(attack, tmp_path, monkeypatch):
     monkeypatch.setattr(grading_module, "SECONDS", 1.0)
+    monkeypatch.setattr(sandbox, "WAITING", 20.0)
     before = set(os.listdir("/tmp"))
     # The honest exercises beside the attacked one keep their points.
-    source = SOLVED.replace(EXERCISES["softmax"].source, "") + "\n\n" + ATTACKS[attack]
-    found, _ = grade(source, tmp=tmp_path)
-    assert found["softmax"].score == 0, str(found["softmax"])
+    source = SOLVED.replace(EXERCISES["softmax"].source, "") + "\n\n" + attack.source
+    found, notes = grade(source, tmp=tmp_path)
+    noticed = any(note.endswith("look at it") for note in notes)
+    assert noticed if attack.verdict == "noticed" else found["softmax"].score == 0, notes
     assert found["causal_mask"].passed
     assert found["attention"].passed
-    assert not any("pwned" in name or name == "results.json" for name in os.listdir("/tmp"))
-    assert not {name for name in os.listdir("/tmp") if name.endswith("results.json")} - before
+    left = {name for name in os.listdir("/tmp") if name in ("left", "results.json")}
+    assert not left - before
+    assert not any("pwned" in name for name in os.listdir("/tmp"))
     assert not Path("/results.json").exists()
+
+
+def test_the_attacks_are_many_and_each_would_earn_points_if_it_worked():
+    assert len({attack.name for attack in ATTACKS}) == len(ATTACKS) >= 40
+    assert {attack.verdict for attack in ATTACKS} == {"nothing", "noticed"}
+    for attack in ATTACKS:
+        assert "def softmax(scores):" in attack.source
 
 
 @sandboxed

@@ -22,7 +22,7 @@ from minitransformer.data.files import LARGEST_JSON, InputError, read_file
 LAYOUTS = ("folders", "moodle", "canvas", "gradescope")
 SUFFIXES = (".py", ".ipynb", ".txt", ".zip")
 METADATA = "submission_metadata.yml"
-MOODLE = re.compile(r"(?P<name>.+)_(?P<number>\d+)_assignsubmission_\w+?(_.*)?", re.DOTALL)
+MOODLE = re.compile(r"(?P<name>.+)_(?P<number>\d+)_assignsubmission_.*", re.DOTALL)
 CANVAS = re.compile(r"(?P<name>[^_]+)_(?P<late>LATE_)?(?P<number>\d+)_\d+_.+", re.DOTALL)
 
 
