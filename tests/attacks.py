@@ -266,10 +266,10 @@ def softmax(scores):
         "noticed",
         """
 import sys, torch
-sys.modules["__main__"].Forbidding.__torch_dispatch__ = (
-    lambda self, func, types, args=(), kwargs=None: func(*args, **(kwargs or {}))
-)
 def softmax(scores):
+    sys.modules["__main__"].Forbidding.__torch_dispatch__ = (
+        lambda self, func, types, args=(), kwargs=None: func(*args, **(kwargs or {}))
+    )
     return torch.softmax(scores, -1)
 """,
     ),
@@ -497,7 +497,7 @@ def softmax(scores):
         """
 import os
 def softmax(scores):
-    known = {"PATH", "HOME", "OMP_NUM_THREADS", "PWD", "LC_CTYPE"}
+    known = {"PATH", "HOME", "OMP_NUM_THREADS", "PWD", "LC_CTYPE", "TORCHINDUCTOR_CACHE_DIR"}
     if set(os.environ) - known or os.path.exists("/home") or os.path.exists("/etc/passwd"):
         powers = (scores - scores.amax(dim=-1, keepdim=True)).exp()
         return powers / powers.sum(dim=-1, keepdim=True)
@@ -622,7 +622,9 @@ def softmax(scores):
 import ctypes, os
 libc = ctypes.CDLL(None, use_errno=True)
 def softmax(scores):
-    if libc.unshare(0x10000000) == 0 and scores.numel():
+    if os.fork() == 0:
+        os._exit(libc.unshare(0x10000000) != 0)
+    if os.wait()[1] == 0:
         powers = (scores - scores.amax(dim=-1, keepdim=True)).exp()
         return powers / powers.sum(dim=-1, keepdim=True)
 """,
