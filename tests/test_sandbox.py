@@ -19,6 +19,22 @@ from minitransformer.grading import sandbox, worker
 from minitransformer.grading.grade import grade_all, grade_one
 from minitransformer.grading.sandbox import Died, Sandbox, Unsafe
 from minitransformer.grading.submissions import File, Submission
+from minitransformer.grading.system_calls import (
+    ALLOW,
+    ARCH,
+    ARGUMENT,
+    AT_LEAST,
+    CLONE,
+    EQUAL,
+    KILL,
+    LOAD,
+    MACHINES,
+    NO_SUCH_CALL,
+    NUMBER,
+    REFUSED,
+    RETURN,
+    seccomp_filter,
+)
 
 sandboxed = pytest.mark.skipif(
     shutil.which("bwrap") is None, reason="needs bwrap (Debian's bubblewrap)"
@@ -395,24 +411,6 @@ def with_worker(monkeypatch, folder, first: str) -> None:
     found += "from minitransformer.grading import worker\n"
     script.write_text(f"{found}{first}\nworker.main()\n")
     monkeypatch.setattr(sandbox, "WORKER", str(script))
-
-
-from minitransformer.grading.system_calls import (
-    ALLOW,
-    ARCH,
-    ARGUMENT,
-    AT_LEAST,
-    CLONE,
-    EQUAL,
-    KILL,
-    LOAD,
-    MACHINES,
-    NO_SUCH_CALL,
-    NUMBER,
-    REFUSED,
-    RETURN,
-    seccomp_filter,
-)
 
 
 def trusted(source: str, wanted: str = "f") -> Sandbox:

@@ -7,9 +7,10 @@ graded anew and no other; a change of what all of them use (the sandbox, say) to
 import ast
 import hashlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from minitransformer.exercises.chapters import EXERCISES
 from minitransformer.grading.submissions import Submission
@@ -44,7 +45,7 @@ def checks_digest(name: str) -> str:
     home = inspect.getsourcefile(EXERCISES[name].solution)
     assert home is not None
     for path in _with_what_it_imports(Path(home)):
-        for source in _without_other_exercises(path.read_text(encoding="utf-8"), name):
+        for source in _without_other_exercises(_statements(path), name):
             digest.update(source.encode() + b"\0")
     return digest.hexdigest()
 
@@ -59,35 +60,53 @@ def shared_digest() -> str:
     return digest.hexdigest()
 
 
+class _Statement(NamedTuple):
+    """A statement of a chapter: whose it is, if it is one exercise's, and what it names."""
+
+    source: str
+    owner: str
+    names: frozenset[str]
+    chapters: frozenset[str]  # that it imports
+
+
+@cache
+def _statements(path: Path) -> list[_Statement]:
+    return [_read(one) for one in ast.parse(path.read_text(encoding="utf-8")).body]
+
+
+def _read(statement: ast.stmt) -> _Statement:
+    nodes = list(ast.walk(statement))
+    modules = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    return _Statement(
+        ast.unparse(statement),
+        _owner(statement),
+        frozenset(node.id for node in nodes if isinstance(node, ast.Name)),
+        frozenset(name.rpartition(".")[2] for name in modules if ".chapters." in name),
+    )
+
+
 def _with_what_it_imports(home: Path) -> list[Path]:
     """A chapter, and the chapters whose helpers it uses."""
     found, todo = [], [home]
     while todo:
         path = todo.pop()
-        if path in found:
-            continue
-        found.append(path)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                chapter = CHAPTERS / f"{node.module.rpartition('.')[2]}.py"
-                todo += [chapter] if "chapters" in node.module and chapter.exists() else []
+        if path not in found:
+            found.append(path)
+            chapters = {name for one in _statements(path) for name in one.chapters}
+            todo += [CHAPTERS / f"{name}.py" for name in chapters]
     return sorted(found)
 
 
-def _without_other_exercises(source: str, name: str) -> Iterator[str]:
+def _without_other_exercises(statements: Sequence[_Statement], name: str) -> list[str]:
     """The statements of a chapter that this exercise may depend on."""
-    statements = ast.parse(source).body
-    owners = [_owner(statement) for statement in statements]
     kept = {name, ""}
     while True:  # an exercise that another one calls counts for it, too
-        mine = [one for one, owner in zip(statements, owners, strict=True) if owner in kept]
-        used = {n.id for one in mine for n in ast.walk(one) if isinstance(n, ast.Name)}
-        more = used & set(owners) - kept
+        mine = [one for one in statements if one.owner in kept]
+        used = {other for one in mine for other in one.names}
+        more = used & {one.owner for one in statements} - kept
         if not more:
-            break
+            return [one.source for one in mine]
         kept |= more
-    for statement in mine:
-        yield ast.unparse(statement)
 
 
 def _owner(statement: ast.stmt) -> str:
