@@ -199,11 +199,11 @@ def test_who_is_not_in_the_roster_keeps_a_row_with_a_question(handed_in, tmp_pat
 
 def test_two_spellings_of_one_person_are_one_row(tmp_path):
     (tmp_path / "in").mkdir()
-    for name in ("Ann Lee.py", "ann_lee.ipynb.txt", "lee ann.zip"):
+    for name in ("Ann Lee.py", "ann_lee.ipynb.txt", "lee ann.pdf"):
         (tmp_path / "in" / name).write_text("")
     (tmp_path / "roster.csv").write_text("Name\nAnn Lee\n")
     (one,) = read_roster(tmp_path / "roster.csv").join(submissions_in(tmp_path / "in"))
-    assert one.notes[0] == "Ann Lee and ann_lee and lee ann are taken for one student's"
+    assert one.notes[0] == "Ann Lee and ann_lee and lee ann.pdf are taken for one student's"
     assert not any("has a row, too" in note for note in one.notes)
 
 

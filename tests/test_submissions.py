@@ -141,6 +141,7 @@ def test_what_no_student_wrote_is_passed_over(tmp_path):
         ".git/b.py",
         "node_modules/c.py",
         "site-packages/d.py",
+        "test_softmax.py",  # as it was handed out
     ]
     found = hand_in(tmp_path, {f"ann/{name}": ANSWER for name in names} | {"ann/own.py": ANSWER})
     assert read(found["ann"]) == (["own.py"], [])

@@ -69,7 +69,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     exported.add_argument(
         "--hints",
         type=int,
-        choices=(1, 2, 3),
+        choices=(0, 1, 2, 3),
         default=3,
         help="how many of the three students may read; the third is nearly the answer; default: 3",
     )
@@ -160,9 +160,14 @@ def _start(options: argparse.Namespace) -> int:
     names = list(EXERCISES) if options.names == ["all"] else dict.fromkeys(options.names)
     chosen = [find(name) for name in names]
     paths = [Path(f"{one.name}.py") for one in chosen]
-    if there := [str(path) for path in paths if path.exists()]:
+    there = [str(path) for path in paths if path.exists()]
+    if len(there) == len(paths):
         raise InputError(f"{', '.join(there)}: is there already; nothing was written")
+    if there:
+        print(f"{', '.join(there)}: is there already, left alone")
     for one, path in zip(chosen, paths, strict=True):
+        if str(path) in there:
+            continue
         path.write_text(f'"""{one.title}"""\n\n{one.stub}\n', encoding="utf-8")
         print(f"{path}: {one.title} ({one.points} points)")
         print(textwrap.indent(textwrap.fill(one.about, 90), "    "))

@@ -83,11 +83,15 @@ class Roster:
         return joined + [replace(one, student=name) for one, name in others]
 
     def find(self, one: Submission) -> int | None:
-        """The line of the person whose submission it is."""
-        keys = {_key(text) for text in (one.number, one.email, one.student)} - {""}
+        """The line of the person whose submission it is; "ann.pdf", which is not read, is ann's."""
+        line = self._find(one, one.student)
+        return line if line is not None else self._find(one, Path(one.student).stem)
+
+    def _find(self, one: Submission, name: str) -> int | None:
+        keys = {_key(text) for text in (one.number, one.email, name)} - {""}
         surest = [line for line, person in self.people.items() if keys & person.known_as]
         if len(surest) != 1:
-            names = spellings(one.student)
+            names = spellings(name)
             among = surest or list(self.people)
             surest = [line for line in among if names & self.people[line].spellings]
         return surest[0] if len(surest) == 1 else None

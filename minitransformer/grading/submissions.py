@@ -24,6 +24,7 @@ from typing import BinaryIO, NamedTuple
 
 from minitransformer.data.files import InputError
 from minitransformer.exercises.cells import parse_cell, read_cells
+from minitransformer.exercises.chapters import EXERCISES
 from minitransformer.exercises.exercise import find
 from minitransformer.grading.layouts import Owner, layout_of, owners
 
@@ -160,8 +161,9 @@ def _changed(path: Path) -> float:
 
 
 def _is_system(name: str) -> bool:
-    """Of an operating system or an installation, not the student's own."""
-    return name.startswith(".") or name in SYSTEM
+    """Of an operating system, an installation or what was handed out, not the student's own."""
+    tests = name.startswith("test_") and name[5:].removesuffix(".py") in EXERCISES
+    return name.startswith(".") or name in SYSTEM or tests
 
 
 def _is_for_the_grader(entry: Path) -> bool:
