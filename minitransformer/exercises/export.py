@@ -1,7 +1,8 @@
 """The exercises in the form that other tools want: nbgrader, Otter, Gradescope or plain pytest.
 
 Each export has the same stubs and asks the same checks for the same points; nothing that a student
-gets holds a solution, but for the solutions themselves, which are an export too. `export(names, to, folder)` writes a folder and says what to do with it.
+gets holds a solution, but for the solutions themselves, which are an export too.
+`export(names, to, folder)` writes a folder and says what to do with it.
 """
 
 import base64
