@@ -615,11 +615,15 @@ def test_what_cannot_be_loaded_is_not_called_missing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "trust",
-    [pytest.param(False, marks=sandboxed), pytest.param(True, marks=pytest.mark.slow)],
+    ("trust", "number"),
+    [
+        pytest.param(False, signal.SIGINT, marks=sandboxed),
+        (True, signal.SIGINT),
+        (True, signal.SIGTERM),
+    ],
 )
 @pytest.mark.slow
-def test_ctrl_c_stops_at_once_and_keeps_what_is_done(trust, tmp_path):
+def test_ctrl_c_and_sigterm_stop_at_once_and_keep_what_is_done(trust, number, tmp_path):
     folder, out = tmp_path / "all", tmp_path / "out"
     folder.mkdir()
     endless = "def softmax(scores):\n    while True: pass\n"
@@ -641,7 +645,7 @@ def test_ctrl_c_stops_at_once_and_keeps_what_is_done(trust, tmp_path):
             os.kill(pid, signal.SIGINT)  # which is not theirs to answer
         time.sleep(0.5)
         assert all(is_running(pid) for pid in graders)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        os.killpg(process.pid, number)  # as a terminal does
         with_error = process.communicate(timeout=600)[1]
     finally:
         process.kill()

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from minitransformer.exercises import (
 from minitransformer.exercises.cells import load_cells, read_cells
 from minitransformer.exercises.export import EXPORTS, export
 
+GRADE = "Grade"  # the column of Moodle's grading worksheet
 HELP = """
 to learn:
   minitransformer exercise list                  what there is, and how far you are
@@ -37,7 +38,8 @@ to learn:
 
 to teach:
   minitransformer exercise export --to nbgrader DIR
-  minitransformer exercise grade SUBMISSIONS --out DIR
+  minitransformer exercise grade SUBMISSIONS --out DIR --roster CSV
+  minitransformer exercise grade SUBMISSIONS --out DIR --review
 """
 
 
@@ -268,21 +270,24 @@ def _grade(options: argparse.Namespace) -> int:
             )
     except Unsafe as error:
         raise InputError(str(error)) from None
-    for row in rows:
-        score = "not graded" if row["score"] == "" else f"{row['score']} of {row['points']}"
-        print(f"{row['student']:<30} {score}  {row['note']}".rstrip())
-    files = [f"{options.out / 'scores.csv'}", "index.html", "students/NAME/feedback.html"]
-    column = options.column or "Grade"
-    if roster is not None and (options.column or column in roster.columns):
-        files.insert(1, "grades.csv")
+    _print_rows(rows)
+    files = f"{options.out / 'scores.csv'}, index.html, students/NAME/feedback.html"
+    if roster is not None and (options.column or GRADE in roster.columns):
         scores = {row["student"]: row["score"] for row in rows if row["score"] != ""}
-        filled = roster.filled(scores, rows[0]["points"], column)
+        filled = roster.filled(scores, rows[0]["points"], options.column or GRADE)
         write_atomically(options.out / "grades.csv", filled.encode())
+        files += ", grades.csv"
     graded = sum(row["score"] != "" for row in rows)
-    print(f"\n{graded} of {len(rows)} graded: {', '.join(files)}")
+    print(f"\n{graded} of {len(rows)} graded: {files}")
     if options.review:
         print("\n".join(["", "to look at:", *grade.review_of(rows, options.out, names)]))
     return 0 if graded == len(rows) else 1
+
+
+def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    for row in rows:
+        score = "not graded" if row["score"] == "" else f"{row['score']} of {row['points']}"
+        print(f"{row['student']:<30} {score}  {row['note']}".rstrip())
 
 
 def _say(text: str) -> None:
