@@ -36,6 +36,7 @@ BWRAP = shutil.which("bwrap")
 sandboxed = pytest.mark.skipif(BWRAP is None, reason="needs bwrap (Debian's bubblewrap)")
 FEW = ["causal_mask", "softmax", "attention"]
 SOLVED = "\n\n\n".join(EXERCISES[name].source for name in FEW)
+SOFTMAX = EXERCISES["softmax"].points
 POINTS = sum(EXERCISES[name].points for name in FEW)
 
 
@@ -261,7 +262,8 @@ def read_csv(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-EXPECTED = {"ann": POINTS, "bob": 5, "cyd": POINTS, "dan": 0, "eve": 0, "fay": 0, "=gus": 13,
+EXPECTED = {"ann": POINTS, "bob": SOFTMAX, "cyd": POINTS, "dan": 0, "eve": 0, "fay": 0,
+            "=gus": SOFTMAX + EXERCISES["attention"].points,
             "hal": 0, "ivy": 0}  # fmt: skip
 
 
@@ -409,7 +411,7 @@ def test_names_that_are_no_text_are_cleaned_and_stay_different(tmp_path, capsys)
     assert main([*arguments, "--only", "softmax", "--jobs", "1"]) == 0
     rows = {row["student"]: row["score"] for row in read_csv(out)}
     names = {"M\ufffdller", "M\ufffdller (2)", "red\ufffd[31m", "a" * 200}
-    assert rows == dict.fromkeys(names, "5")
+    assert rows == dict.fromkeys(names, str(SOFTMAX))
     assert {path.name for path in (out / "students").iterdir()} == names
     assert "\x1b" not in capsys.readouterr().out
 
@@ -436,7 +438,7 @@ def test_an_exercise_named_twice_counts_once(tmp_path):
     (tmp_path / "all").mkdir()
     (tmp_path / "all" / "ann.py").write_text(SOLVED)
     (row,) = grade_all(tmp_path / "all", tmp_path / "out", ["softmax", "softmax"], trust=True)
-    assert (row["score"], row["points"]) == (5, 5)
+    assert (row["score"], row["points"]) == (SOFTMAX, SOFTMAX)
 
 
 # ---- what can be told without running it -----------------------------------------------------
@@ -534,14 +536,14 @@ def softmax(scores):
 """
     (folder / "c.py").write_text(once)
     rows = grade_all(folder, tmp_path / "out", ["softmax"], jobs=1, trust=True)
-    assert {row["student"]: row["score"] for row in rows} == {"a": 5, "b": 0, "c": 5}
+    assert {row["student"]: row["score"] for row in rows} == {"a": SOFTMAX, "b": 0, "c": SOFTMAX}
     assert [bool(row["note"]) for row in rows] == [False, True, False]
     assert rows[1]["note"] == "the process that graded it was killed, twice"
     # It may have been the machine: the next run tries it again, and only it.
     (folder / "b.py").write_text(EXERCISES["softmax"].source)
     stamp = (tmp_path / "out" / "students" / "a" / "results.json").stat().st_mtime_ns
     rows = grade_all(folder, tmp_path / "out", ["softmax"], jobs=1, trust=True)
-    assert [row["score"] for row in rows] == [5] * 3
+    assert [row["score"] for row in rows] == [SOFTMAX] * 3
     assert (tmp_path / "out" / "students" / "a" / "results.json").stat().st_mtime_ns == stamp
 
 
@@ -655,7 +657,7 @@ def test_ctrl_c_and_sigterm_stop_at_once_and_keep_what_is_done(trust, number, tm
     assert "Traceback" not in with_error
     wait_until(lambda: not [pid for pid in everyone if is_running(pid)])
     rows = {row["student"]: row for row in read_csv(out)}
-    assert rows["ann"]["score"] == "5"
+    assert rows["ann"]["score"] == str(SOFTMAX)
     assert rows["bob"]["score"] == rows["eve"]["score"] == ""  # it waited for nobody
     assert rows["eve"]["note"] == "not graded: the run was interrupted"
 
@@ -663,7 +665,7 @@ def test_ctrl_c_and_sigterm_stop_at_once_and_keep_what_is_done(trust, number, tm
     for name in ("bob", "eve"):
         (folder / f"{name}.py").write_text(EXERCISES["softmax"].source)
     assert main(command[3:]) == 0
-    assert [row["score"] for row in read_csv(out)] == ["5"] * 3
+    assert [row["score"] for row in read_csv(out)] == [str(SOFTMAX)] * 3
     assert done.stat().st_mtime_ns == stamp
 
 
