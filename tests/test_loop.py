@@ -403,6 +403,10 @@ def test_devices_that_are_waited_for_are_asked_every_ten_steps(monkeypatch):
     monkeypatch.setattr(loop, "_read", lambda rows, *a: reads.append(len(rows)) or read(rows, *a))
     trained(Settings(steps=25, evaluate_every=25))
     assert reads == [10, 10, 5]
+    for often in ({"evaluate_every": 9, "save_every": 99}, {"save_every": 9, "evaluate_every": 99}):
+        reads.clear()  # and before each evaluation, and before it is saved
+        trained(Settings(steps=25, **often))
+        assert reads == [9, 9, 7]
 
 
 def test_a_training_that_is_over_stays_as_it_is():
