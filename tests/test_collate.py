@@ -458,6 +458,10 @@ def test_a_turn_without_a_role_or_content_is_refused(turn):
             lambda: collate_pairs([{"input_ids": [5]}], BOS, EOS),
             "examples[0] has no labels; it has input_ids",
         ),
+        (
+            lambda: collate([{"input_ids": [5], "token_type_ids": 5}]),
+            "examples[0]: token_type_ids must be a list of integers, got 5",
+        ),
         (lambda: collate(["some text"]), "examples[0] is text, 'some text'; tokenize it"),
         (lambda: collate("some text"), "examples[0] is text, 's'; tokenize it"),
         (

@@ -333,11 +333,12 @@ def test_a_length_penalty_of_one_is_the_mean_log_probability():
     assert as_lists(generate(model, *batch_of([[0]]), 3, eos_id=1, num_beams=4)) == [[2, 0, 1]]
 
 
-def test_half_precision_is_scored_as_precisely_as_all():
+@pytest.mark.parametrize(("logits", "best"), [((0.0, -9, 2e-4), 2), ((2e-4, -9, 0.0), 0)])
+def test_half_precision_is_scored_as_precisely_as_all(logits, best):
     """In bfloat16, the log-probabilities of the two likeliest would be equal."""
     model = chain(torch.eye(3)).bfloat16()
-    model.head.logits = nn.Parameter(torch.tensor([0.0, -9.0, 0.001]).expand(3, 3).bfloat16())
-    assert as_lists(generate(model, *batch_of([[0]]), 1, num_beams=2)) == [[2]]
+    model.head.logits = nn.Parameter(torch.tensor(logits).expand(3, 3).bfloat16())
+    assert as_lists(generate(model, *batch_of([[0]]), 1, num_beams=2)) == [[best]]
 
 
 def test_beams_of_no_tokens_are_no_tokens_even_if_the_first_would_be_the_end():

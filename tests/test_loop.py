@@ -357,11 +357,11 @@ def test_it_is_saved_when_the_minutes_since_the_last_time_have_passed(monkeypatc
     monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
 
     def a_minute(step):
-        now[0] += 60.0
+        now[0] += 60.5
 
     settings = Settings(steps=9, evaluate_every=9, save_minutes=2.0)
     trained(settings, Lists(a_minute), lambda one: saved.append(len(one.history)))
-    assert saved == [0, 3, 6, 9]
+    assert saved == [0, 2, 4, 6, 8, 9]
 
 
 @pytest.mark.parametrize("every", [4, None])
@@ -403,6 +403,10 @@ def test_devices_that_are_waited_for_are_asked_every_ten_steps(monkeypatch):
     monkeypatch.setattr(loop, "_read", lambda rows, *a: reads.append(len(rows)) or read(rows, *a))
     trained(Settings(steps=25, evaluate_every=25))
     assert reads == [10, 10, 5]
+    for often in ({"evaluate_every": 9, "save_every": 99}, {"save_every": 9, "evaluate_every": 99}):
+        reads.clear()  # and before each evaluation, and before it is saved
+        trained(Settings(steps=25, **often))
+        assert reads == [9, 9, 7]
 
 
 def test_a_training_that_is_over_stays_as_it_is():
