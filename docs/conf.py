@@ -39,7 +39,8 @@ exclude_patterns = ["**/.ipynb_checkpoints"]
 
 html_theme = "furo"
 html_title = "minitransformer"
-html_extra_path = ["extra"]  # its index.html leads from the top of the site to the first page
+# extra/index.html leads from the top of the site to its first page
+html_extra_path = ["extra", "../minitransformer/pages/explorer.html"]
 html_copy_source = False
 html_static_path = ["static"]
 html_css_files = ["site.css"]
@@ -65,12 +66,6 @@ suppress_warnings = [
     "codeautolink.match_block",  # sessions that are marked as Python
     "ref.python",  # two modules have a function of this name
 ]
-EXPLORER = HERE.parent / "minitransformer" / "pages" / "explorer.html"
-if EXPLORER.exists():
-    html_extra_path.append(str(EXPLORER))
-else:
-    exclude_patterns.append("docs/pages.md")
-    suppress_warnings.append("toc.not_readable")
 
 
 def _formula(node, as_block: bool) -> str:

@@ -112,12 +112,13 @@ class Config:
             raise ValueError(f"rotary positions need an even d_model / num_heads, got {width}")
 
     def _check_ids(self) -> None:
-        for name in ("eos_id", "first_id", "forbidden_ids"):
+        known = 0, self.vocab_size, f"integers from 0 to {self.vocab_size - 1}"
+        kinds = {"eos_id": (-inf, inf, "integers"), "first_id": known, "forbidden_ids": known}
+        for name, (least, end, wanted) in kinds.items():  # some never end
             value = getattr(self, name)
             ids = value if isinstance(value, tuple) else () if value is None else (value,)
-            end = inf if name == "eos_id" else self.vocab_size  # some never end
-            if not all(type(i) is int and i < end for i in ids):
-                raise ValueError(f"{name} must be ids of tokens, below {end}, got {value!r}")
+            if not all(type(i) is int and least <= i < end for i in ids):
+                raise ValueError(f"{name} must be ids of tokens, {wanted}, got {value!r}")
 
     @property
     def parts(self) -> Style:

@@ -29,7 +29,7 @@ try:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import PowerNorm, to_rgba
     from matplotlib.figure import Figure
-    from matplotlib.patches import FancyBboxPatch, Patch, PathPatch, Rectangle
+    from matplotlib.patches import Patch, PathPatch, Rectangle
     from matplotlib.path import Path as Outline
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 except ImportError as error:
@@ -67,7 +67,7 @@ def forbidden(mask, queries: Tokens, keys: Tokens) -> dict[str, np.ndarray]:
     the query, the last query being the last key's, as in `causal_mask`; other: neither, as in a
     sliding window or between packed examples.
     """
-    mask = _array("mask", mask, "(queries, keys)", (len(queries), len(keys)), torch.bool)
+    mask = as_array("mask", mask, "(queries, keys)", (len(queries), len(keys)), torch.bool)
     padded = np.array([q is None for q in queries])[:, None] | np.array([k is None for k in keys])
     later = np.arange(len(keys)) - len(keys) > np.arange(len(queries))[:, None] - len(queries)
     return {
@@ -89,7 +89,7 @@ def attention_map(
 ) -> dict[str, np.ndarray]:
     """Draw one head: weights (Q, K), boolean mask (Q, K). Returns the hatched cells by reason."""
     why = forbidden(mask, queries, keys)
-    weights = _array("weights", weights, "(queries, keys)", (len(queries), len(keys)))
+    weights = as_array("weights", weights, "(queries, keys)", (len(queries), len(keys)))
     colours = COLOURS(SCALE(np.ma.masked_invalid(weights)))
     square = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5], [-0.5, -0.5]])
     for reason, cells in why.items():
@@ -98,28 +98,28 @@ def attention_map(
         if cells.any():
             squares = np.argwhere(cells)[:, None, ::-1] + square  # (row, column) -> (x, y)
             outline = Outline.make_compound_path_from_polys(squares)
-            axes.add_patch(PathPatch(outline, **_hatching(reason, fill="none"), zorder=2))
+            axes.add_patch(PathPatch(outline, **hatching(reason, fill="none"), zorder=2))
     axes.imshow(colours, interpolation="nearest", aspect="equal")
 
     for axis, tokens in (axes.xaxis, keys), (axes.yaxis, queries):
         axis.set_ticks(range(len(tokens)), [label(token) for token in tokens])
         axis.set_ticks(np.arange(len(tokens) + 1) - 0.5, minor=True)
         for text, token in zip(axis.get_ticklabels(), tokens, strict=True):
-            text.set(**_style(text.get_text(), fontsize, PALE if token is None else INK))
+            text.set(**style(text.get_text(), fontsize, PALE if token is None else INK))
             if axis is axes.xaxis and len(text.get_text()) > 2:
                 text.set_rotation(90)
     axes.grid(which="minor", color=GRID, linewidth=0.4)
     axes.tick_params(which="both", length=0, pad=2)
     axes.spines[:].set(color=PALE, linewidth=0.6)
-    axes.set_title(drawable(title), loc="left", **_style(title, fontsize + 1))
+    axes.set_title(drawable(title), loc="left", **style(title, fontsize + 1))
     return why
 
 
 def attention_figure(weights, mask, queries: Tokens, keys: Tokens, *, title: str = "") -> Figure:
     """One panel per head: weights (H, Q, K), boolean mask (H or 1, Q, K), Q and K tokens."""
     size = (len(queries), len(keys))
-    weights = _array("weights", weights, "(heads, queries, keys)", (None, *size))
-    mask = _array("mask", mask, "(heads or 1, queries, keys)", (None, *size), torch.bool)
+    weights = as_array("weights", weights, "(heads, queries, keys)", (None, *size))
+    mask = as_array("mask", mask, "(heads or 1, queries, keys)", (None, *size), torch.bool)
     heads = len(weights)
     if len(mask) not in (1, heads) or 0 in weights.shape:
         raise ValueError(
@@ -161,7 +161,7 @@ def attention_figure(weights, mask, queries: Tokens, keys: Tokens, *, title: str
     bar.ax.tick_params(labelsize=7, length=2, color=PALE, labelcolor=INK)
     bar.outline.set(color=PALE, linewidth=0.6)
     bar.set_label("attention weight", **small)
-    legend = [Patch(**_hatching(r), label=HATCHES[r][-1]) for r in HATCHES if r in seen]
+    legend = [Patch(**hatching(r), label=HATCHES[r][-1]) for r in HATCHES if r in seen]
     if np.isnan(weights).any():
         legend.append(Patch(color=COLOURS.get_bad(), label="NaN"))
     note = missing_letters([title, *(token or "" for token in (*queries, *keys))])
@@ -171,7 +171,7 @@ def attention_figure(weights, mask, queries: Tokens, keys: Tokens, *, title: str
         box.set(alignment="left")
         box.get_title().set_color(INK)
     if title:
-        figure.suptitle(drawable(title), x=0, ha="left", **_style(title, 11))
+        figure.suptitle(drawable(title), x=0, ha="left", **style(title, 11))
     return figure
 
 
@@ -179,31 +179,47 @@ def wanted_beside_found(mask, weights, title: str = "") -> Figure:
     """What a mask (Q, K) allows beside the weights (Q, K) that an implementation really uses.
 
     A key that no query may see is taken for padding. On the right, colour under a hatch is a leak,
-    an allowed cell that stays white is hidden, and red is NaN.
+    an allowed cell that stays white is hidden, and red is NaN. Beside each row stands the sum of
+    its weights, red where it is not 1 (or 0, where the whole row is masked).
     """
-    mask = _array("mask", mask, "(queries, keys)", (None, None), torch.bool)
-    weights = _array("weights", weights, "(queries, keys)", mask.shape)
+    mask = as_array("mask", mask, "(queries, keys)", (None, None), torch.bool)
+    weights = as_array("weights", weights, "(queries, keys)", mask.shape)
     queries, keys = (
         [str(i) if seen else None for i, seen in enumerate(mask.any(axis=axis))] for axis in (1, 0)
     )
     cell = 0.26  # inches
-    width, height = 2 * cell * len(keys) + 2.0, cell * len(queries) + 1.35
+    room = 0.25 if title else 0.0  # above the panels
+    width, height = 2 * cell * len(keys) + 2.3, cell * len(queries) + 1.35 + room
     figure = Figure(figsize=(max(width, 5.6), height), layout="compressed", facecolor="white")
     left, right = figure.subplots(1, 2)
     why = attention_map(left, 0.1 * mask, mask, queries, keys, title="mask wanted")
     attention_map(right, weights, mask, queries, keys, title="weights found")
+    _row_sums(right, weights, mask)
     left.set_ylabel("query", fontsize=8, color=INK)
     for axes in (left, right):
         axes.set_xlabel("key", fontsize=8, color=INK)
     legend = [Patch(color=COLOURS(SCALE(0.1)), label="allowed")]
-    legend += [Patch(**_hatching(r), label=HATCHES[r][-1]) for r in HATCHES if why[r].any()]
+    legend += [Patch(**hatching(r), label=HATCHES[r][-1]) for r in HATCHES if why[r].any()]
     if np.isnan(weights).any():
         legend.append(Patch(color=COLOURS.get_bad(), label="NaN"))
     where = {"loc": "outside lower left", "ncols": 3}
     figure.legend(handles=legend, **where, frameon=False, fontsize=7, labelcolor=INK)
     if title:
-        figure.suptitle(drawable(title), x=0, ha="left", **_style(title, 9))
+        figure.get_layout_engine().set(rect=(0, 0, 1, 1 - room / height))
+        figure.text(0, 1, drawable(title), ha="left", va="top", **style(title, 9))
     return figure
+
+
+def _row_sums(axes: Axes, weights: np.ndarray, mask: np.ndarray) -> None:
+    """Beside each row the sum of its weights, red unless it is 1, or 0 where all is masked."""
+    look = {"fontsize": 7, "va": "center", "clip_on": False}
+    axes.text(weights.shape[1] - 0.3, -0.9, "sum", color=INK, **look)
+    for query, (total, wanted) in enumerate(
+        zip(weights.sum(axis=1), mask.any(axis=1), strict=True)
+    ):
+        right = abs(total - wanted) < 0.005  # half precision rounds; NaN is not right
+        color = INK if right else COLOURS.get_bad()
+        axes.text(weights.shape[1] - 0.3, query, f"{total:.2f}", color=color, **look)
 
 
 def combination_figure(masks: Mapping[str, torch.Tensor], weights, tokens: Tokens) -> Figure:
@@ -233,10 +249,22 @@ def combination_figure(masks: Mapping[str, torch.Tensor], weights, tokens: Token
     left[0].set_ylabel("query", fontsize=8, color=INK)
     why = forbidden(combined, tokens, tokens)
     legend = [Patch(color=COLOURS(SCALE(0.1)), label="allowed")]
-    legend += [Patch(**_hatching(r), label=HATCHES[r][-1]) for r in HATCHES if why[r].any()]
+    legend += [Patch(**hatching(r), label=HATCHES[r][-1]) for r in HATCHES if why[r].any()]
     where = {"loc": "outside lower left", "ncols": 4}
     figure.legend(handles=legend, **where, frameon=False, fontsize=8, labelcolor=INK)
     return figure
+
+
+def _row_sums(axes: Axes, weights: np.ndarray, mask: np.ndarray) -> None:
+    """Beside each row the sum of its weights, red unless it is 1, or 0 where all is masked."""
+    style = {"fontsize": 7, "va": "center", "clip_on": False}
+    axes.text(weights.shape[1] - 0.3, -0.9, "sum", color=INK, **style)
+    for query, (total, wanted) in enumerate(
+        zip(weights.sum(axis=1), mask.any(axis=1), strict=True)
+    ):
+        right = abs(total - wanted) < 0.005  # half precision rounds; NaN is not right
+        color = INK if right else COLOURS.get_bad()
+        axes.text(weights.shape[1] - 0.3, query, f"{total:.2f}", color=color, **style)
 
 
 # ---- training ------------------------------------------------------------------------------------
@@ -255,8 +283,8 @@ def curve_figure(losses: Curves, scores: Curves | None = None, *, title: str = "
     panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False).ravel()
     for axes, curves in zip(panels, groups, strict=True):
         for name, (steps, values) in curves.items():
-            steps = _array(f"steps of {name}", steps, "(points,)", (None,))
-            values = _array(f"values of {name}", values, "(points,)", (len(steps),))
+            steps = as_array(f"steps of {name}", steps, "(points,)", (None,))
+            values = as_array(f"values of {name}", values, "(points,)", (len(steps),))
             dots = {"marker": "o", "markersize": 3.5} if len(steps) < 40 else {}
             axes.plot(steps, values, label=drawable(name), color=colours[name], lw=1.3, **dots)
         axes.spines[["top", "right"]].set_visible(False)
@@ -265,11 +293,11 @@ def curve_figure(losses: Curves, scores: Curves | None = None, *, title: str = "
         axes.tick_params(which="both", color=PALE, labelcolor=INK, labelsize=8)
         corner = "upper right" if axes is panels[0] else "lower right"
         for text in axes.legend(frameon=False, loc=corner).get_texts():
-            text.set(**_style(text.get_text(), 8))
+            text.set(**style(text.get_text(), 8))
     panels[0].set_yscale("log")
     panels[0].yaxis.set_major_formatter("{x:g}")
     panels[0].set_ylabel("loss (nats per token)", fontsize=9, color=INK)
-    panels[0].set_title(drawable(title), loc="left", **_style(title, 11))
+    panels[0].set_title(drawable(title), loc="left", **style(title, 11))
     if scores:
         panels[1].set_ylim(-0.03, 1.03)
         panels[1].yaxis.set_major_formatter(PercentFormatter(1))
@@ -326,12 +354,12 @@ def missing_letters(texts: Iterable[str]) -> str:
     )
 
 
-def _style(text: str, fontsize: float, color: str = INK) -> dict:
+def style(text: str, fontsize: float, color: str = INK) -> dict:
     families = _families(drawable(text))
     return {"fontsize": fontsize, "color": color, "fontfamily": families, "parse_math": False}
 
 
-def _hatching(reason: str, **change) -> dict:
+def hatching(reason: str, **change) -> dict:
     fill, strokes, pattern, _ = HATCHES[reason]
     return {"facecolor": change.get("fill", fill), "edgecolor": strokes, "hatch": pattern, "lw": 0}
 
@@ -372,7 +400,7 @@ def _known_families() -> tuple[str, ...]:
     return tuple(dict.fromkeys(carried + others))
 
 
-def _array(name: str, values, axes: str, size: tuple[int | None, ...], dtype=torch.float32):
+def as_array(name: str, values, axes: str, size: tuple[int | None, ...], dtype=torch.float32):
     """`values` as a numpy array of `size`, where None is any length."""
     values = torch.as_tensor(values).detach().cpu()
     expected = tuple(got if want is None else want for want, got in zip(size, values.shape))  # noqa: B905
@@ -404,10 +432,10 @@ def label_figure(panels: Mapping[str, LabelRows], *, title: str = "") -> Figure:
         for i, row in enumerate(zip(*rows, strict=True)):
             _draw_label_row(panel, -1.25 * i, *row)
         panel.set(xlim=(-0.9, most + 0.05), ylim=(-1.25 * len(rows[0]) + 0.4, 0.35))
-        panel.set_title(drawable(name), loc="left", **_style(name, 9))
+        panel.set_title(drawable(name), loc="left", **style(name, 9))
         panel.axis("off")
     if title:
-        figure.suptitle(drawable(title), x=0, ha="left", **_style(title, 11))
+        figure.suptitle(drawable(title), x=0, ha="left", **style(title, 11))
     return figure
 
 
@@ -415,92 +443,11 @@ def _draw_label_row(axes: Axes, y: float, tokens: Tokens, labels: Tokens, mask: 
     """One row of tokens at height `y`, its labels half a unit below."""
     middle = {"ha": "center", "va": "center"}
     for height, name in ((y, "token"), (y - 0.5, "label")):
-        axes.text(-0.15, height, name, ha="right", va="center", **_style(name, 7))
+        axes.text(-0.15, height, name, ha="right", va="center", **style(name, 7))
     for x, (token, wanted, real) in enumerate(zip(tokens, labels, mask, strict=True)):
-        look = {"facecolor": "#deebf7", "edgecolor": PALE} if real else _hatching("padding")
+        look = {"facecolor": "#deebf7", "edgecolor": PALE} if real else hatching("padding")
         axes.add_patch(Rectangle((x, y - 0.25), 1, 0.5, **look | {"lw": 0.6}))
         fill = "white" if wanted is None else "#c7e9c0"
         axes.add_patch(Rectangle((x, y - 0.75), 1, 0.5, facecolor=fill, edgecolor=PALE, lw=0.6))
         for height, word in ((y, label(token)), (y - 0.5, label(wanted))):
-            axes.text(x + 0.5, height, word, **middle, **_style(word, 8 if len(word) < 8 else 6))
-
-
-def encoder_decoder_figure(
-    encoder_mask, decoder_mask, cross_mask, source: Tokens, target: Tokens, *, title: str = ""
-) -> Figure:
-    """The encoder-decoder of Vaswani et al. 2017 (figure 1), with its three masks beside it.
-
-    Boolean masks of one row of a batch: encoder_mask (S, S), decoder_mask (T, T) and
-    cross_mask (T, S), for S source and T target tokens (None = padding). Each is drawn beside the
-    attention that it goes into, queries down and keys across.
-    """
-    width, height = 10.4, 6.5
-    figure = Figure(figsize=(width, height), facecolor="white")
-    axes = figure.add_axes((0, 0, 1, 1))  # one unit is one inch
-    axes.set(xlim=(0, width), ylim=(0, height))
-    axes.axis("off")
-    encoder, decoder, first, second, third = 3.55, 6.45, 1.8, 3.3, 4.8  # columns and rows of boxes
-    _draw_stack(axes, encoder, "source", {first: "self-attention", second: "feed-forward"})
-    sublayers = {first: "self-attention", second: "cross-attention", third: "feed-forward"}
-    _draw_stack(axes, decoder, "target", sublayers)
-    _write(axes, encoder, 4.65, "memory")
-    _arrow(axes, (encoder + 0.4, 4.65), (5.0, 4.65), (5.0, second), (decoder - 0.85, second))
-    _box(axes, decoder, 6.15, "head: logits", "#f2f2f2")
-
-    seen = set()
-    cell = 1.4 / max(len(source), len(target))
-    for mask, queries, keys, name, x, y, arrow in (
-        (encoder_mask, source, source, "source → source", 0.55, first, (encoder - 0.85, 2.05)),
-        (decoder_mask, target, target, "target → target", 8.4, first, (decoder + 0.85, 7.85)),
-        (cross_mask, target, source, "target → source", 8.4, second, (decoder + 0.85, 7.85)),
-    ):
-        mask = _array(name, mask, "(queries, keys)", (len(queries), len(keys)), torch.bool)
-        wide, high = cell * len(keys), cell * len(queries)
-        grid = figure.add_axes((x / width, (y - high / 2) / height, wide / width, high / height))
-        why = attention_map(grid, 0.1 * mask, mask, queries, keys, title=name)
-        seen |= {reason for reason, cells in why.items() if cells.any()}
-        grid.set_ylabel("query", fontsize=8, color=INK)
-        grid.set_xlabel("key", fontsize=8, color=INK)
-        _arrow(axes, (arrow[1], y), (arrow[0], y))
-    legend = [Patch(color=COLOURS(SCALE(0.1)), label="allowed")]
-    legend += [Patch(**_hatching(r), label=HATCHES[r][-1]) for r in HATCHES if r in seen]
-    look = {"frameon": False, "fontsize": 8, "labelcolor": INK}
-    axes.legend(handles=legend, loc="upper left", bbox_to_anchor=(0, 0.93), **look)
-    axes.text(0.12, 6.25, drawable(title), **_style(title, 11))
-    return figure
-
-
-def _draw_stack(axes: Axes, x: float, name: str, sublayers: Mapping[float, str]):
-    """From the ids up to what one layer gives: its sublayers by the height of their boxes."""
-    frame = FancyBboxPatch((x - 1.0, 1.4), 2.0, max(sublayers) - 0.75, boxstyle="round,pad=0")
-    frame.set(facecolor="white", edgecolor=PALE, linestyle="--")
-    axes.add_patch(frame)
-    _write(axes, x, 0.22, f"{name} ids")
-    _arrow(axes, (x, 0.35), (x, 0.59))
-    _box(axes, x, 0.8, "embedding + positions", "#f2f2f2")
-    below = 1.01
-    for y, text in sublayers.items():
-        _arrow(axes, (x, below), (x, y - 0.21))
-        _box(axes, x, y, text, "#deebf7" if "attention" in text else "#fdf1e2")
-        _box(axes, x, y + 0.4, "add, norm", "#f2f2f2", height=0.26)
-        below = y + 0.53
-    _arrow(axes, (x, below), (x, below + 0.6))
-
-
-def _box(axes: Axes, x: float, y: float, text: str, color: str, height: float = 0.42):
-    """A rounded box 1.7 wide with (x, y) as its middle."""
-    box = FancyBboxPatch((x - 0.85, y - height / 2), 1.7, height, boxstyle="round,pad=0")
-    box.set(facecolor=color, edgecolor=INK, linewidth=0.8)
-    axes.add_patch(box)
-    _write(axes, x, y, text)
-
-
-def _write(axes: Axes, x: float, y: float, text: str):
-    axes.text(x, y, text, ha="center", va="center", **_style(text, 9))
-
-
-def _arrow(axes: Axes, *points: tuple[float, float]):
-    """A line through the points, with its head at the last."""
-    axes.plot(*zip(*points[:-1], strict=True), color=INK, linewidth=1)
-    style = {"arrowstyle": "-|>", "color": INK, "shrinkA": 0, "shrinkB": 0}
-    axes.annotate("", points[-1], points[-2], arrowprops=style)
+            axes.text(x + 0.5, height, word, **middle, **style(word, 8 if len(word) < 8 else 6))

@@ -21,8 +21,8 @@
 # | A1 | without a mask, padding is read as text | true, unless it lies in the future | [1], [5] |
 # | A2 | the mask has a 1 or 0 per token | true at the input; inside, who sees whom | [1], [5] |
 # | A3 | padding gets a large negative number, or −∞ | loose: two different things | [1] |
-# | A4 | so its weight becomes exactly 0 | loose: there are four grades of zero | [1] |
-# | A5 | 100 % of the attention goes to the real tokens | true of real queries only | [1] |
+# | A4 | so its weight becomes exactly 0 | loose: there are four grades of zero | [1], [4] |
+# | A5 | 100 % of the attention goes to the real tokens | true of real queries only | [4] |
 # | A6 | so padding is as good as deleted | wrong: positions, pooling, loss, 0 · NaN | [4], [9] |
 # | A7 | the mask ends in zeros | true of padding on the right only | [9] |
 # | A8 | padding in the loss costs time and spoils learning | true, measured | [7] |

@@ -2,13 +2,17 @@
 # # 2. Attention from scratch
 #
 # Attention is a way to look something up in a list, softly: instead of taking the one entry that
-# fits, it takes a little of every entry, the more the better it fits. In this chapter you build it,
-# from two loops to three lines, and each step gives the same numbers as the one before.
+# fits, it takes a little of every entry, the more the better it fits. In this chapter you see every
+# step of it, first with two loops, then with matrices, and at the end you write it yourself.
+#
+# *Reading takes about 15 minutes, running a few seconds on one CPU thread. You should know
+# [chapter 1](01_padding.ipynb), the product of two matrices, and what a derivative is. The next
+# chapter, [many heads](03_heads.ipynb), puts several attentions side by side.*
 #
 # After this chapter you will be able to
 #
-# - say what query, key and value are, and compute a weight by hand;
-# - write attention with loops, with matrices and with einsum, and show that they agree;
+# - say what query, key and value are, why one vector has all three, and compute a weight by hand;
+# - write attention with loops, and say what each step is with matrices;
 # - say why scores are divided by √d, from a measurement;
 # - say which inputs get a gradient, and how much.
 
@@ -21,6 +25,7 @@ from einops import einsum
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from minitransformer import scaled_dot_product_attention
+from minitransformer.diagrams import projections_diagram
 
 set_matplotlib_formats("png")
 torch.set_num_threads(1)
@@ -91,6 +96,35 @@ torch.testing.assert_close(weights.flatten(), by_hand)
 assert torch.equal(output, weights)
 
 # %% [markdown]
+# ## Three projections of one vector
+#
+# Where do queries, keys and values come from? A token has one vector x. In *self-attention* all
+# three are made of it, each by a matrix of its own that is learned: a *projection*.
+
+# %%
+projections_diagram()
+
+# %% [markdown]
+# Why not take x itself three times? What a token looks for is not what it is found by. In "the cat
+# sleeps", *sleeps* looks for a subject, and *cat* is found because it is a noun; what *cat* hands
+# over may be that it is singular. With x in all three places no such thing can be learned. The cell
+# shows two reasons, on 200 lists of 8 random vectors: scores x · x are the same in both directions,
+# and almost every token finds itself.
+
+# %%
+torch.manual_seed(0)
+x = torch.randn(200, 8, 16)
+W_query, W_key = torch.randn(2, 16, 16) / 4  # 4 = √16 keeps the size of the numbers
+for name, queries, keys_ in (("x itself", x, x), ("projections", x @ W_query, x @ W_key)):
+    scores = queries @ keys_.mT
+    itself = (scores.argmax(dim=-1) == torch.arange(8)).float().mean()
+    same = torch.allclose(scores, scores.mT, atol=1e-4)
+    print(f"{name:<12} equal in both directions: {same!s:<6} finds itself: {itself:.0%}")
+
+# %% [markdown]
+# With random projections a token finds itself about as often as chance has it, which is once in
+# eight, and the two directions have scores of their own. Training then decides what is looked for.
+#
 # ## With loops
 #
 # In a sentence every token asks, and every token is asked: there is a query, a key and a value for
@@ -124,31 +158,33 @@ slow = with_loops(Q, K, V, may_see)
 print(slow)
 
 # %% [markdown]
-# Forbidden keys do not occur in it at all. That is what every other way to write it has to achieve.
+# Masked keys do not occur in it at all. That is what every other way to write it has to achieve.
 #
 # ## With matrices
 #
-# All dot products at once are a matrix product. Now forbidden keys *are* computed, and have to be
-# taken out again: their scores become −∞, whose power is 0 (chapter 1).
-
+# Loops are slow, and all of this is one formula (Vaswani et al. 2017, equation 1, with the mask of
+# chapter 1):
+#
+# $$\text{softmax}\left(\frac{QK^\top}{\sqrt d} + M\right)V$$
+#
+# Read it from the inside. Q is (4, 3) and Kᵀ is (3, 5), so their product is (4, 5): all dot
+# products at once, a row for each query and a column for each key. Now masked keys *are* computed,
+# and have to be taken out again: their scores become −∞. Softmax runs along each row, over the
+# keys. The product of (4, 5) weights and (5, 3) values is (4, 3), an output for each query. Here
+# are the scores, the mask, and the weights that the package's function makes of both.
 
 # %%
-def with_matrices(Q, K, V, may_see):
-    scores = Q @ K.T / math.sqrt(Q.shape[1])
-    scores = scores.masked_fill(~may_see, float("-inf"))
-    return scores.softmax(dim=-1) @ V
+output, weights = scaled_dot_product_attention(
+    Q[None, None], K[None, None], V[None, None], may_see[None, None]
+)
+torch.testing.assert_close(output[0, 0], slow)
+print("loops and the package: the same numbers")
 
-
-torch.testing.assert_close(with_matrices(Q, K, V, may_see), slow)
-print("the same numbers")
-
-scores = Q @ K.T / math.sqrt(3)
-shares = scores.masked_fill(~may_see, float("-inf")).softmax(dim=-1)
 figure, axes = plt.subplots(1, 3, figsize=(9, 2.6), layout="constrained")
 pictures = {
-    "scores QKᵀ/√d": scores,
-    "mask: may see": may_see.float(),
-    "weights: each row sums to 1": shares,
+    "scores QKᵀ/√d": Q @ K.T / math.sqrt(3),
+    "mask: may attend": may_see.float(),
+    "weights: each row sums to 1": weights[0, 0],
 }
 for axis, (name, picture) in zip(axes, pictures.items(), strict=True):
     axis.imshow(picture, cmap="Blues")
@@ -156,9 +192,9 @@ for axis, (name, picture) in zip(axes, pictures.items(), strict=True):
     for q in range(4):
         for k in range(5):
             dark = picture[q, k] > (picture.max() + picture.min()) / 2
-            colour = "white" if dark else "black"
+            color = "white" if dark else "black"
             axis.text(
-                k, q, f"{picture[q, k]:.2g}", ha="center", va="center", fontsize=7, color=colour
+                k, q, f"{picture[q, k]:.2g}", ha="center", va="center", fontsize=7, color=color
             )
 plt.show()
 
@@ -166,26 +202,22 @@ plt.show()
 # ## With batch and heads
 #
 # Models compute this for many sentences at once, and with several attentions side by side, the
-# heads of chapter 3. `einsum` names the axes, and sums over those that the result does not have:
-# b = batch, h = heads, q = queries, k = keys, d = width.
-
+# heads of chapter 3. So there are two more axes in front, and the package always wants them:
+# (batch, heads, queries, width). A matrix product `@` works on the last two axes, and repeats for
+# the others. `einsum` says the same in names, and sums over those that the result does not have:
+# b = batch, h = heads, q = queries, k = keys, d = width. Here are the dot products of 2 sentences
+# with 4 heads.
 
 # %%
-def with_einsum(query, key, value, mask):
-    scores = einsum(query, key, "b h q d, b h k d -> b h q k") / query.shape[-1] ** 0.5
-    weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
-    return einsum(weights, value, "b h q k, b h k d -> b h q d")
-
-
-batched = [x[None, None] for x in (Q, K, V)]
-torch.testing.assert_close(with_einsum(*batched, may_see[None, None])[0, 0], slow)
-ours, _ = scaled_dot_product_attention(*batched, may_see[None, None])
-torch.testing.assert_close(ours[0, 0], slow)
-print("loops, matrices, einsum and the package: the same numbers")
+query, key = torch.randn(2, 4, 4, 3), torch.randn(2, 4, 5, 3)
+products = einsum(query, key, "b h q d, b h k d -> b h q k")
+print(tuple(products.shape))
+assert torch.isclose(products[1, 2, 3, 4], query[1, 2, 3] @ key[1, 2, 4])
 
 # %% [markdown]
-# The function of the package is these three lines, and a little care for what chapter 1 has shown:
-# queries that may see nothing, NaN in padding, half precision.
+# Which axes of the keys must be exchanged so that `@` gives the same? The second exercise is to put
+# this, −∞ in the right places, the softmax and the values together, in a few lines. The function of
+# the package has a little more, for what chapter 4 shows: fully masked queries and NaN in padding.
 
 # %% [markdown]
 # ## Why √d?
@@ -205,17 +237,17 @@ for scaled in (False, True):
         k = torch.randn(200, 16, d, generator=generator)
         scores = (q @ k.mT).squeeze(1) / (d**0.5 if scaled else 1)
         scores.requires_grad_()
-        weights = scores.softmax(dim=-1)
-        weights.amax(dim=-1).sum().backward()
+        shares = scores.softmax(dim=-1)
+        shares.amax(dim=-1).sum().backward()
         spread[scaled, d] = scores.std().item()
-        largest[scaled, d] = weights.amax(dim=-1).mean().item()
+        largest[scaled, d] = shares.amax(dim=-1).mean().item()
         gradient[scaled, d] = scores.grad.abs().amax(dim=-1).mean().item()
 figure, axes = plt.subplots(1, 3, figsize=(10, 2.9), layout="constrained")
 panels = {"spread of the scores": spread, "largest weight": largest, "its gradient": gradient}
 for axis, (name, numbers) in zip(axes, panels.items(), strict=True):
-    for scaled, colour in ((False, "#d9822b"), (True, "#08519c")):
+    for scaled, color in ((False, "#d9822b"), (True, "#08519c")):
         label = "divided by √d" if scaled else "not divided"
-        axis.plot(widths, [numbers[scaled, d] for d in widths], "o-", color=colour, label=label)
+        axis.plot(widths, [numbers[scaled, d] for d in widths], "o-", color=color, label=label)
     axis.set(xscale="log", xlabel="width d", title=name, ylim=(0, None))
     axis.set_xticks(widths, widths)
     axis.minorticks_off()
@@ -263,12 +295,11 @@ assert (K1.grad[3:] == 0).all()
 assert (V1.grad[3:] == 0).all()
 
 # %% [markdown]
-# Keys 3 and 4 are forbidden to query 0, and their gradient is exactly 0. The gradient of a value is
+# Keys 3 and 4 are masked for query 0, and their gradient is exactly 0. The gradient of a value is
 # its weight: compare the last line with the first row of weights in the picture above.
 
 # %%
-weights = scaled_dot_product_attention(*batched, may_see[None, None])[1][0, 0]
-torch.testing.assert_close(V1.grad[:, 0], weights[0])
+torch.testing.assert_close(V1.grad[:, 0], weights[0, 0, 0])
 
 # %% [markdown]
 # ## What attention does not know
@@ -277,7 +308,7 @@ torch.testing.assert_close(V1.grad[:, 0], weights[0])
 
 # %%
 order = torch.tensor([3, 0, 4, 1, 2])
-shuffled = with_matrices(Q, K[order], V[order], may_see[:, order])
+shuffled = with_loops(Q, K[order], V[order], may_see[:, order])
 torch.testing.assert_close(shuffled, slow)
 print("nothing changes")
 
@@ -294,9 +325,6 @@ print("nothing changes")
 
 # %% [markdown]
 # <!-- exercise: attention -->
-
-# %% [markdown]
-# <!-- exercise: nan_safe_attention -->
 
 # %% [markdown]
 # ## Check yourself

@@ -6,9 +6,13 @@
 # attentions side by side, each with its own queries, keys and values, and its own idea of whom to
 # look at.
 #
+# *Reading takes about 15 minutes, running about half a minute on one CPU thread. You should know
+# [chapters 1](01_padding.ipynb) and [2](02_attention.ipynb): padding, and attention. The next
+# chapter, [the encoder](04_encoder.ipynb), builds a layer around it.*
+#
 # After this chapter you will be able to
 #
-# - split a tensor into heads and merge it again, and recognise the split that has the right shape
+# - split a tensor into heads and merge it again, and recognize the split that has the right shape
 #   and the wrong numbers;
 # - say what grouped-query heads save, with numbers;
 # - record what every head looks at, and draw it so that the picture tells the truth;
@@ -42,15 +46,23 @@ torch.set_num_threads(1)
 # ## Splitting
 #
 # A token is a vector of width 6. Two heads get three numbers each: head 0 the first three, head 1
-# the last three. The pattern of einops' `rearrange` says it: the last axis is taken apart into
-# *(h d)*, heads and width, and the heads move in front of the tokens.
+# the last three. The heads then get an axis of their own, *in front of* the tokens: for a head, the
+# tokens are a list as before, only narrower.
 
 # %%
 x = torch.tensor([[[0, 1, 2, 3, 4, 5], [10, 11, 12, 13, 14, 15]]])  # (batch, tokens, heads * width)
-heads = rearrange(x, "b t (h d) -> b h t d", h=2)
+heads = torch.stack((x[..., :3], x[..., 3:]), dim=1)  # (batch, heads, tokens, width)
 print("head 0:", heads[0, 0].tolist())
 print("head 1:", heads[0, 1].tolist())
-assert torch.equal(rearrange(heads, "b h t d -> b t (h d)"), x)
+assert torch.equal(torch.cat((heads[:, 0], heads[:, 1]), dim=-1), x)  # and back
+
+# %% [markdown]
+# For any number of heads, einops' `rearrange` says it in a pattern. The names are free; parentheses
+# take an axis apart, or put two together. Here is the vector of one token, as *(h d)*, heads and
+# width. The first exercise has two more axes, batch and tokens:
+
+# %%
+print(rearrange(x[0, 0], "(h d) -> h d", h=2).tolist())
 
 # %% [markdown]
 # ### Try it: the right shape, the wrong numbers
@@ -75,36 +87,37 @@ assert not torch.equal(wrong, heads)
 # ## MultiHeadAttention
 #
 # Four linear layers (a matrix and a vector to add, both learned): to queries, to keys, to values,
-# and back. In between is the function of chapter 2, which has an axis for the heads. Here it is by
-# hand, against the package's module, which takes who asks, who is read, and the mask: x, x, mask.
+# and, once the heads are merged again, back. In between is the function of chapter 2, which has an
+# axis for the heads. The package's module takes who asks, who is read, and the mask: x, x, mask.
+# Let us take out one of its three heads, number 1, which owns the numbers 4 to 7 of each
+# projection, and compute it alone. The last layer, which mixes the heads, is set to the identity.
 
 # %%
 torch.manual_seed(0)
 module = MultiHeadAttention(d_model=12, num_heads=3)
+torch.nn.init.eye_(module.output.weight)
+torch.nn.init.zeros_(module.output.bias)
 x = torch.randn(2, 5, 12)
 attention_mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 mask = padding_mask(attention_mask)
 
-query, key, value = (
-    rearrange(linear(x), "b t (h d) -> b h t d", h=3)
-    for linear in (module.query, module.key, module.value)
-)
-output, weights = scaled_dot_product_attention(query, key, value, mask)
-by_hand = module.output(rearrange(output, "b h t d -> b t (h d)"))
-torch.testing.assert_close(by_hand, module(x, x, mask))
-print(
-    "weights:", tuple(weights.shape), "= batch, heads, queries, keys; the mask:", tuple(mask.shape)
-)
+projections = (module.query, module.key, module.value)
+query, key, value = (linear(x)[:, None, :, 4:8] for linear in projections)
+one, _ = scaled_dot_product_attention(query, key, value, mask)
+together = module(x, x, mask)
+torch.testing.assert_close(together[:, :, 4:8], one[:, 0])
+print("one head:", tuple(one.shape), " all, merged:", tuple(together.shape))
 
 # %% [markdown]
-# The mask has 1 where the weights have 3: all heads share it.
+# Head by head, then side by side: that is all that "multi-head" means. All heads share one mask, so
+# its axis for the heads is 1.
 
 # %% [markdown]
 # ## Fewer key heads
 #
 # When text is generated, the keys and values of everything read so far are kept (chapter 9). With
 # many heads that is a lot. *Grouped-query* attention (Ainslie et al. 2023, arXiv:2305.13245) lets
-# several neighbouring query heads share the keys and values of one head, a "key head" for short.
+# several neighboring query heads share the keys and values of one head, a "key head" for short.
 # The extreme is a single one for all (Shazeer 2019, arXiv:1911.02150).
 
 # %%
@@ -211,7 +224,7 @@ for number, weights in enumerate(maps.values()):
 # me* and then *find the one like me*, was found in large language models, too, under the name of
 # induction heads (Olsson et al. 2022, arXiv:2209.11895).
 #
-# Hatched cells are forbidden: padding in one way, the future in another. They are not pale, for a
+# Hatched cells are masked: padding in one way, the future in another. They are not pale, for a
 # pale cell could have been chosen. Every map has the same scale, from 0 to 1, so heads can be
 # compared.
 
@@ -240,8 +253,8 @@ axis.imshow(grid, cmap="Blues", vmin=0, vmax=1)
 for layer in range(2):
     for head in range(4):
         share = grid[layer, head].item()
-        colour = "white" if share > 0.5 else "black"
-        axis.text(head, layer, f"{share:.0%}", ha="center", va="center", color=colour)
+        color = "white" if share > 0.5 else "black"
+        axis.text(head, layer, f"{share:.0%}", ha="center", va="center", color=color)
 axis.set_xticks(range(4), [f"head {i}" for i in range(4)])
 axis.set_yticks(range(2), [f"layer {i}" for i in range(2)])
 axis.set_title(f"Right answers without one head (all heads: {accuracy():.0%})")
@@ -293,7 +306,7 @@ plt.show()
 # 1. `x.view(batch, heads, length, width)` has the right shape. What does head 0 of it hold?
 # 2. With 32 query heads and 4 key heads, which query heads read key head 1?
 # 3. What shrinks with fewer key heads, and what does not?
-# 4. Why is a forbidden cell hatched, and not white?
+# 4. Why is a masked cell hatched, and not white?
 # 5. A head has a beautiful pattern. How do you find out whether the model uses it?
 #
 # <details><summary>Answers</summary>
@@ -301,7 +314,7 @@ plt.show()
 # 1. The first length/heads tokens, cut into pieces.
 # 2. Heads 8 to 15.
 # 3. Keys, values and their projections shrink, and so the cache; queries and the output do not.
-# 4. White means: allowed, and not chosen. Forbidden is something else.
+# 4. White means: allowed, and not chosen. Masked is something else.
 # 5. Switch it off, and measure.
 #
 # </details>

@@ -34,11 +34,12 @@ from minitransformer import (
     record_attention,
 )
 from minitransformer.data.dates import LOCALES
+from minitransformer.diagrams import encoder_decoder_figure
 from minitransformer.inference.answering import answer
 from minitransformer.positions import SinusoidalPositions
 from minitransformer.training.loop import Settings, Training, train
 from minitransformer.training.tasks import DatesTask
-from minitransformer.visualize import attention_figure, encoder_decoder_figure
+from minitransformer.visualize import attention_figure
 
 set_matplotlib_formats("png")
 torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Collators: equal to the library's where it is right, and right where it is not."""
+"""Collators: the same batch from examples in every form, and words for what is none."""
 
 import random
 from dataclasses import replace
@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import PARTS, large_init
-from torch.utils.data import DataLoader
 
-from minitransformer import Config, DecoderOnly, EncoderOnly, generate, next_token_labels, pad
+from minitransformer import Config, DecoderOnly, EncoderOnly
 from minitransformer.checks import check_collator
 from minitransformer.data.batches import mask_tokens
 from minitransformer.data.collate import (
@@ -43,97 +42,7 @@ def with_labels(rows, seed=0) -> list[dict]:
     ]
 
 
-# ---- the library's, where it is right ------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def theirs():
-    tf = pytest.importorskip("transformers")
-    from tokenizers import Tokenizer, models
-
-    names = ["<pad>", "<s>", "</s>", "<mask>", *(f"t{i}" for i in range(4, VOCAB))]
-    model = models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<pad>")
-
-    def make(side="right", pad_token="<pad>"):
-        return tf.PreTrainedTokenizerFast(
-            tokenizer_object=Tokenizer(model),
-            pad_token=pad_token,
-            eos_token="</s>",
-            mask_token="<mask>",
-            padding_side=side,
-        )
-
-    return tf, make
-
-
-@pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("multiple_of", [1, 8])
-def test_padding_equals_data_collator_with_padding(side, multiple_of, theirs):
-    tf, make = theirs
-    collator = tf.DataCollatorWithPadding(
-        make(side), pad_to_multiple_of=None if multiple_of == 1 else multiple_of
-    )
-    for seed in range(100):
-        rows = ragged(seed)
-        expected = collator([{"input_ids": row} for row in rows])
-        batch = collate(rows, side=side, multiple_of=multiple_of)
-        assert torch.equal(batch.input_ids, expected["input_ids"])
-        assert torch.equal(batch.attention_mask, expected["attention_mask"])
-
-
-@pytest.mark.parametrize("side", ["right", "left"])
-def test_labels_equal_data_collator_for_seq2seq(side, theirs):
-    tf, make = theirs
-    collator = tf.DataCollatorForSeq2Seq(make(side))
-    for seed in range(100):
-        examples = with_labels(ragged(seed), seed)
-        expected = collator([dict(one) for one in examples])
-        batch = collate(examples, side=side)
-        for name in ("input_ids", "attention_mask", "labels"):
-            assert torch.equal(getattr(batch, name), torch.as_tensor(expected[name])), name
-
-
-@pytest.mark.parametrize("side", ["right", "left"])
-def test_next_tokens_equal_data_collator_for_language_modeling_shifted(side, theirs):
-    """Theirs stand at their own tokens and the model shifts them; padded with its own token."""
-    tf, make = theirs
-    collator = tf.DataCollatorForLanguageModeling(make(side), mlm=False)
-    for seed in range(100):
-        rows = ragged(seed)
-        expected = collator([{"input_ids": row} for row in rows])
-        batch = collate_lm(rows, side=side)
-        assert torch.equal(batch.input_ids, expected["input_ids"])
-        shifted = expected["labels"][:, 1:].clone()
-        shifted[batch.attention_mask[:, :-1] == 0] = -100  # the first token of a row, on the left
-        assert torch.equal(batch.labels[:, :-1], shifted)
-        assert (batch.labels[:, -1] == -100).all()
-
-
-def test_packed_rows_hold_what_data_collator_with_flattening_holds(theirs):
-    tf, _ = theirs
-    collator = tf.DataCollatorWithFlattening()
-    for seed in range(100):
-        rows = ragged(seed)
-        flat = collator([{"input_ids": row} for row in rows])
-        total = sum(map(len, rows))
-        batch = collate_packed(rows, length=total)
-        assert sorted(batch.input_ids.flatten().tolist()) == sorted(flat["input_ids"][0].tolist())
-        learned = flat["labels"][0][flat["labels"][0] != -100]
-        ours = batch.labels[batch.labels != -100]
-        assert sorted(ours.tolist()) == sorted(learned.tolist())
-
-
-# ---- right where it is not -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("side", ["right", "left"])
-def test_the_end_is_learned_where_padding_has_its_id(side, theirs):
-    tf, make = theirs
-    rows = [[11, 12, 13, EOS], [21, EOS]]
-    batch = collate_lm(rows, pad_id=EOS, side=side)
-    assert (batch.labels == EOS).sum() == 2
-    naive = tf.DataCollatorForLanguageModeling(make(side, "</s>"), mlm=False)
-    assert (naive([{"input_ids": row} for row in rows])["labels"] == EOS).sum() == 0
+# ---- labels, and what they teach -----------------------------------------------------------------
 
 
 def test_labels_that_are_given_are_kept_and_moved_to_who_predicts_them():
@@ -405,33 +314,6 @@ def test_every_form_gives_the_batch_of_plain_lists(name, form):
     assert name == "pairs" or expected.segment_ids is not None
 
 
-@pytest.mark.parametrize("kind", [None, "numpy", "torch", "arrow"])
-@pytest.mark.parametrize("name", COLLATORS)
-def test_every_format_of_hugging_face_datasets_gives_the_batch_of_plain_lists(name, kind):
-    datasets = pytest.importorskip("datasets")
-    examples = ONE_SENTENCE if name == "pairs" else EXAMPLES
-    data = datasets.Dataset.from_list(padded("left", list)(examples)).with_format(kind)
-    expected = COLLATORS[name](examples)
-    for given in (data, data[:], data[:3], list(data), [data[0], data[1], data[2]]):
-        assert_equal(COLLATORS[name](given), expected)
-    rows = collate(datasets.Dataset.from_list(examples).with_format(kind)["input_ids"])
-    assert torch.equal(rows.input_ids, collate(examples).input_ids)
-
-
-@pytest.mark.parametrize("tensors", [None, "pt", "np"])
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_what_a_tokenizer_returns_is_collated(theirs, tensors, side):
-    _, make = theirs
-    tokenizer, texts = make(side), ["t5 t6 t7", "t8"]
-    tokenizer._tokenizer.pre_tokenizer = __import__("tokenizers").pre_tokenizers.Whitespace()
-    encoded = tokenizer(
-        texts, padding=True, return_tensors=tensors, return_special_tokens_mask=True
-    )
-    assert_equal(collate_lm(encoded), collate_lm([[5, 6, 7], [8]]))
-    alone = [tokenizer(text, return_tensors=tensors) for text in texts]
-    assert_equal(collate_lm(alone), collate_lm([[5, 6, 7], [8]]))
-
-
 def test_labels_none_are_no_labels():
     rows = [{"input_ids": e["input_ids"]} for e in EXAMPLES]
     for none in (
@@ -478,15 +360,6 @@ def test_a_class_for_each_example_becomes_labels_of_one_axis(name):
     assert (none.shape, none.dtype) == ((0,), torch.int64)
 
 
-@pytest.mark.parametrize("kind", [None, "numpy", "torch", "arrow"])
-def test_classes_of_hugging_face_datasets_are_read_in_every_format(kind):
-    datasets = pytest.importorskip("datasets")
-    data = datasets.Dataset.from_dict({"input_ids": [[5, 6], [8]], "label": [2, 0]})
-    data = data.with_format(kind)
-    for given in (data, data[:], [data[0], data[1]]):
-        assert collate_classes(given).labels.tolist() == [2, 0]
-
-
 # ---- conversations -------------------------------------------------------------------------------
 
 
@@ -531,113 +404,148 @@ def test_a_turn_without_a_role_or_content_is_refused(turn):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: collate([[5], [6, 7, 8]], max_length=2), r"rows\[1\] has 3 tokens, more than max"),
-        (lambda: collate([[5]], truncate=True), "^truncate=True needs a max_length to cut at$"),
-        (lambda: collate([{"ids": [5]}]), r"examples\[0\] has no input_ids; it has ids"),
+        (
+            lambda: collate([[5], [6, 7, 8]], max_length=2),
+            "rows[1] has 3 tokens, more than max_length = 2: truncate it, or raise max_length",
+        ),
+        (lambda: collate([[5]], truncate=True), "truncate=True needs a max_length to cut at"),
+        (lambda: collate([{"ids": [5]}]), "examples[0] has no input_ids; it has ids"),
         (
             lambda: collate([{"input_ids": [5], "labels": [5]}, [6]]),
-            r"examples\[1\]: no labels, but",
+            "examples[1]: no labels, but others have some; give all labels, or none",
         ),
         (
             lambda: collate([{"input_ids": [5], "labels": [5, 6]}]),
-            r"examples\[0\]: labels must have an entry for each of the 1 input_ids, got 2",
+            "examples[0]: labels must have an entry for each of the 1 input_ids, got 2",
         ),
         (
             lambda: collate([[5], {"input_ids": [5], "labels": 1}]),
-            r"examples\[1\]: labels must be a list of integers, got 1; .* collate_classes",
+            "examples[1]: labels must be a list of integers, got 1; one class for each "
+            "example is for collate_classes",
         ),
-        (lambda: collate([{"input_ids": None}]), r"examples\[0\] has no input_ids"),
-        (lambda: collate([{"input_ids": [5], "attention_mask": [2]}]), "must be 0 .padding. and 1"),
+        (lambda: collate([{"input_ids": None}]), "examples[0] has no input_ids; it has nothing"),
+        (
+            lambda: collate_classes([{"input_ids": [5], "text": "a", "label": None}]),
+            "examples[0] has no label; it has input_ids, text",
+        ),
+        (
+            lambda: collate([{"input_ids": [5], "attention_mask": [2]}]),
+            "examples[0]: attention_mask must be 0 (padding) and 1 only",
+        ),
         (
             lambda: collate([{"input_ids": [5], "token_type_ids": []}]),
-            "token_type_ids must have an",
+            "examples[0]: token_type_ids must have an entry for each of the 1 input_ids, got 0",
         ),
         (
             lambda: collate_pairs([{"input_ids": [5], "labels": [7, EOS, PAD]}], BOS, EOS),
-            r"examples\[0\]: labels go on with pad_id = 0 after eos_id = 2; give -100",
+            "examples[0]: labels go on with pad_id = 0 after eos_id = 2; give -100 in "
+            "place of padding, or a decoder_attention_mask",
         ),
         (
             lambda: collate_pairs([{"input_ids": [5], "labels": [7, -100, EOS]}], BOS, EOS),
-            r"^examples\[0\]: labels have -100 between tokens; a target is read as a whole, so "
-            "give all of its tokens$",
+            "examples[0]: labels have -100 between tokens; a target is read as a whole, "
+            "so give all of its tokens",
         ),
         (
             lambda: collate_pairs(
                 [{"input_ids": [5], "labels": [7], "token_type_ids": [1]}], BOS, EOS
             ),
-            "has token_type_ids other than 0",
+            "examples[0] has token_type_ids other than 0; a source has none",
         ),
         (lambda: collate([[5]], multiple_of=0), "multiple_of must be an integer >= 1, got 0"),
-        (lambda: collate_pairs([[5]], BOS, EOS), r"examples\[0\] has no labels; it has input_ids"),
-        (lambda: collate_pairs([{"input_ids": [5]}], BOS, EOS), r"examples\[0\] has no labels"),
-        (lambda: collate(["some text"]), r"examples\[0\] is text, 'some text'; tokenize it"),
-        (lambda: collate("some text"), r"examples\[0\] is text, 's'; tokenize it"),
+        (lambda: collate_pairs([[5]], BOS, EOS), "examples[0] has no labels; it has input_ids"),
+        (
+            lambda: collate_pairs([{"input_ids": [5]}], BOS, EOS),
+            "examples[0] has no labels; it has input_ids",
+        ),
+        (
+            lambda: collate([{"input_ids": [5], "token_type_ids": 5}]),
+            "examples[0]: token_type_ids must be a list of integers, got 5",
+        ),
+        (lambda: collate(["some text"]), "examples[0] is text, 'some text'; tokenize it"),
+        (lambda: collate("some text"), "examples[0] is text, 's'; tokenize it"),
         (
             lambda: collate([[5], {"input_ids": "some text"}]),
-            r"examples\[1\]: input_ids must be a list of integers, got 'some text'; tokenize it",
+            "examples[1]: input_ids must be a list of integers, got 'some text'; tokenize it",
         ),
         (lambda: collate({"text": ["a", "b"]}), "examples has no input_ids; it has text"),
         (
             lambda: collate({"input_ids": [5, 6]}),
-            r"examples\[0\]: input_ids must .* got 5; a single example",
+            "examples[0]: input_ids must be a list of integers, got 5; a single example "
+            "goes into a list of examples",
         ),
         (
             lambda: collate({"input_ids": 5}),
-            "examples: input_ids must be a list of integers, got 5",
+            "examples: input_ids must be a list of integers, got 5; a single example goes "
+            "into a list of examples",
         ),
         (
             lambda: collate({"input_ids": [[5], [6]], "labels": [[5]]}),
-            "as many rows each, got {'input_ids': 2, 'labels': 1}",
+            "examples: the columns must have as many rows each, got {'input_ids': 2, 'labels': 1}",
         ),
         (
             lambda: collate({"input_ids": [[5], [6]], "labels": [[5], [6, 7]]}),
-            r"examples\[1\]: labels must have an entry for each of the 1 input_ids, got 2",
+            "examples[1]: labels must have an entry for each of the 1 input_ids, got 2",
         ),
         (
             lambda: collate_lm([{"input_ids": [5], "labels": n} for n in ([5], None, [5], None)]),
-            r"examples\[1\], examples\[3\]: no labels, but others have some",
+            "examples[1], examples[3]: no labels, but others have some; give all labels, or none",
         ),
         (
             lambda: collate([[5], {"input_ids": torch.tensor([[5], [6]])}]),
-            r"examples\[1\]: input_ids must be one row, \(T\) or \(1, T\), got 2 rows",
+            "examples[1]: input_ids must be one row, (T) or (1, T), got 2 rows",
         ),
         (
             lambda: collate([{"input_ids": [5, 6], "labels": np.array([5, np.nan])}]),
-            r"examples\[0\]: labels must hold integers, got 5.0 at position 0",
+            "examples[0]: labels must hold integers, got 5.0 at position 0",
         ),
-        (lambda: collate([[5, 6.0]]), r"examples\[0\]: input_ids must .* got 6.0 at position 1"),
-        (lambda: collate([[5, True]]), r"examples\[0\]: input_ids must hold integers, got True"),
-        (lambda: collate([[5, None]]), "must hold integers, got None at position 1"),
+        (
+            lambda: collate([[5, 6.0]]),
+            "examples[0]: input_ids must hold integers, got 6.0 at position 1",
+        ),
+        (
+            lambda: collate([[5, True]]),
+            "examples[0]: input_ids must hold integers, got True at position 1",
+        ),
+        (
+            lambda: collate([[5, None]]),
+            "examples[0]: input_ids must hold integers, got None at position 1",
+        ),
         (
             lambda: collate(torch.tensor([5, 6])),
-            r"examples\[0\]: input_ids must be a list of integers, got 5; a single example",
+            "examples[0]: input_ids must be a list of integers, got 5; a single example "
+            "goes into a list of examples",
         ),
         (
             lambda: collate([{"input_ids": [5], "attention_mask": [0.5]}]),
-            r"examples\[0\]: attention_mask must be 0 \(padding\) and 1 only",
+            "examples[0]: attention_mask must be 0 (padding) and 1 only",
         ),
         (
             lambda: collate_classes([{"input_ids": [5], "text": "a"}]),
-            r"^examples\[0\] has no label; it has input_ids, text$",
+            "examples[0] has no label; it has input_ids, text",
         ),
         (
             lambda: collate_classes([{"label": 5}]),
-            r"^examples\[0\] has no input_ids; it has label$",
+            "examples[0] has no input_ids; it has label",
         ),
         (
             lambda: collate_classes([{"input_ids": [5], "label": "good"}]),
-            r"examples\[0\]: label must hold integers, got 'good'",
+            "examples[0]: label must hold integers, got 'good' at position 0",
         ),
         (
             lambda: collate_classes([{"input_ids": [5, 6], "labels": [5, 6]}]),
-            r"examples\[0\]: labels must be one class, got 2 numbers",
+            "examples[0]: labels must be one class, got 2 numbers",
         ),
-        (lambda: collate_packed([[5, 6, 7]], 2), r"rows\[0\] has 3 tokens, more than length = 2"),
+        (
+            lambda: collate_packed([[5, 6, 7]], 2),
+            "rows[0] has 3 tokens, more than length = 2: split it, or raise length",
+        ),
     ],
 )
 def test_what_cannot_be_collated_is_refused(call, message):
-    with pytest.raises((ValueError, TypeError), match=message):
+    with pytest.raises((ValueError, TypeError)) as error:
         call()
+    assert str(error.value) == message
 
 
 def test_rows_that_are_too_long_are_cut_where_that_is_wanted():
@@ -652,7 +560,7 @@ def test_packed_rows_are_as_long_as_the_longest_example_by_default():
     assert batch.labels.tolist() == [[7, 8, -100], [3, -100, -100]]
 
 
-# ---- the conformance suite, data loaders, data sets ----------------------------------------------
+# ---- the conformance suite -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -665,90 +573,3 @@ def test_the_conformance_suite_passes(side, pad_id):
                 tier="strict", rows=rows, labels=labels, pad_id=pad_id, side=side,
             )  # fmt: skip
             assert report.passed, str(report)
-
-
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where there is one core
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_data_loader_takes_collators_as_they_are(workers):
-    rows = ragged(1) + ragged(2)
-    loader = DataLoader(
-        rows, batch_size=3, num_workers=workers, collate_fn=partial(collate_lm, pad_id=PAD)
-    )
-    batches = list(loader)
-    assert sum(len(batch.input_ids) for batch in batches) == len(rows)
-    expected = collate_lm(rows[:3])
-    assert torch.equal(batches[0].input_ids, expected.input_ids)
-    assert torch.equal(batches[0].labels, expected.labels)
-
-
-def test_rows_of_hugging_face_datasets_are_examples():
-    datasets = pytest.importorskip("datasets")
-    examples = with_labels(ragged(5))
-    data = datasets.Dataset.from_list(
-        [e | {"attention_mask": [1] * len(e["input_ids"])} for e in examples]
-    )
-    (batch,) = DataLoader(data, batch_size=len(examples), collate_fn=collate_lm)
-    assert torch.equal(batch.labels, collate_lm(examples).labels)
-    (batch,) = DataLoader(data.with_format("torch"), batch_size=len(examples), collate_fn=collate)
-    assert torch.equal(batch.input_ids, collate(examples).input_ids)
-
-
-# ---- does it learn to stop? ----------------------------------------------------------------------
-
-
-def trained_to_count(labels_of) -> tuple[float, float]:
-    """(probability of EOS where it is due, share of texts that stop) of a small model."""
-    torch.manual_seed(0)
-    rows = [[BOS, *range(first, first + n), EOS] for first in range(5, 20) for n in range(2, 6)]
-    rows = [row for row in rows if sum(row) % 3]  # the end depends on the text
-    batch = pad(rows, pad_id=EOS)
-    labels = labels_of(batch.input_ids, batch.attention_mask)
-    model = DecoderOnly(Config(30, 32, num_layers=1, num_heads=2, max_length=64, style="gpt2"))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    for _ in range(80):
-        optimizer.zero_grad()
-        model.loss(batch.input_ids, batch.attention_mask, labels).backward()
-        optimizer.step()
-    with torch.no_grad():
-        probabilities = model(batch.input_ids, batch.attention_mask).softmax(-1)[..., EOS]
-    due = next_token_labels(batch.input_ids, batch.attention_mask) == EOS
-    starts = pad([row[:2] for row in rows])
-    written = generate(model, starts.input_ids, starts.attention_mask, 40, eos_id=EOS)
-    stopped = sum(row[-1].item() == EOS for row in written) / len(written)
-    return probabilities[due].mean().item(), stopped
-
-
-def test_labels_made_from_ids_unteach_the_end():
-    def naive(ids, mask):
-        labels = next_token_labels(ids, mask)
-        return labels.masked_fill(labels == EOS, -100)
-
-    right, wrong = trained_to_count(next_token_labels), trained_to_count(naive)
-    assert right[0] > 0.15  # several lengths are possible, so it is not certain
-    assert right[1] == 1.0
-    assert wrong[0] < 0.01
-    assert wrong[1] == 0.0
-
-
-@pytest.mark.parametrize(
-    ("make", "given"),
-    [
-        (collate_lm, [[1, 2, 3], [6]]),
-        (
-            partial(collate_pairs, bos_id=1, eos_id=2),
-            [{"input_ids": [3, 4], "labels": [5]}, {"input_ids": [6], "labels": [7]}],
-        ),
-    ],
-)
-def test_a_loader_pins_a_batch_and_leaves_it_a_batch(make, given, monkeypatch):
-    """What DataLoader(pin_memory=True) calls where there is a GPU."""
-    from torch.utils.data._utils.pin_memory import pin_memory
-
-    pinned = []
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: pinned.append(x) or x.clone())
-    batch = make(given)
-    found = pin_memory(batch)
-    assert type(found) is type(batch)
-    assert len(pinned) == sum(x is not None for x in batch.values())
-    for name, x in batch.items():
-        assert found[name] is x is None or (torch.equal(found[name], x) and found[name] is not x)

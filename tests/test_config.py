@@ -120,10 +120,14 @@ def test_config_takes_the_least_and_refuses_one_less(least, name):
         ({"rope_theta": "x"}, "rope_theta must be a number above 0, got 'x'"),
         ({"window": 0}, "window must be an integer >= 1, got 0"),
         ({"window": 2.0}, "window must be an integer >= 1, got 2.0"),
-        ({"eos_id": (4, 5.0)}, r"eos_id must be ids of tokens, below inf, got \(4, 5.0\)"),
-        ({"eos_id": True}, "eos_id must be ids of tokens, below inf, got True"),
-        ({"first_id": VOCAB}, "first_id must be ids of tokens, below 23, got 23"),
-        ({"forbidden_ids": [1, VOCAB]}, r"forbidden_ids must be .*, below 23, got \(1, 23\)"),
+        ({"eos_id": (4, 5.0)}, r"eos_id must be ids of tokens, integers, got \(4, 5.0\)"),
+        ({"eos_id": True}, "eos_id must be ids of tokens, integers, got True"),
+        ({"eos_id": (2, None)}, r"eos_id must be ids of tokens, integers, got \(2, None\)"),
+        ({"first_id": VOCAB}, "first_id must be ids of tokens, integers from 0 to 22, got 23"),
+        ({"first_id": -1}, "first_id must be ids of tokens, integers from 0 to 22, got -1"),
+        ({"first_id": "a"}, "first_id must be ids of tokens, integers from 0 to 22, got 'a'"),
+        ({"forbidden_ids": [1, VOCAB]}, r"forbidden_ids must be .* from 0 to 22, got \(1, 23\)"),
+        ({"forbidden_ids": [0, -1]}, r"forbidden_ids must be .* from 0 to 22, got \(0, -1\)"),
     ],
 )
 def test_config_refuses_what_no_model_can_be(numbers, message):
@@ -144,6 +148,7 @@ def test_a_config_cannot_be_changed():
 def test_ids_are_those_of_the_vocabulary_but_what_ends_a_text():
     config = Config(VOCAB, eos_id=[4, 99], first_id=VOCAB - 1, forbidden_ids=[0, VOCAB - 1])
     assert (config.eos_id, config.first_id) == ((4, 99), 22)  # some never end
+    assert (Config(VOCAB, eos_id=-1).eos_id, Config(VOCAB, first_id=0).first_id) == (-1, 0)
     assert config.forbidden_ids == (0, 22)
     assert Config(VOCAB, eos_id=99).eos_id == 99
 

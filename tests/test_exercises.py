@@ -103,10 +103,15 @@ def test_an_instructor_may_keep_the_last_hint(capsys, tmp_path):
         assert "Hint 2 of 2" in capsys.readouterr().out
         with pytest.raises(ValueError, match="there are hints 1 to 2, got 3"):
             hint("attention", 3)
+        limit_hints(0)
+        with pytest.raises(ValueError, match="there are no hints here, got 1"):
+            hint("attention")
     finally:
         limit_hints(3)
     for to in EXPORTS:
         export(["softmax"], to, tmp_path / to, hints=2)
+        if to == "solutions":
+            continue
         texts = [p.read_text() for p in (tmp_path / to).rglob("*") if p.suffix in (".py", ".ipynb")]
         assert any("limit_hints(2)" in text for text in texts)
     export(["softmax"], "nbgrader", tmp_path / "all")
@@ -502,6 +507,9 @@ def test_a_learner_starts_and_checks(tmp_path, monkeypatch, capsys):
     assert "softmax: 6 of 6 points, all right" in capsys.readouterr().out
     assert main(["exercise", "start", "softmax"]) == 2
     assert "is there already; nothing was written" in capsys.readouterr().err
+    assert main(["exercise", "start", "softmax", "causal_mask"]) == 0
+    assert "softmax.py: is there already, left alone\ncausal_mask.py: " in capsys.readouterr().out
+    assert (tmp_path / "softmax.py").read_text() == EXERCISES["softmax"].source
     assert main(["exercise", "list"]) == 0
     listed = capsys.readouterr().out
     assert "chapter 13" in listed
@@ -518,6 +526,9 @@ def test_a_file_that_cannot_be_read_does_not_end_the_list(tmp_path, monkeypatch,
     (tmp_path / "mean_pool.py").write_text("raise SystemExit")
     (tmp_path / "causal_mask.py").write_text("def (:")
     (tmp_path / "softmax.py").write_text(EXERCISES["softmax"].source)
+    assert main(["exercise", "start", "softmax", "causal_mask"]) == 0
+    assert "softmax.py: is there already, left alone\ncausal_mask.py: " in capsys.readouterr().out
+    assert (tmp_path / "softmax.py").read_text() == EXERCISES["softmax"].source
     assert main(["exercise", "list"]) == 0
     listed = capsys.readouterr().out
     for name in ("padding_mask", "mean_pool", "causal_mask"):
@@ -543,7 +554,7 @@ def test_a_notebook_can_be_checked(tmp_path, monkeypatch, capsys):
 # ---- exports ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("to", EXPORTS)
+@pytest.mark.parametrize("to", [name for name in EXPORTS if name != "solutions"])
 def test_no_export_gives_a_solution_to_students(to, tmp_path):
     said = export(NAMES, to, tmp_path / "out")
     assert said
@@ -556,6 +567,14 @@ def test_no_export_gives_a_solution_to_students(to, tmp_path):
         assert BEGIN.encode() not in path.read_bytes()
     with pytest.raises(InputError, match="is there already"):
         export(NAMES, to, tmp_path / "out")
+
+
+def test_solutions_are_handed_out_afterwards(tmp_path):
+    export(NAMES, "solutions", tmp_path)
+    for name in NAMES:
+        source = (tmp_path / f"{name}.py").read_text()
+        assert "SOLUTION" not in source
+        assert check(name, written(source, name)).passed
 
 
 @pytest.mark.slow

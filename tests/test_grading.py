@@ -11,10 +11,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from attacks import ATTACKS
 from conftest import wait_until
 
 from minitransformer.cli import main
@@ -23,16 +25,10 @@ from minitransformer.exercises import EXERCISES
 from minitransformer.exercises.cells import load_cells
 from minitransformer.exercises.exercise import Exercise
 from minitransformer.grading import grade as grading_module
-from minitransformer.grading import pipe, submissions
-from minitransformer.grading.grade import (
-    Grader,
-    borrowed_by,
-    feedback_page,
-    grade_all,
-    grade_one,
-    remarkable,
-    statements_of,
-)
+from minitransformer.grading import pipe, sandbox, submissions
+from minitransformer.grading.grade import Grader, grade_all, grade_one
+from minitransformer.grading.notice import borrowed_by, remarkable, statements_of
+from minitransformer.grading.records import Graded
 from minitransformer.grading.sandbox import Sandbox, Unsafe, isolation
 from minitransformer.grading.submissions import File, Submission, code_of, plain, submissions_in
 
@@ -40,6 +36,7 @@ BWRAP = shutil.which("bwrap")
 sandboxed = pytest.mark.skipif(BWRAP is None, reason="needs bwrap (Debian's bubblewrap)")
 FEW = ["causal_mask", "softmax", "attention"]
 SOLVED = "\n\n\n".join(EXERCISES[name].source for name in FEW)
+SOFTMAX = EXERCISES["softmax"].points
 POINTS = sum(EXERCISES[name].points for name in FEW)
 
 
@@ -139,170 +136,54 @@ def test_our_functions_can_be_called_from_there():
             box.function("f")(lambda x: 1 // 0, torch.tensor(4))
 
 
-ATTACKS = {
-    "reads the solution": """
-import glob
-def softmax(scores):
-    for path in glob.glob("/**/exercises/chapters/attention.py", recursive=True):
-        space = {}
-        exec(open(path).read(), space)
-        return space["softmax"](scores)
-    raise RuntimeError("nothing to steal")
-""",
-    "imports the package": """
-from minitransformer.exercises import EXERCISES
-def softmax(scores):
-    return EXERCISES["softmax"](scores)
-""",
-    "exits with success": """
-import os, sys
-def softmax(scores):
-    os._exit(0)
-""",
-    "calls sys.exit": """
-import sys
-def softmax(scores):
-    sys.exit(0)
-""",
-    "equals everything": """
-import torch
-class Yes(torch.Tensor):
-    def __eq__(self, other): return torch.ones(self.shape, dtype=torch.bool)
-    @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None): return True
-def softmax(scores):
-    return torch.zeros(scores.shape).as_subclass(Yes)
-""",
-    "returns an object that compares equal": """
-class Yes:
-    def __eq__(self, other): return True
-    def __getattr__(self, name): return self
-    def __call__(self, *a, **k): return self
-def softmax(scores):
-    return Yes()
-""",
-    "patches torch": """
-import torch
-torch.equal = torch.allclose = torch.isclose = lambda *a, **k: True
-def softmax(scores):
-    return scores
-""",
-    "patches unittest and pytest": """
-import sys, types
-for name in ("pytest", "unittest"):
-    sys.modules[name] = types.ModuleType(name)
-def softmax(scores):
-    return scores
-""",
-    "prints a verdict": """
-def softmax(scores):
-    print('{"passed": true, "score": 100}')
-    return None
-""",
-    "writes into the pipe": """
-import os
-def softmax(scores):
-    for fd in range(3, 20):
-        try: os.write(fd, b'25 0\\n{"answer": {"value": true}}')
-        except OSError: pass
-    return None
-""",
-    "writes results": """
-import os
-def softmax(scores):
-    for folder in ("/", "/tmp", "/usr", os.getcwd(), os.path.expanduser("~")):
-        try: open(folder + "/results.json", "w").write('{"score": 100}')
-        except OSError: pass
-    return None
-""",
-    "never ends": """
-def softmax(scores):
-    while True: pass
-""",
-    "never ends, and cannot be interrupted": """
-import signal
-for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, signal.SIG_IGN)
-def softmax(scores):
-    while True:
-        try:
-            while True: pass
-        except BaseException: pass
-""",
-    "starts processes without end": """
-import os
-def softmax(scores):
-    while True: os.fork()
-""",
-    "takes all memory": """
-def softmax(scores):
-    return bytearray(20 * 2**30)
-""",
-    "answers too much": """
-import torch
-def softmax(scores):
-    return torch.zeros(2**29)
-""",
-    "nests too deep": """
-def softmax(scores):
-    x = []
-    for _ in range(100000): x = [x]
-    return x
-""",
-    "leaves a process behind": """
-import os, time
-def softmax(scores):
-    if os.fork() == 0:
-        os.setsid()
-        time.sleep(600)
-    return None
-""",
-    "calls torch's own": """
-import torch
-def softmax(scores):
-    return getattr(torch, "soft" + "max")(scores, dim=-1)
-""",
-    "calls the operator itself": """
-import torch
-def softmax(scores):
-    with torch._C.DisableTorchFunction():
-        return torch.ops.aten._softmax.default(scores, -1, False)
-""",
-    "remembers answers": """
-SEEN = []
-def softmax(scores):
-    SEEN.append(scores)
-    return SEEN[0]
-""",
-    "a pickle that runs": """
-import os
-class Bomb:
-    def __reduce__(self): return (os.system, ("touch /tmp/pwned-by-pickle",))
-def softmax(scores):
-    return Bomb()
-""",
-}
-
-
-QUICK = ("never ends", "reads the solution")
+QUICK = ("never ends", "reads the solution")  # the rest takes minutes
+KINDS = Counter(attack.kind for attack in ATTACKS)
+SAMPLE = [a for i, a in enumerate(ATTACKS) if i % 3 == 0 or KINDS[a.kind] == 1]  # for CI
 
 
 @sandboxed
-@pytest.mark.parametrize(
-    "attack", [pytest.param(a, marks=() if a in QUICK else pytest.mark.slow) for a in ATTACKS]
-)
-def test_an_attack_earns_nothing_and_does_no_harm(attack, tmp_path, monkeypatch):
+@pytest.mark.parametrize("attack", [a for a in ATTACKS if a.name in QUICK], ids=lambda a: a.name)
+def test_an_attack_earns_nothing(attack, tmp_path, monkeypatch):
+    attempt(attack, tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+@sandboxed
+@pytest.mark.parametrize("attack", SAMPLE, ids=lambda a: a.name)
+def test_an_attack_of_the_sample_earns_nothing_or_is_noticed(attack, tmp_path, monkeypatch):
+    attempt(attack, tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+@sandboxed
+@pytest.mark.parametrize("attack", [a for a in ATTACKS if a not in SAMPLE], ids=lambda a: a.name)
+def test_any_other_attack_earns_nothing_or_is_noticed(attack, tmp_path, monkeypatch):
+    attempt(attack, tmp_path, monkeypatch)
+
+
+def attempt(attack, tmp_path, monkeypatch):
+    """An attack beside honest functions: they keep their points, and nothing is left behind."""
     monkeypatch.setattr(grading_module, "SECONDS", 1.0)
+    monkeypatch.setattr(sandbox, "WAITING", 20.0)
     before = set(os.listdir("/tmp"))
-    # The honest exercises beside the attacked one keep their points.
-    source = SOLVED.replace(EXERCISES["softmax"].source, "") + "\n\n" + ATTACKS[attack]
-    found, _ = grade(source, tmp=tmp_path)
-    assert found["softmax"].score == 0, str(found["softmax"])
+    source = SOLVED.replace(EXERCISES["softmax"].source, "") + "\n\n" + attack.source
+    found, notes = grade(source, tmp=tmp_path)
+    noticed = any(note.endswith("look at it") for note in notes)
+    assert noticed if attack.verdict == "noticed" else found["softmax"].score == 0, notes
     assert found["causal_mask"].passed
     assert found["attention"].passed
-    assert not any("pwned" in name or name == "results.json" for name in os.listdir("/tmp"))
-    assert not {name for name in os.listdir("/tmp") if name.endswith("results.json")} - before
+    left = {name for name in os.listdir("/tmp") if name in ("left", "results.json")}
+    assert not left - before
+    assert not any("pwned" in name for name in os.listdir("/tmp"))
     assert not Path("/results.json").exists()
+
+
+def test_the_attacks_are_many_and_each_would_earn_points_if_it_worked():
+    assert len({attack.name for attack in ATTACKS}) == len(ATTACKS) >= 40
+    assert {attack.verdict for attack in ATTACKS} == {"nothing", "noticed"}
+    assert {attack.kind for attack in SAMPLE} == KINDS.keys()
+    for attack in ATTACKS:
+        assert "def softmax(scores):" in attack.source
 
 
 @sandboxed
@@ -381,7 +262,8 @@ def read_csv(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-EXPECTED = {"ann": POINTS, "bob": 5, "cyd": POINTS, "dan": 0, "eve": 0, "fay": 0, "=gus": 13,
+EXPECTED = {"ann": POINTS, "bob": SOFTMAX, "cyd": POINTS, "dan": 0, "eve": 0, "fay": 0,
+            "=gus": SOFTMAX + EXERCISES["attention"].points,
             "hal": 0, "ivy": 0}  # fmt: skip
 
 
@@ -529,7 +411,7 @@ def test_names_that_are_no_text_are_cleaned_and_stay_different(tmp_path, capsys)
     assert main([*arguments, "--only", "softmax", "--jobs", "1"]) == 0
     rows = {row["student"]: row["score"] for row in read_csv(out)}
     names = {"M\ufffdller", "M\ufffdller (2)", "red\ufffd[31m", "a" * 200}
-    assert rows == dict.fromkeys(names, "5")
+    assert rows == dict.fromkeys(names, str(SOFTMAX))
     assert {path.name for path in (out / "students").iterdir()} == names
     assert "\x1b" not in capsys.readouterr().out
 
@@ -556,7 +438,7 @@ def test_an_exercise_named_twice_counts_once(tmp_path):
     (tmp_path / "all").mkdir()
     (tmp_path / "all" / "ann.py").write_text(SOLVED)
     (row,) = grade_all(tmp_path / "all", tmp_path / "out", ["softmax", "softmax"], trust=True)
-    assert (row["score"], row["points"]) == (5, 5)
+    assert (row["score"], row["points"]) == (SOFTMAX, SOFTMAX)
 
 
 # ---- what can be told without running it -----------------------------------------------------
@@ -654,14 +536,14 @@ def softmax(scores):
 """
     (folder / "c.py").write_text(once)
     rows = grade_all(folder, tmp_path / "out", ["softmax"], jobs=1, trust=True)
-    assert {row["student"]: row["score"] for row in rows} == {"a": 5, "b": 0, "c": 5}
+    assert {row["student"]: row["score"] for row in rows} == {"a": SOFTMAX, "b": 0, "c": SOFTMAX}
     assert [bool(row["note"]) for row in rows] == [False, True, False]
     assert rows[1]["note"] == "the process that graded it was killed, twice"
     # It may have been the machine: the next run tries it again, and only it.
     (folder / "b.py").write_text(EXERCISES["softmax"].source)
     stamp = (tmp_path / "out" / "students" / "a" / "results.json").stat().st_mtime_ns
     rows = grade_all(folder, tmp_path / "out", ["softmax"], jobs=1, trust=True)
-    assert [row["score"] for row in rows] == [5] * 3
+    assert [row["score"] for row in rows] == [SOFTMAX] * 3
     assert (tmp_path / "out" / "students" / "a" / "results.json").stat().st_mtime_ns == stamp
 
 
@@ -701,7 +583,7 @@ def test_what_cannot_be_shown_costs_no_points(monkeypatch):
         raise RuntimeError("no picture of this")
 
     monkeypatch.setattr(type(feedback), "to_html", fails)
-    assert "cannot be shown: RuntimeError" in feedback_page("ann", [feedback], [])
+    assert "cannot be shown: RuntimeError" in Graded.of(feedback, "", "").html
 
 
 @pytest.mark.slow
@@ -735,11 +617,15 @@ def test_what_cannot_be_loaded_is_not_called_missing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "trust",
-    [pytest.param(False, marks=sandboxed), pytest.param(True, marks=pytest.mark.slow)],
+    ("trust", "number"),
+    [
+        pytest.param(False, signal.SIGINT, marks=sandboxed),
+        (True, signal.SIGINT),
+        (True, signal.SIGTERM),
+    ],
 )
 @pytest.mark.slow
-def test_ctrl_c_stops_at_once_and_keeps_what_is_done(trust, tmp_path):
+def test_ctrl_c_and_sigterm_stop_at_once_and_keep_what_is_done(trust, number, tmp_path):
     folder, out = tmp_path / "all", tmp_path / "out"
     folder.mkdir()
     endless = "def softmax(scores):\n    while True: pass\n"
@@ -761,7 +647,7 @@ def test_ctrl_c_stops_at_once_and_keeps_what_is_done(trust, tmp_path):
             os.kill(pid, signal.SIGINT)  # which is not theirs to answer
         time.sleep(0.5)
         assert all(is_running(pid) for pid in graders)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        os.killpg(process.pid, number)  # as a terminal does
         with_error = process.communicate(timeout=600)[1]
     finally:
         process.kill()
@@ -771,7 +657,7 @@ def test_ctrl_c_stops_at_once_and_keeps_what_is_done(trust, tmp_path):
     assert "Traceback" not in with_error
     wait_until(lambda: not [pid for pid in everyone if is_running(pid)])
     rows = {row["student"]: row for row in read_csv(out)}
-    assert rows["ann"]["score"] == "5"
+    assert rows["ann"]["score"] == str(SOFTMAX)
     assert rows["bob"]["score"] == rows["eve"]["score"] == ""  # it waited for nobody
     assert rows["eve"]["note"] == "not graded: the run was interrupted"
 
@@ -779,7 +665,7 @@ def test_ctrl_c_stops_at_once_and_keeps_what_is_done(trust, tmp_path):
     for name in ("bob", "eve"):
         (folder / f"{name}.py").write_text(EXERCISES["softmax"].source)
     assert main(command[3:]) == 0
-    assert [row["score"] for row in read_csv(out)] == ["5"] * 3
+    assert [row["score"] for row in read_csv(out)] == [str(SOFTMAX)] * 3
     assert done.stat().st_mtime_ns == stamp
 
 

@@ -6,6 +6,7 @@ What needs isolation is skipped where there is no bwrap.
 import json
 import os
 import shutil
+import struct
 import time
 
 import pytest
@@ -18,6 +19,22 @@ from minitransformer.grading import sandbox, worker
 from minitransformer.grading.grade import grade_all, grade_one
 from minitransformer.grading.sandbox import Died, Sandbox, Unsafe
 from minitransformer.grading.submissions import File, Submission
+from minitransformer.grading.system_calls import (
+    ALLOW,
+    ARCH,
+    ARGUMENT,
+    AT_LEAST,
+    CLONE,
+    EQUAL,
+    KILL,
+    LOAD,
+    MACHINES,
+    NO_SUCH_CALL,
+    NUMBER,
+    REFUSED,
+    RETURN,
+    seccomp_filter,
+)
 
 sandboxed = pytest.mark.skipif(
     shutil.which("bwrap") is None, reason="needs bwrap (Debian's bubblewrap)"
@@ -611,3 +628,47 @@ def test_what_a_function_leaves_behind_costs_the_next_nothing(leave):
         after = box.process
         assert box.function("g")() == 0
         assert box.process is after
+
+
+# ---- system calls ----------------------------------------------------------------------------
+
+
+def verdict(program: bytes, number: int, arch: int, argument: int = 0) -> int:
+    """What the filter says of a system call: classic BPF, as the kernel runs it."""
+    data = {NUMBER: number, ARCH: arch, ARGUMENT: argument}
+    lines = [struct.unpack_from("<HBBI", program, at) for at in range(0, len(program), 8)]
+    at = value = 0
+    while True:
+        code, yes, no, operand = lines[at]
+        at += 1
+        if code == LOAD:
+            value = data[operand]
+        elif code == RETURN:
+            return operand
+        else:
+            holds = {EQUAL: value == operand, AT_LEAST: value >= operand}
+            at += yes if holds.get(code, bool(value & operand)) else no
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_filter_refuses_what_it_names_and_nothing_else(machine):
+    program, arch = seccomp_filter(machine), MACHINES[machine]
+    column = list(MACHINES).index(machine)
+    refused = {both[column] for both in REFUSED.values()}
+    for number in range(500):
+        wanted = NO_SUCH_CALL if number in refused else ALLOW
+        assert verdict(program, number, arch) == wanted, number
+    assert verdict(program, 0x40000000, arch) == NO_SUCH_CALL
+    assert verdict(program, 0, arch + 1) == KILL
+    clone = CLONE[column]
+    assert verdict(program, clone, arch, 0x003D_0F00) == ALLOW  # a thread
+    for new_namespace in (0x1000_0000, 0x0002_0000, 0x0800_0000):
+        assert verdict(program, clone, arch, new_namespace | 17) == NO_SUCH_CALL
+    assert seccomp_filter("toaster") == b""
+
+
+@sandboxed
+@pytest.mark.slow
+def test_an_answer_has_so_many_bytes_and_no_more():
+    with pytest.raises(ValueError, match="expected an answer of at most 32,505,856 bytes of ten"):
+        called("import torch\ndef f(): return torch.zeros(1).expand(10**7)")

@@ -35,6 +35,7 @@ LEVELS = [
     ["models"],
     ["classifier", "data"],
     ["inference", "pretrained"],
+    ["pages"],
     ["training", "checks"],
     ["exercises"],
     ["grading"],
@@ -49,6 +50,7 @@ MAY_IMPORT = {
 }
 MAY_IMPORT["cli"] |= {"__init__"}  # its version
 MAY_IMPORT["visualize"] = set()  # tensors in, pictures out
+MAY_IMPORT["diagrams"] = {"visualize"}
 for module in ("training", "checks", "cli"):
     MAY_IMPORT[module] |= {"visualize"}
 

@@ -1,21 +1,22 @@
-"""Training: batches that can be repeated, runs that can be kept, and files that can be wrong."""
+"""Training on the tasks that there are: batches that can be repeated, and what is learned.
+
+`test_loop.py` has the loop itself.
+"""
 
 import contextlib
 import copy
 import os
 import signal
-from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 
 from minitransformer import Config, EncoderDecoder
-from minitransformer.data.files import InputError
 from minitransformer.data.vocabulary import BOS, EOS, MASK, SPECIAL, UNKNOWN, Vocabulary
 from minitransformer.inference.answering import answer
 from minitransformer.training import loop, tasks
-from minitransformer.training.loop import Settings, Training, schedule, train
+from minitransformer.training.loop import Settings, Training, train
 from minitransformer.training.signals import asked_to_stop
 from minitransformer.training.tasks import (
     DataOptions,
@@ -192,87 +193,6 @@ def test_a_step_reads_nothing_back(task, attention, packed, monkeypatch):
         model.loss(**batch.to("meta"))
 
 
-def test_losses_that_are_read_rarely_are_the_same(pairs, monkeypatch):
-    task, settings = PairsTask(DataOptions(pairs), 64), Settings(steps=25, batch_size=4)
-    each = run_training(task, settings)[1]
-    monkeypatch.setitem(loop.READ_EVERY, "cpu", 10)
-    saved = []
-    rarely = run_training(task, settings, lambda one: saved.append(list(one.history)))[1]
-    assert [row["loss"] for row in rarely] == [row["loss"] for row in each]
-    assert all(row["loss"] == row["loss"] for rows in saved for row in rows)
-    assert all(row["tokens_per_second"] > 0 for row in rarely)
-
-
-@pytest.mark.parametrize("every", [1, 10])
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_after_a_loss_that_is_no_number_training_stands_before_its_step(
-    pairs, every, dropout, monkeypatch
-):
-    """The weights, the optimizer and the random state, also where the loss is read ten steps on."""
-    monkeypatch.setitem(loop.READ_EVERY, "cpu", every)
-    task = PairsTask(DataOptions(pairs), 64)
-    config = Config(len(task.vocabulary), **SMALL, dropout=dropout)
-    settings = Settings(steps=100, batch_size=4)
-
-    def trained(last):
-        torch.manual_seed(0)
-        training = Training(EncoderDecoder(config), settings)
-        loss = training.loss.forward
-        calls = []
-
-        def poisoned(inputs, num_labels):
-            calls.append(num_labels)
-            return loss(inputs, num_labels) * (float("nan") if len(calls) == last else 1.0)
-
-        training.loss.forward = poisoned
-        with pytest.raises(loop.NonFiniteLoss, match=f"the loss is nan at step {last}") as error:
-            train(training, task, quiet=True)
-        return training, error.value.batch, loop.random_state(training.device)["cpu"]
-
-    training, batch, random = trained(13)
-    assert len(training.history) == 12
-    assert all(row["loss"] == row["loss"] for row in training.history)
-    assert torch.equal(batch.source_ids, training.batch(task, 12).source_ids)
-
-    torch.manual_seed(0)
-    other = Training(EncoderDecoder(config), settings)
-    other.model.train()
-    for step in range(12):
-        other.step(other.batch(task, step))
-    assert torch.equal(random, torch.get_rng_state())
-    for ours, theirs in zip(training.model.parameters(), other.model.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
-        for name, value in other.optimizer.state[theirs].items():
-            assert torch.equal(training.optimizer.state[ours][name], value)
-
-
-def test_a_training_that_failed_and_was_put_right_goes_on(pairs):
-    task = PairsTask(DataOptions(pairs), 64)
-    training = Training(make_model(task), Settings(steps=2, batch_size=4))
-    training.failed.fill_(1.0)  # after a NonFiniteLoss
-    before = [p.clone() for p in training.model.parameters()]
-    train(training, task, quiet=True)
-    assert not all(map(torch.equal, before, training.model.parameters()))
-
-
-def test_whoever_saves_may_leave_the_model_in_evaluation(pairs):
-    task, modes = PairsTask(DataOptions(pairs), 64), []
-    training = Training(make_model(task), Settings(steps=6, batch_size=4))
-    training.loss.register_forward_pre_hook(lambda module, inputs: modes.append(module.training))
-    train(training, task, lambda training: training.model.eval() and None, quiet=True)
-    assert modes == [True] * 6
-
-
-def test_a_gradient_that_is_infinite_ends_training_too(pairs):
-    task = PairsTask(DataOptions(pairs), 64)
-    training = Training(make_model(task), Settings(steps=9, batch_size=4))
-    training.model.head.projection.weight.register_hook(lambda gradient: gradient * float("inf"))
-    before = [p.clone() for p in training.model.parameters()]
-    with pytest.raises(InputError, match=r"the gradient is (nan|inf) at step 1"):
-        train(training, task, quiet=True)
-    assert all(map(torch.equal, before, training.model.parameters()))
-
-
 # ---- what is divided by what ---------------------------------------------------------------------
 
 
@@ -318,17 +238,6 @@ def test_the_parts_of_a_batch_are_the_batch(task):
     assert (empty.labels == -100).all()
 
 
-def test_without_a_label_there_is_no_step(prose):
-    task = LanguageModelTask(DataOptions(prose), 256)
-    training = Training(make_model(task), Settings())
-    batch = task.batch(0, 0, 4, True)
-    batch.labels.fill_(-100)
-    before = [p.clone() for p in training.model.parameters()]
-    assert training.step(batch).tolist() == [0.0, 0.0]
-    assert all(map(torch.equal, before, training.model.parameters()))
-    assert training.optimizer.state == {}
-
-
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_recomputing_the_layers_changes_nothing_but_what_is_kept(pairs, dropout):
     task, kept, gradients = PairsTask(DataOptions(pairs), 64), [], []
@@ -349,29 +258,7 @@ def test_recomputing_the_layers_changes_nothing_but_what_is_kept(pairs, dropout)
     assert kept[1] < 0.5 * kept[0]
 
 
-def test_ctrl_c_ends_after_the_step_under_way(pairs, monkeypatch, capsys):
-    task = PairsTask(DataOptions(pairs), 64)
-    batch = task.batch
-
-    def interrupting(seed, step, size, packed):
-        if step == 4:
-            os.kill(os.getpid(), signal.SIGINT)
-        return batch(seed, step, size, packed)
-
-    monkeypatch.setattr(task, "batch", interrupting)
-    before = signal.getsignal(signal.SIGINT)
-    _, history, stopped = run_training(task, Settings(steps=30, batch_size=2, warmup=0))
-    assert stopped == signal.SIGINT
-    assert len(history) == 5
-    assert signal.getsignal(signal.SIGINT) is before
-    said = "stopping after this step; once more to give up 1 unsaved step\n"
-    assert said in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("save_every", [None, 100])
-def test_ctrl_c_ends_an_evaluation_of_which_no_result_is_kept(
-    pairs, monkeypatch, capsys, save_every
-):
+def test_ctrl_c_ends_an_evaluation_of_which_no_result_is_kept(pairs, monkeypatch):
     task = PairsTask(DataOptions(pairs), 64)
     monkeypatch.setattr(pairs_module, "ROWS", 1)
     calls = []
@@ -383,15 +270,10 @@ def test_ctrl_c_ends_an_evaluation_of_which_no_result_is_kept(
         return answer(*arguments)
 
     monkeypatch.setattr(pairs_module, "answer", interrupting)
-    saved = []
-    settings = Settings(steps=20, batch_size=2, warmup=0, save_every=save_every)
-    _, history, stopped = run_training(task, settings, lambda one: saved.append(len(one.history)))
+    _, history, stopped = run_training(task, Settings(steps=20, batch_size=2, warmup=0))
     assert len(calls) == 2 < len(task.held_out)
-    assert stopped == signal.SIGINT
-    assert len(history) == 2
-    assert saved == [0, 2]
+    assert (stopped, len(history)) == (signal.SIGINT, 2)
     assert "exact_match" not in history[-1]
-    assert "once more to give up 2 unsaved steps" in capsys.readouterr().err
 
 
 def test_an_evaluation_looks_at_so_many_examples_and_says_so(tmp_path):
@@ -419,63 +301,6 @@ def test_a_second_ctrl_c_interrupts_at_once():
         assert signaled() == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-
-
-@pytest.mark.parametrize(
-    ("how_often", "steps"),
-    [
-        ({}, [0, 3, 6, 9, 12, 15, 18, 21, 24, 25]),
-        ({"evaluate_every": 10}, [0, 10, 20, 25]),
-        ({"save_every": 8}, [0, 8, 16, 24, 25]),
-        ({"save_every": 100}, [0, 25]),
-        ({"evaluate_every": 100, "save_minutes": 1e-9}, list(range(26))),
-    ],
-)
-def test_the_training_is_saved_at_the_ends_and_as_often_as_is_said(pairs, how_often, steps):
-    saved = []
-    settings = Settings(steps=25, batch_size=2, warmup=0, **how_often)
-    run_training(
-        PairsTask(DataOptions(pairs), 64), settings, lambda one: saved.append(len(one.history))
-    )
-    assert saved == steps
-
-
-def test_the_learning_rate_rises_then_falls_to_zero():
-    settings = Settings(steps=1_000, warmup=50)
-    assert schedule(0, settings) == pytest.approx(1 / 50)
-    assert schedule(49, settings) == pytest.approx(1.0, abs=0.01)
-    assert schedule(500, settings) == 0.5
-    assert schedule(999, settings) < 1e-5
-
-
-def test_weight_decay_spares_biases_and_gains(pairs):
-    model = make_model(PairsTask(DataOptions(pairs), 64))
-    matrices, vectors = loop.parameter_groups(model, 0.1)
-    assert matrices["weight_decay"] == 0.1
-    assert vectors["weight_decay"] == 0.0
-    assert {p.ndim for p in matrices["params"]} == {2}
-    assert {p.ndim for p in vectors["params"]} == {1}
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"steps": 0},
-        {"batch_size": 0},
-        {"learning_rate": 0.0},
-        {"learning_rate": -1.0},
-        {"warmup": -1},
-        {"clip": 0.0},
-        {"clip": float("nan")},
-        {"weight_decay": -1.0},
-        {"accumulate": 0},
-        {"save_every": 0},
-        {"save_minutes": 0.0},
-    ],
-)
-def test_settings_that_cannot_train_are_refused(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        Settings(**wrong)
 
 
 # ---- the line the project is about ---------------------------------------------------------------
@@ -541,17 +366,6 @@ def test_vocabulary_round_trip():
     assert Vocabulary(vocabulary.characters).tokens == vocabulary.tokens
 
 
-def test_settings_are_what_the_loop_uses(pairs):
-    """Unpacked, clipped and undecayed training is another training: no setting is dead."""
-    task = PairsTask(DataOptions(pairs), 64)
-    base = Settings(steps=4, batch_size=8, warmup=2, clip=1e-3)
-    weights = run_training(task, base)[0].head.projection.weight
-    for change in ({"clip": 1e3}, {"weight_decay": 0.5}, {"warmup": 0}, {"learning_rate": 1e-4}):
-        assert not torch.equal(
-            run_training(task, replace(base, **change))[0].head.projection.weight, weights
-        )
-
-
 def test_bfloat16_learns_the_same_with_weights_in_float32(task):
     runs = {
         dtype: run_training(task, Settings(steps=6, batch_size=8, warmup=2, dtype=dtype))
@@ -561,8 +375,3 @@ def test_bfloat16_learns_the_same_with_weights_in_float32(task):
     assert exact != rough
     assert rough == pytest.approx(exact, rel=0.02)
     assert {p.dtype for p in runs["bfloat16"][0].parameters()} == {torch.float32}
-
-
-def test_other_dtypes_are_refused():
-    with pytest.raises(ValueError, match="dtype must be one of float32, bfloat16, got 'int8'"):
-        Settings(dtype="int8")

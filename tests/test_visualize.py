@@ -1,5 +1,6 @@
 """Guards the pictures: which cells are hatched and why, what the labels say, and safe saving."""
 
+import math
 import os
 import sys
 import warnings
@@ -15,11 +16,11 @@ from minitransformer.visualize import (
     combination_figure,
     curve_figure,
     drawable,
-    encoder_decoder_figure,
     forbidden,
     label,
     label_figure,
     save,
+    wanted_beside_found,
 )
 
 TOKENS = ["<s>", "2", "0", None]  # one padded position at the end
@@ -180,6 +181,31 @@ def test_errors_say_what_was_expected_and_what_came(change, message):
         attention_figure(**good | change)
 
 
+# ---- what was wanted beside what was found -------------------------------------------------------
+
+
+def test_sums_stand_beside_the_rows_and_wrong_ones_are_red():
+    """Right: a row that sums to 1, and 0 where all is masked. Wrong: 0.3, NaN, 0.5 on nothing."""
+    mask = torch.tensor([[1, 1], [0, 0], [1, 0], [1, 1], [0, 0]]).bool()
+    weights = torch.tensor([[0.4, 0.6], [0, 0], [0.3, 0], [math.nan, 0], [0.5, 0]])
+    _, right = wanted_beside_found(mask, weights).axes
+    head, *sums = right.texts
+    assert head.get_text() == "sum"
+    assert [text.get_text() for text in sums] == ["1.00", "0.00", "0.30", "nan", "0.50"]
+    red = visualize.COLOURS.get_bad()
+    is_red = [np.allclose(visualize.to_rgba(text.get_color()), red) for text in sums]
+    assert is_red == [False, False, True, True, True]
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(5, 7), (4, 4), (9, 5), (12, 12)])
+def test_a_title_has_room_of_its_own(queries, keys):
+    mask = torch.ones(queries, keys).bool()
+    drawn = wanted_beside_found(mask, mask / keys, "Title")
+    drawn.draw_without_rendering()
+    bottom = drawn.texts[0].get_window_extent().y0
+    assert all(axes._left_title.get_window_extent().y1 < bottom for axes in drawn.axes)
+
+
 # ---- labels and fonts ----------------------------------------------------------------------------
 
 
@@ -236,7 +262,7 @@ def test_no_script_draws_an_empty_box(fonts, request, tmp_path):
             save(drawn, tmp_path / "date.png")
 
 
-# ---- labels and architectures --------------------------------------------------------------------
+# ---- labels --------------------------------------------------------------------------------------
 
 
 def test_labels_stand_below_their_tokens_and_padding_is_hatched():
@@ -261,38 +287,6 @@ def test_labels_stand_below_their_tokens_and_padding_is_hatched():
 def test_rows_of_labels_that_are_too_short_are_refused():
     with pytest.raises(ValueError, match="shorter"):
         label_figure({"": ([["a", "b"]], [["b"]], [[1, 1]])})
-
-
-def masks_of_encoder_and_decoder():
-    """Source 1 2 3 and a pad, target <s> 7 and a pad."""
-    source, target = torch.tensor([1, 1, 1, 0]) != 0, torch.tensor([1, 1, 0]) != 0
-    decoder = target[:, None] & target & torch.ones(3, 3).tril().bool()
-    masks = source[:, None] & source, decoder, target[:, None] & source
-    return (*masks, ["1", "2", "3", None], ["<s>", "7", None])
-
-
-def test_each_of_the_three_masks_is_drawn_with_its_queries_and_keys():
-    drawn = encoder_decoder_figure(*masks_of_encoder_and_decoder(), title="three masks")
-    whole, *grids = drawn.axes
-    assert [axes.get_title(loc="left") for axes in grids] == [
-        "source → source",
-        "target → target",
-        "target → source",
-    ]
-    sizes = [axes.images[0].get_array().shape[:2] for axes in grids]
-    assert sizes == [(4, 4), (3, 3), (3, 4)]
-    words = [text.get_text() for text in whole.texts]
-    attentions = [word for word in words if word.endswith("attention")]
-    assert sorted(attentions) == ["cross-attention", "self-attention", "self-attention"]
-    assert words.count("add, norm") == 5  # two of the encoder, three of the decoder
-    reasons = [text.get_text() for text in whole.get_legend().get_texts()]
-    assert reasons == ["allowed", "forbidden: padding (·)", "forbidden: future"]
-
-
-def test_a_cross_mask_the_wrong_way_round_is_refused():
-    encoder, decoder, cross, *tokens = masks_of_encoder_and_decoder()
-    with pytest.raises(ValueError, match=r"target → source: .*\(3, 4\), got \(4, 3\)"):
-        encoder_decoder_figure(encoder, decoder, cross.T, *tokens)
 
 
 # ---- curves and saving ---------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The command line: train, runs, generate, evaluate, show, export, check, exercise."""
+"""The command line: train, runs, generate, evaluate, show, explore, export, check, exercise."""
 
 from minitransformer.cli.main import main
 

@@ -2,13 +2,18 @@
 
 import argparse
 import os
+import signal
+import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from minitransformer.checks.finding import find as find_callable
 from minitransformer.cli.options import positive, seed
-from minitransformer.data.files import LARGEST_TEXT, InputError, read_file
+from minitransformer.data.files import LARGEST_TEXT, InputError, read_file, write_atomically
 from minitransformer.exercises import (
     EXERCISES,
     Feedback,
@@ -21,6 +26,7 @@ from minitransformer.exercises import (
 from minitransformer.exercises.cells import load_cells, read_cells
 from minitransformer.exercises.export import EXPORTS, export
 
+GRADE = "Grade"  # the column of Moodle's grading worksheet
 HELP = """
 to learn:
   minitransformer exercise list                  what there is, and how far you are
@@ -32,7 +38,8 @@ to learn:
 
 to teach:
   minitransformer exercise export --to nbgrader DIR
-  minitransformer exercise grade SUBMISSIONS --out DIR
+  minitransformer exercise grade SUBMISSIONS --out DIR --roster CSV
+  minitransformer exercise grade SUBMISSIONS --out DIR --review
 """
 
 
@@ -64,7 +71,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     exported.add_argument(
         "--hints",
         type=int,
-        choices=(1, 2, 3),
+        choices=(0, 1, 2, 3),
         default=3,
         help="how many of the three students may read; the third is nearly the answer; default: 3",
     )
@@ -84,6 +91,40 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--trust",
         action="store_true",
         help="run the submissions without isolation, with all that you may do",
+    )
+    grade.add_argument(
+        "--layout",
+        choices=("folders", "moodle", "canvas", "gradescope"),
+        default="",
+        help="how names of files say whose they are; default: found by itself, and shown",
+    )
+    grade.add_argument(
+        "--roster",
+        type=Path,
+        metavar="CSV",
+        help="everyone in the class: names, numbers, e-mail addresses, as a platform exports them",
+    )
+    grade.add_argument(
+        "--column",
+        metavar="NAME",
+        help="of the roster: grades.csv is the roster with the points there; default: Grade",
+    )
+    grade.add_argument(
+        "--due",
+        type=_time,
+        metavar="TIME",
+        help="2026-11-20 (its end) or 2026-11-20T18:00, here: gives a column of days late",
+    )
+    grade.add_argument(
+        "--review",
+        action="store_true",
+        help="list what a person should look at before the scores go out",
+    )
+    grade.add_argument(
+        "--explain",
+        nargs=2,
+        metavar=("STUDENT", "EXERCISE"),
+        help="print the feedback of one student on one exercise again, and grade nobody else",
     )
     for sub in (exported, grade):
         sub.add_argument("--only", nargs="+", metavar="NAME", help="default: every exercise")
@@ -121,9 +162,14 @@ def _start(options: argparse.Namespace) -> int:
     names = list(EXERCISES) if options.names == ["all"] else dict.fromkeys(options.names)
     chosen = [find(name) for name in names]
     paths = [Path(f"{one.name}.py") for one in chosen]
-    if there := [str(path) for path in paths if path.exists()]:
+    there = [str(path) for path in paths if path.exists()]
+    if len(there) == len(paths):
         raise InputError(f"{', '.join(there)}: is there already; nothing was written")
+    if there:
+        print(f"{', '.join(there)}: is there already, left alone")
     for one, path in zip(chosen, paths, strict=True):
+        if str(path) in there:
+            continue
         path.write_text(f'"""{one.title}"""\n\n{one.stub}\n', encoding="utf-8")
         print(f"{path}: {one.title} ({one.points} points)")
         print(textwrap.indent(textwrap.fill(one.about, 90), "    "))
@@ -175,27 +221,88 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
+def _time(text: str) -> float:
+    """Seconds since 1970 of a time on this machine's clock; a day means its end."""
+    day_only = len(text) == len("2026-11-20")
+    try:
+        return datetime.fromisoformat(text).timestamp() + day_only * 86_400
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected a time as 2026-11-20 or 2026-11-20T18:00, got {text!r}"
+        ) from None
+
+
 def _grade(options: argparse.Namespace) -> int:
     try:
-        from minitransformer.grading.grade import grade_all
+        from minitransformer.grading import grade
+        from minitransformer.grading.roster import read_roster
         from minitransformer.grading.sandbox import Unsafe
     except ImportError as error:
         raise InputError(f"exercise grade needs Linux: {error}") from None
+    roster = read_roster(options.roster) if options.roster else None
+    if options.column and roster is None:
+        raise InputError("--column names a column of the roster: add --roster CSV")
+    names = [find(name).name for name in options.only or EXERCISES]
+    read = {"layout": options.layout, "roster": roster, "say": _say}
     try:
-        rows = grade_all(
-            options.submissions,
-            options.out,
-            options.only,
-            options.seed,
-            options.jobs,
-            options.trust,
-        )
+        if options.explain:
+            print(
+                grade.explain(
+                    options.submissions,
+                    options.out,
+                    names,
+                    *options.explain,
+                    trust=options.trust,
+                    **read,
+                )
+            )
+            return 0
+        with _interrupted_by_sigterm():
+            rows = grade.grade_all(
+                options.submissions,
+                options.out,
+                names,
+                options.seed,
+                options.jobs,
+                options.trust,
+                due=options.due,
+                **read,
+            )
     except Unsafe as error:
         raise InputError(str(error)) from None
+    _print_rows(rows)
+    files = f"{options.out / 'scores.csv'}, index.html, students/NAME/feedback.html"
+    if roster is not None and (options.column or GRADE in roster.columns):
+        scores = {row["student"]: row["score"] for row in rows if row["score"] != ""}
+        filled = roster.filled(scores, rows[0]["points"], options.column or GRADE)
+        write_atomically(options.out / "grades.csv", filled.encode())
+        files += ", grades.csv"
+    graded = sum(row["score"] != "" for row in rows)
+    print(f"\n{graded} of {len(rows)} graded: {files}")
+    if options.review:
+        print("\n".join(["", "to look at:", *grade.review_of(rows, options.out, names)]))
+    return 0 if graded == len(rows) else 1
+
+
+def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         score = "not graded" if row["score"] == "" else f"{row['score']} of {row['points']}"
         print(f"{row['student']:<30} {score}  {row['note']}".rstrip())
-    graded = sum(row["score"] != "" for row in rows)
-    where = f"{options.out / 'scores.csv'}, and students/NAME/feedback.html"
-    print(f"\n{graded} of {len(rows)} graded: {where}")
-    return 0 if graded == len(rows) else 1
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends it as Ctrl-C does: at once, and what was graded is kept."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -12,7 +12,11 @@ from minitransformer.data.files import InputError, read_stream
 from minitransformer.data.reading import decode, lines_of, read_lines
 from minitransformer.inference.answering import ROWS, answer, encode, stream_answer
 from minitransformer.models import DecoderOnly, EncoderDecoder, EncoderOnly
-from minitransformer.training.pictures import attention_pictures, save_pictures
+from minitransformer.training.pictures import (
+    attention_pictures,
+    page_of_attention,
+    save_pictures,
+)
 from minitransformer.training.run import Run
 
 CHARACTERS = 1000  # that no token has
@@ -61,6 +65,11 @@ def add_show_options(parser: argparse.ArgumentParser) -> None:
         "--layer", type=int, default=-1, metavar="N", help="from 0; -1 is the last (default)"
     )
     parser.add_argument("--out", metavar="DIR", help="where to save (default: RUN/attention)")
+    parser.add_argument(
+        "--html",
+        metavar="FILE",
+        help="instead of pictures write one page with all layers and heads, for a browser",
+    )
 
 
 def _add_texts(parser: argparse.ArgumentParser) -> None:
@@ -132,8 +141,14 @@ def _print_answers(run: Run, texts: list[str], limit: int, sampling: dict[str, A
 
 
 def _show(options: argparse.Namespace) -> int:
+    if options.html and (options.out or options.layer != -1):
+        raise InputError("--html writes one file with all layers: leave out --out and --layer")
     run = _load(options)
     texts = _texts(options, run)
+    if options.html:
+        title = f"Attention: {Path(options.run).resolve().name}"
+        print(page_of_attention(run, texts, title).save(options.html))
+        return 0
     folder = Path(options.out or Path(options.run) / "attention")
     try:
         paths = save_pictures(attention_pictures(run, texts, options.layer), folder)

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TextIO
 import torch
 
 from minitransformer import __version__
-from minitransformer.cli import check, evaluate, exercise, export, generate, runs, train
+from minitransformer.cli import check, evaluate, exercise, explore, export, generate, runs, train
 from minitransformer.data.files import InputError, printable
 
 
@@ -159,7 +159,15 @@ def _parser() -> argparse.ArgumentParser:
         generate.add_show_options,
         "draw where a trained model looks",
         "One picture for each text and kind of attention, a panel for each head. Several texts "
-        "are padded to one length, so the shorter ones show their padding.",
+        "are padded to one length, so the shorter ones show their padding. With --html: one page "
+        "for a browser, with every layer and head.",
+    )
+    verb(
+        "explore",
+        explore.add_options,
+        "open the mask explorer in a browser",
+        "Padding, future, documents and windows to click on: the mask, the scores, what the "
+        "softmax makes of them, and where zero is not zero. One file that needs no network.",
     )
     verb(
         "export",

@@ -209,7 +209,7 @@ def _class(example: Mapping[str, Any], where: str) -> int:
     """The one label of an example, a number or of shape (1,)."""
     given = [name for name in ("label", "labels") if example.get(name) is not None]
     if not given:
-        raise ValueError(f"{where} has no label; it has {', '.join(example)}")
+        raise ValueError(f"{where} has no label; it has {_names(example)}")
     name = given[0]
     value = _list(example[name])
     row = value if isinstance(value, list) else [value]
@@ -277,8 +277,13 @@ def _named(example: Example, where: str, wanted: str) -> Mapping[str, Any]:
     if not isinstance(example, Mapping):
         example = {"input_ids": example}
     if example.get(wanted) is None:
-        raise ValueError(f"{where} has no {wanted}; it has {', '.join(example)}")
+        raise ValueError(f"{where} has no {wanted}; it has {_names(example)}")
     return example
+
+
+def _names(example: Mapping[str, Any]) -> str:
+    """Of what the example has; None is as good as absent."""
+    return ", ".join(name for name, value in example.items() if value is not None) or "nothing"
 
 
 def _rows_of(

@@ -173,6 +173,11 @@ class Exercise:
         return _imports(self.solution) + _without_decorators(self.solution)
 
     @property
+    def solved(self) -> str:
+        """The solution as it is shown, without the marks around what is cut out."""
+        return re.sub(rf"    ({mistakes.BEGIN}|{mistakes.END})\n", "", self.source)
+
+    @property
     def stub(self) -> str:
         """What the learner gets: everything but the solution."""
         source = _without_decorators(self.solution)
@@ -354,7 +359,8 @@ def hint(name: str, step: int = 1) -> None:
     """Print one of the three hints, each of which says more than the one before."""
     one = find(name)
     if step not in range(1, _most_hints + 1):
-        raise ValueError(f"there are hints 1 to {_most_hints}, got {step!r}")
+        there = f"there are hints 1 to {_most_hints}" if _most_hints else "there are no hints here"
+        raise ValueError(f"{there}, got {step!r}")
     standings.record(name, hint=step)
     print(textwrap.fill(f"Hint {step} of {_most_hints}: {one.hints[step - 1]}", WIDTH))
 
@@ -367,17 +373,17 @@ def solution(name: str) -> None:
         raise ValueError(
             f"the solution of {name} is for who has all {one.points} points or has read hint 3"
         )
-    print(one.source.replace(f"    {mistakes.BEGIN}\n", "").replace(f"    {mistakes.END}\n", ""))
+    print(one.solved)
 
 
 _most_hints = 3
 
 
 def limit_hints(steps: int) -> None:
-    """Give no more than so many of the three: the last one is nearly the line itself."""
+    """Give no more than so many of the three, or none: the last is nearly the line itself."""
     global _most_hints
-    if steps not in (1, 2, 3):
-        raise ValueError(f"expected 1, 2 or 3 hints, got {steps!r}")
+    if steps not in (0, 1, 2, 3):
+        raise ValueError(f"expected 0, 1, 2 or 3 hints, got {steps!r}")
     _most_hints = steps
 
 

@@ -1,7 +1,8 @@
 """The exercises in the form that other tools want: nbgrader, Otter, Gradescope or plain pytest.
 
 Each export has the same stubs and asks the same checks for the same points; nothing that a student
-gets holds a solution. `export(names, to, folder)` writes a folder and says what to do with it.
+gets holds a solution, but for the solutions themselves, which are an export too.
+`export(names, to, folder)` writes a folder and says what to do with it.
 """
 
 import base64
@@ -301,9 +302,18 @@ def _versions() -> dict[str, str]:
     return found
 
 
+def to_solutions(exercises: Sequence[Exercise], folder: Path, hints: int) -> str:
+    """For afterwards: a file for each exercise, solved."""
+    for one in exercises:
+        text = f'"""{one.title}"""\n\n{one.solved}'
+        (folder / f"{one.name}.py").write_text(text, encoding="utf-8")
+    return f"{folder} holds the solutions: for afterwards"
+
+
 EXPORTS: dict[str, Callable[[Sequence[Exercise], Path, int], str]] = {
     "nbgrader": to_nbgrader,
     "otter": to_otter,
     "pytest": to_pytest,
     "gradescope": to_gradescope,
+    "solutions": to_solutions,
 }

@@ -12,15 +12,20 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-LARGEST = 2**28  # bytes of one message's tensors, and of a request
-LONGEST = 2**20  # bytes of an answer's JSON: honest ones have some hundred
+Limits = tuple[int, int]  # bytes of a message's JSON, and of its tensors
+HEADER = 2**20  # bytes of the names and shapes of tensors
+REQUEST: Limits = (2**28, 2**28)
+ANSWER: Limits = (2**20, 2**25)  # honest ones have some hundred, and some thousand
 
 
-def write_message(file: Any, message: Any, tensors: list[Tensor], longest: int = LARGEST) -> None:
+def write_message(file: Any, message: Any, tensors: list[Tensor], limits: Limits = REQUEST) -> None:
     """`file` needs write() and flush(). Raises ValueError for what is too large to be sent."""
     text = json.dumps(message).encode()
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    for what, got, most in (("JSON", len(text), longest), ("tensors", size, LARGEST - LONGEST)):
+    for what, got, most in (
+        ("JSON", len(text), limits[0]),
+        ("tensors", size, limits[1] - HEADER),
+    ):
         if got > most:
             raise ValueError(f"expected an answer of at most {most:,} bytes of {what}, got {got:,}")
     named = {str(i): tensor.detach().contiguous().clone() for i, tensor in enumerate(tensors)}
@@ -29,8 +34,8 @@ def write_message(file: Any, message: Any, tensors: list[Tensor], longest: int =
     file.flush()
 
 
-def read_message(file: Any, longest: int = LARGEST) -> tuple[dict, list[Tensor]]:
-    """`file` needs readline() and read(). The JSON has at most `longest` bytes.
+def read_message(file: Any, limits: Limits = REQUEST) -> tuple[dict, list[Tensor]]:
+    """`file` needs readline() and read().
 
     Raises EOFError where the other side is gone, ValueError for what is no message.
     """
@@ -38,7 +43,8 @@ def read_message(file: Any, longest: int = LARGEST) -> tuple[dict, list[Tensor]]
     if not line:
         raise EOFError("the other side is gone")
     sizes = [int(word) for word in line.split()]
-    if len(sizes) != 2 or not 0 <= sizes[0] <= longest or not 0 <= sizes[1] <= LARGEST:
+    fits = [0 <= size <= most for size, most in zip(sizes, limits, strict=False)]
+    if len(sizes) != 2 or not all(fits):
         raise ValueError(f"a message of impossible size, {line!r}")
     text, data = (_read_exactly(file, size) for size in sizes)
     try:
@@ -47,7 +53,7 @@ def read_message(file: Any, longest: int = LARGEST) -> tuple[dict, list[Tensor]]
         raise ValueError("JSON that is nested too deep") from None
     if not isinstance(message, dict):
         raise ValueError(f"expected an object of JSON, got a {type(message).__name__}")
-    if int.from_bytes(data[:8], "little") > LONGEST:  # the tensors' names and shapes, in JSON too
+    if int.from_bytes(data[:8], "little") > HEADER:  # the tensors' names and shapes, in JSON too
         raise ValueError("safetensors with an impossible header")
     try:
         named = load(data) if data else {}

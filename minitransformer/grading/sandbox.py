@@ -22,8 +22,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from minitransformer.checks.engine.time_limit import OutOfTime
 from minitransformer.exercises.cells import as_text, told
 from minitransformer.exercises.exercise import FORBIDDEN
 from minitransformer.grading import pipe, worker
+from minitransformer.grading.system_calls import seccomp_filter
 
 RESIDENT = 2**30  # bytes that all processes hold on top of torch; a worker whose do is ended
 FOLDERS = 2**26  # bytes in all files of a folder that can be written to; they live in memory
@@ -86,6 +87,22 @@ def isolation() -> list[str]:
         command += ["--ro-bind", str(PACKAGE / file), f"/worker/{PACKAGE.name}/{file}"]
     command += ["--chdir", "/tmp"]
     return [*command, "--remount-ro", "/dev", "--remount-ro", "/"]
+
+
+@contextmanager
+def _filtered(command: list[str]) -> Iterator[tuple[list[str], list[int]]]:
+    """The command with a filter of system calls, and the files that it needs open for that."""
+    program = seccomp_filter() if command else b""
+    if not program:
+        yield command, []
+        return
+    source, sink = os.pipe()
+    try:
+        os.write(sink, program)  # some hundred bytes, for which a pipe has room
+        os.close(sink)
+        yield [*command, "--seccomp", str(source)], [source]
+    finally:
+        os.close(source)
 
 
 class Sandbox:
@@ -153,17 +170,19 @@ class Sandbox:
         self.stop()
         script = str(PACKAGE / WORKER) if self.trust else f"/worker/{PACKAGE.name}/{WORKER}"
         command = [] if self.trust else isolation()
-        self.process = subprocess.Popen(
-            [*command, sys.executable, "-I", "-B", script],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,  # of bwrap, and of torch's import: the worker closes its own
-            bufsize=0,
-            env=ENVIRONMENT,  # bwrap's own can be read over there too
-            preexec_fn=_limits,
-        )
+        with _filtered(command) as (command, kept):
+            self.process = subprocess.Popen(
+                [*command, sys.executable, "-I", "-B", script],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,  # of bwrap, and of torch's import; the worker closes it
+                bufsize=0,
+                env=ENVIRONMENT,  # bwrap's own can be read over there too
+                preexec_fn=_limits,
+                pass_fds=kept,
+            )
         try:
-            pipe.read_message(_Timed(self.process, STARTING), pipe.LONGEST)
+            pipe.read_message(_Timed(self.process, STARTING), pipe.ANSWER)
         except (Exception, OutOfTime) as error:
             self.process.kill()
             said = self.process.stderr.read(10_000).decode("utf-8", "replace").strip()
@@ -245,12 +264,12 @@ class Sandbox:
         pipes = _Timed(self.process, seconds)
         try:
             pipe.write_message(pipes, request, tensors)
-            reply, found = pipe.read_message(pipes, pipe.LONGEST)
+            reply, found = pipe.read_message(pipes, pipe.ANSWER)
             for _ in range(CALLBACKS):
                 if "callback" not in reply:
                     break
                 pipe.write_message(pipes, *self.answer(reply, found, callables))
-                reply, found = pipe.read_message(pipes, pipe.LONGEST)
+                reply, found = pipe.read_message(pipes, pipe.ANSWER)
             if "error" not in reply:
                 _understood(request, reply, found, tensors)
         except (OSError, EOFError):

@@ -1,11 +1,12 @@
 """What was handed in: a row for every student, the code of every file, and a note on the rest.
 
-A submission is a file or a folder; its name is the student's. Python files, notebooks, texts that
-are Python and what a zip archive holds of these are read; nothing is written, and no link followed,
-so whatever is read lies in the submission itself.
+A submission is a file or a folder; its name says whose it is (see `layouts`). Python files,
+notebooks, texts that are Python and what a zip archive holds of these are read; nothing is written,
+and no link followed, so whatever is read lies in the submission itself.
 """
 
 import ast
+import math
 import os
 import re
 import stat
@@ -23,13 +24,16 @@ from typing import BinaryIO, NamedTuple
 
 from minitransformer.data.files import InputError
 from minitransformer.exercises.cells import parse_cell, read_cells
+from minitransformer.exercises.chapters import EXERCISES
 from minitransformer.exercises.exercise import find
+from minitransformer.grading.layouts import Owner, layout_of, owners
 
 LARGEST = 2**23  # bytes of code in a submission
 LARGEST_FILE = 100 * 2**20  # bytes of a file: a notebook keeps the pictures that it showed
 LONGEST = 2**20  # characters of code that are looked through
 LARGEST_INDEX = 2**20  # bytes in which an archive lists its files: some 10,000 of them
 CODE = (".py", ".ipynb", ".txt")
+NOTHING = "handed in nothing"  # of the roster, and no file has the name
 READ = "only .py, .ipynb, .txt and .zip files are"
 SYSTEM = {"__MACOSX", "__pycache__", "venv", "env", "site-packages", "node_modules", "Thumbs.db"}
 NOTES = {"readme", "roster", "grades", "scores"}  # names of files that are no student's
@@ -82,38 +86,84 @@ class Submission:
     student: str
     files: tuple[File, ...]
     notes: tuple[str, ...] = ()  # on what was handed in and is not read
+    number: str = ""  # the platform's, of the student
+    email: str = ""
+    late: bool = False  # the platform says so
+    handed_in: float = 0.0  # when, in seconds since 1970
+
+    def days_late(self, due: float | None) -> int | str:
+        """Days begun since `due`; without it "late" where the platform says so, else nothing."""
+        if due is None or not self.handed_in:
+            return "late" if self.late else ""
+        return max(0, math.ceil((self.handed_in - due) / 86_400))
 
 
 # ---- who handed in -------------------------------------------------------------------------------
 
 
-def submissions_in(folder: Path) -> list[Submission]:
-    """Every file and folder of submissions, by name. Raises InputError where there are none."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; expected one file or folder for each student")
-    found: dict[str, list[Path]] = {}
-    for entry in sorted(folder.iterdir()):
-        if not _is_system(entry.name) and not _is_for_the_grader(entry):
-            found.setdefault(_without_suffix(entry), []).append(entry)
-    if not found:
-        raise InputError(f"{folder}: holds no submissions: no files and no folders")
-    students = _students(list(found))
+def submissions_in(folder: Path, layout: str = "") -> list[Submission]:
+    """Every student's files and folders, by name. Raises InputError where there are none.
+
+    `layout`: one of LAYOUTS, which says how names are read; by default the one that fits.
+    """
+    entries = entries_of(folder)
+    layout = layout or layout_of(folder, entries)
+    found: dict[tuple[str, str], list[tuple[Owner, Path, str]]] = {}
+    for owner, entry, note in owners(folder, entries, layout):
+        found.setdefault((owner.name, owner.number), []).append((owner, entry, note))
     submissions = []
-    for student, entries in zip(students, found.values(), strict=True):
-        files, notes = _files_of(entries)
-        if len(entries) > 1:
-            names = " and ".join(plain(entry.name) for entry in entries)
+    students = as_students([(name, number) for name, number in found])
+    for student, handed_in in zip(students, found.values(), strict=True):
+        files, notes = _files_of([entry for _, entry, _ in handed_in])
+        notes = [*dict.fromkeys(plain(note) for _, _, note in handed_in if note), *notes]
+        if len(handed_in) > 1 and layout == "folders":
+            names = " and ".join(plain(entry.name) for _, entry, _ in handed_in)
             notes.insert(0, f"{names} are taken for one student's")
         for other in students:
-            if other != student and _spelling(other) == _spelling(student):
+            if other != student and spelling(other) == spelling(student):
                 notes.append(f"{other} has a row, too: is it one student under two spellings?")
-        submissions.append(Submission(student, tuple(files), tuple(notes)))
+        owner = max((owner for owner, _, _ in handed_in), key=lambda one: one.handed_in)
+        when = owner.handed_in or max([_changed(entry) for _, entry, _ in handed_in])
+        late = any(one.late for one, _, _ in handed_in)
+        submissions.append(
+            Submission(student, tuple(files), tuple(notes), owner.number, owner.email, late, when)
+        )
     return submissions
 
 
+def entries_of(folder: Path) -> list[Path]:
+    """What lies in the folder and may be a student's."""
+    if folder.is_file():
+        raise InputError(f"{folder}: is a file: unpack it, and name the folder")
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; expected one file or folder for each student")
+    entries = [
+        entry
+        for entry in sorted(folder.iterdir())
+        if not _is_system(entry.name) and not _is_for_the_grader(entry)
+    ]
+    if not entries:
+        raise InputError(f"{folder}: holds no submissions: no files and no folders")
+    return entries
+
+
+def _changed(path: Path) -> float:
+    """When the newest file at or below a path was written, as far as it can be told."""
+    newest = 0.0
+    with suppress(OSError):
+        about = path.lstat()
+        if not stat.S_ISDIR(about.st_mode):
+            return about.st_mtime
+        for inside in path.iterdir():
+            if not _is_system(inside.name):
+                newest = max(newest, _changed(inside))
+    return newest
+
+
 def _is_system(name: str) -> bool:
-    """Of an operating system or an installation, not the student's own."""
-    return name.startswith(".") or name in SYSTEM
+    """Of an operating system, an installation or what was handed out, not the student's own."""
+    tests = name.startswith("test_") and name[5:].removesuffix(".py") in EXERCISES
+    return name.startswith(".") or name in SYSTEM or tests
 
 
 def _is_for_the_grader(entry: Path) -> bool:
@@ -122,27 +172,20 @@ def _is_for_the_grader(entry: Path) -> bool:
     return name in NOTES and suffix not in (".py", ".ipynb", ".zip") and entry.is_file()
 
 
-def _without_suffix(entry: Path) -> str:
-    """ "ann" of ann.py, ANN.PY's "ANN", and of what browsers make of it, ann.py.txt."""
-    name = entry.name
-    if not os.path.isdir(entry):
-        while (path := Path(name)).suffix.lower() in (*CODE, ".zip"):
-            name = path.stem
-    return name
-
-
-def _students(names: Sequence[str]) -> list[str]:
-    """Names of files as names of students: any text, none of them twice."""
+def as_students(names: Sequence[tuple[str, str]]) -> list[str]:
+    """(name, number) pairs as names of students, and of folders: any text, none of them twice."""
     students: list[str] = []
-    for name in names:
-        student = plain(os.fsencode(name).decode("utf-8", "replace"))
+    for name, number in names:
+        student = plain(os.fsencode(name).decode("utf-8", "replace")).replace("/", "_")
         student = student.encode()[:200].decode("utf-8", "ignore")  # a file's name has 255 bytes
-        same = [student, *(f"{student} ({number})" for number in range(2, len(names) + 2))]
+        student = "_" if student in ("", ".", "..") else student
+        others = [number] * bool(number) + [str(count) for count in range(2, len(names) + 2)]
+        same = [student, *(f"{student} ({other})" for other in others)]
         students.append(next(name for name in same if name not in students))
     return students
 
 
-def _spelling(name: str) -> str:
+def spelling(name: str) -> str:
     """Names that a reader takes for the same have the same."""
     return re.sub(r"[\W_]", "", unicodedata.normalize("NFKC", name).casefold())
 
@@ -225,7 +268,7 @@ def code_of(submission: Submission, names: Sequence[str]) -> tuple[Cells, list[s
             found.append((file, cells))
     found = _one_answer_each(found, names, notes)
     cells = [cell for _, cells in found for cell in cells]
-    if not submission.files:
+    if not submission.files and NOTHING not in notes:
         notes.append("nothing was handed in that can be read")
     elif found and not any(source.strip() for _, source in cells):
         notes.append("what was handed in holds no code")

@@ -24,7 +24,7 @@ from minitransformer.exercises import cells
 from minitransformer.exercises.cells import as_text, load_cells
 from minitransformer.exercises.forbidding import Forbidding
 from minitransformer.grading.pipe import (
-    LONGEST,
+    ANSWER,
     is_plain,
     pack,
     read_message,
@@ -54,7 +54,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
     def ask(number: int, arguments: tuple) -> Any:
         tensors: list[Tensor] = []
         packed = pack(arguments, tensors)
-        write_message(sink, {"callback": number, "arguments": packed}, tensors, LONGEST)
+        write_message(sink, {"callback": number, "arguments": packed}, tensors, ANSWER)
         message, tensors = read_message(source)
         if "error" in message:
             raise RuntimeError(message["error"])
@@ -115,7 +115,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
             return
         try:
             reply, sent = requests[message["request"]](message, tensors)
-            write_message(sink, reply, sent, LONGEST)
+            write_message(sink, reply, sent, ANSWER)
         except BaseException as error:
             line = ""
             for frame in reversed(traceback.extract_tb(error.__traceback__)):

@@ -116,9 +116,9 @@ def choose(
     if temperature < torch.finfo(torch.float32).tiny:  # 0, or what float32 cannot divide by
         return logits.argmax(dim=-1)
     logits = logits.float() - logits.max(dim=-1, keepdim=True).values.float()  # no overflow below
-    logits, tokens = (logits / temperature).sort(dim=-1, descending=True, stable=True)
+    logits, tokens = (logits / temperature).sort(descending=True, stable=True)
     if top_k is not None:
-        logits[:, top_k:] = float("-inf")
+        logits[:, top_k:] = -inf
     probabilities = logits.softmax(dim=-1)
     if top_p is not None:
         before = probabilities.cumsum(dim=-1) - probabilities  # how likely those ahead of it are
@@ -199,8 +199,8 @@ class _Text:
             return torch.tensor(token_ids, dtype=torch.int64, device=scores.device)
 
         if config.first_id is not None and self.ids.shape[1] == self.start:
-            return torch.full_like(scores, float("-inf")).index_fill(1, at([config.first_id]), 0.0)
-        return scores.index_fill(1, at(config.forbidden_ids), float("-inf"))
+            return torch.full_like(scores, -inf).index_fill(1, at([config.first_id]), 0.0)
+        return scores.index_fill(1, at(config.forbidden_ids), -inf)
 
     def append(self, token: Tensor, real: Tensor) -> None:
         """(B,) tokens, and where they count: a row that has ended gets padding."""
@@ -293,7 +293,7 @@ def _likeliest(
     """
     total = scores.unsqueeze(-1) + log_probabilities.unflatten(0, scores.shape)
     vocabulary = total.shape[-1]
-    best, index = total.flatten(1).topk(min(count, total[0].numel()), dim=1)
+    best, index = total.flatten(1).topk(min(count, total[0].numel()))
     return best, index // vocabulary, index % vocabulary
 
 

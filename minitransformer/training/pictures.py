@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from minitransformer.data import Batch, PairBatch, pad
+from minitransformer.data import pad
 from minitransformer.data.files import naming
 from minitransformer.inference.answering import end_of, padded
 from minitransformer.inference.generation import generate
-from minitransformer.inference.record import record_attention
-from minitransformer.masks import causal_mask, padding_mask
-from minitransformer.models import DecoderOnly, EncoderDecoder
+from minitransformer.inference.record import attended, record_attention
+from minitransformer.models import EncoderDecoder
+from minitransformer.pages import attention_page
+from minitransformer.pages.page import Page
+from minitransformer.pages.viewer import TITLES, token_names
 from minitransformer.training.run import Run
 
 if TYPE_CHECKING:
@@ -54,39 +56,39 @@ def attention_pictures(
         layers = model.config.num_layers
         raise ValueError(f"layer must be from {-layers} to {layers - 1}, got {layer}")
     layer %= model.config.num_layers
-    batch, answers = _run_on(run, texts)
-    on_device = batch.to(run.device)
+    inputs, answers = _run_on(run, texts)
     with record_attention(model) as maps, torch.no_grad():
-        if isinstance(on_device, PairBatch):
-            model.loss(**on_device)
-        else:
-            model(on_device.input_ids, on_device.attention_mask, on_device.segment_ids)
+        model(*inputs)
 
-    for name, queries, keys, mask in _attentions(run, batch):
-        stack, kind = name.split(".")
-        weights = maps[f"{stack}.layers.{layer}.{kind}"]
+    named = run.vocabulary.names
+    for kind in attended(model, *inputs):
+        weights = kind.layers(maps)[layer]
         for i in range(len(texts)) if draw is None else draw:
-            what = f"{_TITLES[name]}, layer {layer}: {_one_line(answers[i] or texts[i])}"
+            what = f"{TITLES[kind.name]}, layer {layer}: {_one_line(answers[i] or texts[i])}"
             if answers[i]:
                 what += f" ← {_one_line(texts[i])}"
             figure = visualize.attention_figure(
                 weights[i, :, :MOST, :MOST],
-                mask[i, :, :MOST, :MOST],
-                queries[i][:MOST],
-                keys[i][:MOST],
+                kind.mask[i, :, :MOST, :MOST],
+                token_names(kind.query_ids[i, :MOST], kind.query_mask[i, :MOST], named),
+                token_names(kind.key_ids[i, :MOST], kind.key_mask[i, :MOST], named),
                 title=what,
             )
-            file_name = f"{_FILE_NAMES[name]}{_slug(texts[i], i) if draw is None else ''}.png"
+            file_name = f"{_FILE_NAMES[kind.name]}{_slug(texts[i], i) if draw is None else ''}.png"
             yield file_name, figure
+
+
+def page_of_attention(run: Run, texts: Sequence[str], title: str) -> Page:
+    """All layers and heads of a run on these texts, as a page to look into."""
+    inputs, answers = _run_on(run, texts)
+    both = zip(answers, texts, strict=True)
+    listed = [f"{answer} ← {text}" if answer else text for answer, text in both]
+    names = run.vocabulary.names
+    return attention_page(run.model, *inputs, names=names, texts=listed, title=title)
 
 
 MOST = 64  # queries and keys in one picture
 
-_TITLES = {
-    "encoder.attention": "Encoder self-attention",
-    "decoder.attention": "Decoder self-attention",
-    "decoder.cross_attention": "Cross-attention",
-}
 _FILE_NAMES = {
     "encoder.attention": "encoder_self_attention",
     "decoder.attention": "decoder_self_attention",
@@ -94,58 +96,22 @@ _FILE_NAMES = {
 }
 
 
-def _run_on(run: Run, texts: Sequence[str]) -> tuple[Batch | PairBatch, list[str]]:
-    """The texts as a padded batch, with the model's answers where it gives any."""
-    if isinstance(run.model, EncoderDecoder):
-        limit = min(MOST, run.model.config.max_length) - 1
-        source = padded(run.model, run.vocabulary, texts)
-        ends = end_of(run.model, run.vocabulary)
-        ids, mask = source.input_ids.to(run.device), source.attention_mask.to(run.device)
-        rows = generate(run.model, ids, mask, limit, eos_id=ends)
-        ends = {ends} if isinstance(ends, int) else set(ends or ())
-        written = [[token for token in row.tolist() if token not in ends] for row in rows]
-        answers = [run.vocabulary.decode(row) for row in written]
-        pad_id = run.vocabulary.pad_id or 0
-        target = pad([[run.model.config.bos_id, *row] for row in written], pad_id)
-        batch = PairBatch(
-            source.input_ids,
-            source.attention_mask,
-            target.input_ids,
-            target.attention_mask,
-            torch.zeros_like(target.input_ids),
-        )
-        return batch, answers
-    return padded(run.model, run.vocabulary, texts), [""] * len(texts)
-
-
-def _attentions(
-    run: Run, batch: Batch | PairBatch
-) -> Iterator[tuple[str, list[list[str | None]], list[list[str | None]], Tensor]]:
-    """Each kind of attention: its name, the tokens of queries and keys, and its mask."""
-    if isinstance(batch, Batch):
-        tokens = _tokens(run, batch.input_ids, batch.attention_mask)
-        mask = padding_mask(batch.attention_mask)
-        if isinstance(getattr(run.model, "body", run.model), DecoderOnly):
-            yield "decoder.attention", tokens, tokens, mask & causal_mask(mask.shape[-1])
-        else:
-            yield "encoder.attention", tokens, tokens, mask
-        return
-    source = _tokens(run, batch.source_ids, batch.source_mask)
-    target = _tokens(run, batch.target_ids, batch.target_mask)
-    causal = causal_mask(batch.target_mask.shape[-1])
-    yield "encoder.attention", source, source, padding_mask(batch.source_mask)
-    yield "decoder.attention", target, target, padding_mask(batch.target_mask) & causal
-    cross = padding_mask(batch.target_mask, batch.source_mask)
-    yield "decoder.cross_attention", target, source, cross
-
-
-def _tokens(run: Run, ids: Tensor, attention_mask: Tensor) -> list[list[str | None]]:
-    """The tokens of each row, None at padding."""
-    named = []
-    for row, real in zip(ids.tolist(), attention_mask.tolist(), strict=True):
-        names = zip(run.vocabulary.names(row), real, strict=True)
-        named.append([name if is_real else None for name, is_real in names])
-    return named
+def _run_on(run: Run, texts: Sequence[str]) -> tuple[tuple[Tensor, ...], list[str]]:
+    """The texts as the model's inputs, padded, with its answers where it gives any."""
+    texts_read = padded(run.model, run.vocabulary, texts).to(run.device)
+    inputs = (texts_read.input_ids, texts_read.attention_mask)
+    if not isinstance(run.model, EncoderDecoder):
+        segments = texts_read.segment_ids
+        return (inputs if segments is None else (*inputs, segments)), [""] * len(texts)
+    limit = min(MOST, run.model.config.max_length) - 1
+    ends = end_of(run.model, run.vocabulary)
+    rows = generate(run.model, *inputs, limit, eos_id=ends)
+    ends = {ends} if isinstance(ends, int) else set(ends or ())
+    written = [[token for token in row.tolist() if token not in ends] for row in rows]
+    answers = [run.vocabulary.decode(row) for row in written]
+    begun = [[run.model.config.bos_id, *row] for row in written]
+    target = pad(begun, run.vocabulary.pad_id or 0).to(run.device)
+    return (*inputs, target.input_ids, target.attention_mask), answers
 
 
 def _one_line(text: str, length: int = 48) -> str:

@@ -79,6 +79,7 @@ def _raised(error: BaseException) -> str:
     between = (
         str(package / "checks"),
         str(package / "exercises"),
+        str(package / "grading"),
         str(Path(torch.__file__).parent),
     )
     for frame in reversed(traceback.extract_tb(error.__traceback__)):

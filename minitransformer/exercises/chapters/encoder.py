@@ -5,8 +5,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from minitransformer.checks import expect
-from minitransformer.exercises.exercise import Draw, exercise
+from minitransformer.checks import AttentionSubject, expect
+from minitransformer.exercises.chapters.attention import (
+    OF_THE_SCORES,
+    attention_arguments,
+    attention_inputs,
+    largest_is_masked,
+)
+from minitransformer.exercises.exercise import Draw, Inputs, exercise
 
 
 def _feed_forward_arguments(draw: Draw, batch: int, length: int, d_model: int, d_ff: int) -> tuple:
@@ -990,3 +996,285 @@ def each_layer_is_called_once(fn, draw: Draw):
     counted = [Counted(layer) for layer in layers]
     fn(x, mask, counted)
     expect_each_called_once({f"layers[{i}]": layer for i, layer in enumerate(counted)})
+
+
+def _nothing_to_see(draw: Draw) -> Inputs:
+    """Queries that may see no key, keys that no query may see, and NaN or Inf in both."""
+    mask = torch.tensor(
+        [
+            [
+                [[1, 1, 0, 0, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]],
+                [[1, 1, 0, 0, 0], [0, 1, 0, 0, 0], [1, 1, 0, 0, 0]],
+            ],
+            [
+                [[0, 0, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 1, 0]],
+                [[1, 1, 1, 1, 0], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0]],
+            ],
+            [
+                [[0, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]],
+                [[0, 0, 0, 1, 0], [0, 0, 1, 1, 0], [0, 0, 1, 0, 0]],
+            ],
+        ]
+    ).bool()
+    dead = ~mask.any(dim=-1).unsqueeze(-1)
+    unused = ~mask.any(dim=-2).unsqueeze(-1)
+    query, key, value, _ = attention_arguments(draw, 3, 2, 3, 5, mask)
+    nan, inf = float("nan"), float("inf")
+    return {
+        "a query that may see no key": (query, key, value, mask),
+        "NaN in a value that no query may see": (query, key, value.masked_fill(unused, nan), mask),
+        "NaN in a key that no query may see": (query, key.masked_fill(unused, nan), value, mask),
+        "NaN in a query that may see no key": (query.masked_fill(dead, nan), key, value, mask),
+        "Inf in keys and values that no query may see": (
+            query,
+            key.masked_fill(unused, inf),
+            value.masked_fill(unused, inf),
+            mask,
+        ),
+        "large scores": (query * 1e3, key * 1e3, value, mask),
+        "a masked key of the largest score": largest_is_masked(draw),
+    }
+
+
+@exercise(
+    "Attention that handles fully masked queries and NaN",
+    chapter=4,
+    about="""The attention of chapter 2, made safe for a whole encoder. A fully masked query, as at
+        padding, gives the softmax nothing but -inf, which is 0 / 0. And NaN in a padded value
+        survives a weight of 0, because 0 * NaN is NaN. Keep both out, in the forward and in the
+        backward pass.""",
+    hints=[
+        "Find the queries that may see no key first: mask.any(dim=-1, keepdim=True) is False. "
+        "Do not replace NaN in the output: keep it from arising.",
+        "Give such queries finite scores, and set their weights to 0 after the softmax. Set them, "
+        "and keys and values that no query may see, to 0 before any product.",
+        "query.masked_fill(~alive, 0.0) with alive = mask.any(dim=-1, keepdim=True); key and "
+        "value.masked_fill(~used, 0.0) with used = mask.any(dim=-2).unsqueeze(-1); then "
+        "scores.masked_fill(~mask & alive, -inf).softmax(-1).masked_fill(~alive, 0.0) @ value.",
+    ],
+    inputs=attention_inputs,
+    edges=_nothing_to_see,
+    gradients=True,
+    subject=AttentionSubject,
+)
+def nan_safe_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """Attention that nothing unused can harm, whatever it holds, NaN and Inf included.
+
+    A query that may see no key gets zeros. It is unused; and so is a key, with its value, that no
+    query of its head may see. What unused ones hold changes neither the output nor any gradient;
+    their own gradients are 0, and all others finite. (A key that one query may see and another may
+    not is used: it holds no NaN here.) Scores may be as large as in the exercise `attention`.
+
+    query: (batch, heads, queries, width) float; key and value: (batch, heads, keys, width)
+    mask: (batch or 1, heads or 1, queries, keys) bool, True = may attend
+    returns: (batch, heads, queries, width)
+    """
+    ### BEGIN SOLUTION
+    alive = mask.any(dim=-1, keepdim=True)
+    unused = ~mask.any(dim=-2).unsqueeze(-1)
+    query = query.masked_fill(~alive, 0.0)
+    key, value = key.masked_fill(unused, 0.0), value.masked_fill(unused, 0.0)
+    scores = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5
+    scores = scores.masked_fill(~mask & alive, float("-inf"))
+    return scores.softmax(dim=-1).masked_fill(~alive, 0.0) @ value
+    ### END SOLUTION
+
+
+FILLED = 'scores.masked_fill(~mask & alive, float("-inf"))'
+QUERY = "    query = query.masked_fill(~alive, 0.0)\n"
+KEY_AND_VALUE = "key, value = key.masked_fill(unused, 0.0), value.masked_fill(unused, 0.0)"
+WEIGHTS = "scores.softmax(dim=-1).masked_fill(~alive, 0.0)"
+# What else is done, rightly, for queries that may see no key: none of it shows in the output, but
+# with a mistake besides some of it does in a gradient.
+BY_OUTPUT = {f"{WEIGHTS} @ value": "(scores.softmax(dim=-1) @ value).masked_fill(~alive, 0.0)"}
+TO_ZERO = {FILLED: 'scores.masked_fill(~mask, float("-inf")).masked_fill(~alive, 0.0)'}
+RIGHT_WAYS = ({}, BY_OUTPUT, TO_ZERO, {**TO_ZERO, **BY_OUTPUT})
+
+
+def in_every_way(*edits: dict[str, str]) -> list[dict[str, str]]:
+    return [{**way, **edit} for edit in edits for way in RIGHT_WAYS]
+
+
+BY_ISNAN = "key, value = key.masked_fill(key.isnan(), 0.0), value.masked_fill(value.isnan(), 0.0)"
+POWERS_OF_ALL = "scores.exp().masked_fill(~mask, 0.0)"
+nan_safe_attention.mistake(
+    """NaN in a value that no query may see reaches the output: its weight is 0, and 0 * NaN is NaN.
+    Set such values to 0 before the product.""",
+    *in_every_way(
+        {", value.masked_fill(unused, 0.0)": ", value"},
+        {", value.masked_fill(unused, 0.0)": ", value * ~unused"},
+    ),
+)
+nan_safe_attention.mistake(
+    """NaN in a key that no query may see comes back in the gradient of the queries: in the backward
+    pass the key is multiplied by 0, and 0 * NaN is NaN. Set such keys to 0 before the product.""",
+    *in_every_way(
+        {"key.masked_fill(unused, 0.0), value": "key, value"},
+        {"key.masked_fill(unused, 0.0), value": "key * ~unused, value"},
+    ),
+)
+nan_safe_attention.mistake(
+    """NaN in keys and values that no query may see reaches the output or a gradient: a factor of 0
+    does not help, be it a weight or the mask, since 0 * NaN is NaN. Set both to 0 with masked_fill
+    before any product.""",
+    *in_every_way(
+        {KEY_AND_VALUE: "pass"},
+        {KEY_AND_VALUE: "key, value = key * ~unused, value * ~unused"},
+    ),
+)
+nan_safe_attention.mistake(
+    """nan_to_num is taken of all keys and values. It makes 0 of NaN, but of Inf the largest number
+    there is, which overflows in the next product. Set what no query may see to 0, whatever it is.
+    """,
+    *in_every_way(
+        {KEY_AND_VALUE: "key, value = key.nan_to_num(), value.nan_to_num()"},
+        {
+            KEY_AND_VALUE: "key, value = key.nan_to_num(), value.nan_to_num()",
+            QUERY: "    query = query.nan_to_num()\n",
+        },
+    ),
+)
+nan_safe_attention.mistake(
+    """Only NaN is looked for. Inf in a key or a value that no query may see does the same harm, for
+    0 * Inf is NaN. Set to 0 what no query may see, whatever it is.""",
+    *in_every_way(
+        {KEY_AND_VALUE: BY_ISNAN},
+        {KEY_AND_VALUE: BY_ISNAN, QUERY: "    query = query.masked_fill(query.isnan(), 0.0)\n"},
+    ),
+)
+nan_safe_attention.mistake(
+    """Which keys are unused is asked of all heads or of the whole batch at once. A key that a query
+    of another head or sequence may see is used there, not here.""",
+    *in_every_way(
+        {"~mask.any(dim=-2)": "~mask.any(dim=-2).any(dim=1, keepdim=True)"},
+        {"~mask.any(dim=-2)": "~mask.any(dim=-2).any(dim=0, keepdim=True)"},
+        {"~mask.any(dim=-2)": "~mask.flatten(0, 2).any(dim=0)"},
+    ),
+)
+nan_safe_attention.mistake(
+    """A key counts as unused as soon as one query may not see it, or the first may not: what others
+    collect is lost. It is unused if no query of its head may see it.""",
+    {"~mask.any(dim=-2)": "~mask.all(dim=-2)"},
+    {"~mask.any(dim=-2)": "~mask[..., 0, :]"},
+    {"~mask.any(dim=-2)": "~mask[..., -1, :]"},
+)
+
+nan_safe_attention.mistake(
+    """NaN in a query that may see no key comes back in the gradient of the keys: the backward pass
+    multiplies by the query, too. Set it to 0 before the product.""",
+    *in_every_way({QUERY: ""}, {QUERY: "    query = query * alive\n"}),
+)
+nan_safe_attention.mistake(
+    """A query that may see no key gets a mean of values, not zeros: its scores are finite for the
+    softmax, but its weights are not set to 0 after it.""",
+    {WEIGHTS: "scores.softmax(dim=-1)"},
+    {
+        FILLED: FILLED.replace('float("-inf")', "torch.finfo(scores.dtype).min"),
+        WEIGHTS: "scores.softmax(dim=-1)",
+    },
+)
+nan_safe_attention.mistake(
+    """A query that may see no key gives NaN: softmax of nothing but -inf is 0 / 0.""",
+    {" & alive": "", WEIGHTS: "scores.softmax(dim=-1)"},
+    {" & alive": "", WEIGHTS: "scores.softmax(dim=-1)", QUERY: ""},
+    {" & alive": "", WEIGHTS: "scores.softmax(dim=-1)", KEY_AND_VALUE: "pass"},
+    {
+        " & alive": "",
+        WEIGHTS: "scores.softmax(dim=-1)",
+        QUERY: "",
+        "key.masked_fill(unused, 0.0), value": "key, value",
+    },
+)
+nan_safe_attention.mistake(
+    """NaN is replaced in the output, where it has arisen already: in the backward pass it is still
+    there, and reaches the gradients. Keep it from arising.""",
+    {f"{WEIGHTS} @ value": "(scores.softmax(dim=-1) @ value).nan_to_num()", " & alive": ""},
+    {
+        f"{WEIGHTS} @ value": "(scores.softmax(dim=-1) @ value).masked_fill(~alive, 0.0)",
+        " & alive": "",
+    },
+    {f"{WEIGHTS} @ value": f"({WEIGHTS} @ value).nan_to_num()", KEY_AND_VALUE: "pass", QUERY: ""},
+    {f"{WEIGHTS} @ value": f"({WEIGHTS} @ value).nan_to_num()", KEY_AND_VALUE: "pass"},
+    {
+        f"{WEIGHTS} @ value": "(scores.softmax(dim=-1) @ value).nan_to_num()",
+        " & alive": "",
+        KEY_AND_VALUE: "pass",
+        QUERY: "",
+    },
+)
+nan_safe_attention.mistake(
+    """Zeros for queries that may see no key are there, but more than one of unused queries, keys
+    and values is not set to 0 before the products: NaN in it reaches the output or a gradient.""",
+    *in_every_way(
+        {KEY_AND_VALUE: "pass", QUERY: ""},
+        {"key.masked_fill(unused, 0.0), value": "key, value", QUERY: ""},
+        {", value.masked_fill(unused, 0.0)": ", value", QUERY: ""},
+    ),
+    {KEY_AND_VALUE: "pass", QUERY: "", WEIGHTS: "scores.softmax(dim=-1).masked_fill(~mask, 0.0)"},
+    {
+        WEIGHTS: "scores.softmax(dim=-1).nan_to_num()",
+        " & alive": "",
+        KEY_AND_VALUE: "pass",
+        QUERY: "",
+    },
+)
+nan_safe_attention.mistake(
+    """Masked scores become a number like -1e9: a query that may see no key then attends to all of
+    them alike, and where a real score is lower still, a masked key gets weight. Fill with -inf, and
+    set the weights of such queries to 0.""",
+    {FILLED: "scores.masked_fill(~mask, -1e9)", WEIGHTS: "scores.softmax(dim=-1)"},
+    {FILLED: "scores.masked_fill(~mask, -1e4)", WEIGHTS: "scores.softmax(dim=-1)"},
+)
+nan_safe_attention.mistake(
+    """Masked scores become a number like -1e9: where a real score is lower still, a masked key
+    takes the weight. Only -inf gives exactly 0.""",
+    {'float("-inf")': "-1e9"},
+    {FILLED: "scores.masked_fill(~mask, -1e9)"},
+    {FILLED: "scores.masked_fill(~mask, -1e9)", WEIGHTS: "(scores.softmax(dim=-1) * mask)"},
+    {FILLED: "scores.masked_fill(~mask, -1e4)"},
+)
+nan_safe_attention.mistake(
+    """exp is taken of the scores as they are: a large one overflows, and inf / inf is NaN. Subtract
+    the largest score of each row first.""",
+    {WEIGHTS: f"(lambda p: p / p.sum(-1, keepdim=True))({POWERS_OF_ALL}).masked_fill(~alive, 0.0)"},
+    {WEIGHTS: f"(lambda p: p / p.sum(-1, keepdim=True).masked_fill(~alive, 1.0))({POWERS_OF_ALL})"},
+    {WEIGHTS: f"(lambda p: p / p.sum(-1, keepdim=True).clamp(min=1e-9))({POWERS_OF_ALL})"},
+    {WEIGHTS: f"(lambda p: p / (p.sum(-1, keepdim=True) + 1e-9))({POWERS_OF_ALL})"},
+)
+nan_safe_attention.mistake(
+    """Whether there is a key to see is asked of all queries of a head at once. Some may see one and
+    others none: ask each, with mask.any(dim=-1, keepdim=True).""",
+    {"alive = mask.any(dim=-1, keepdim=True)": "alive = mask.any(dim=(-1, -2), keepdim=True)"},
+    {
+        "alive = mask.any(dim=-1, keepdim=True)": "alive = mask.any(dim=-1, keepdim=True)"
+        ".all(dim=-2, keepdim=True)"
+    },
+)
+nan_safe_attention.mistake(
+    """The mask is used upside down: what it allows is hidden. In this mask True means "may attend",
+    and masked_fill fills where its mask is True.""",
+    {"~mask & alive": "mask & alive"},
+    {FILLED: 'scores.masked_fill(mask, float("-inf"))', WEIGHTS: "scores.softmax(dim=-1)"},
+    {FILLED: "scores.masked_fill(mask, -1e9)"},
+    {FILLED: 'scores.masked_fill(mask, float("-inf"))'},
+)
+nan_safe_attention.mistake(
+    """A number like -1e9 is added to masked scores: what is NaN stays NaN, so that NaN in a key
+    that no query may see reaches the softmax; and where a real score is lower still, a masked key
+    takes the weight. Put -inf in their place, with masked_fill.""",
+    *(
+        {**cleaned, QUERY: "", FILLED: f"scores + (1.0 - mask.float()) * {number}", **way}
+        for number in ("-1e9", "-1e4")
+        for cleaned in (
+            {"key.masked_fill(unused, 0.0), value": "key, value"},
+            {KEY_AND_VALUE: "pass"},
+        )
+        for way in (
+            {},
+            BY_OUTPUT,
+            {f"{WEIGHTS} @ value": "(scores.softmax(-1) * mask @ value).masked_fill(~alive, 0.0)"},
+        )
+    ),
+)
+for says, edits in OF_THE_SCORES.items():
+    nan_safe_attention.mistake(says, *edits)
