@@ -16,7 +16,7 @@ def attention(query, key, value, mask):
     print("日")
     return (query @ key.mT).softmax(-1) @ value
 """
-VERBS = ("train", "runs", "generate", "evaluate", "show", "export", "check", "exercise")
+VERBS = ("train", "runs", "generate", "evaluate", "show", "export", "check", "exercise", "explore")
 HELP = [[verb, "--help"] for verb in VERBS]
 COMMANDS = {  # and how each ends
     "train --task pairs --data pairs.tsv --steps 2 --d-model 16 --out rün日": 0,
@@ -25,6 +25,8 @@ COMMANDS = {  # and how each ends
     "generate nö日 text": 2,
     "evaluate rün日": 0,
     "show rün日 w→日 --out pictures": 0,
+    "show rün日 w→日 --html 日.html": 0,
+    "explore --out explorer日.html": 0,
     "export rün日 hf日": 2,
     "train --task pairs --data nö日.tsv": 2,
     "check leaky.py:attention": 1,
