@@ -40,7 +40,7 @@ exclude_patterns = ["**/.ipynb_checkpoints"]
 html_theme = "furo"
 html_title = "minitransformer"
 # extra/index.html leads from the top of the site to its first page
-html_extra_path = ["extra", "../minitransformer/pages/explorer.html"]
+html_extra_path = ["extra", "../minitransformer/pages/explorer.html", "generated/viewer.html"]
 html_copy_source = False
 html_static_path = ["static"]
 html_css_files = ["site.css"]

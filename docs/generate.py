@@ -1,4 +1,4 @@
-"""The pages that are made of the package: exercises, museum, API and commands."""
+"""The pages that are made of the package: viewer, exercises, museum, API and commands."""
 
 import ast
 import importlib
@@ -10,12 +10,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 import minitransformer
+from minitransformer import Config, EncoderDecoder, pad_pairs
 from minitransformer.checks.engine.bugs import Bug, bugs
 from minitransformer.checks.engine.subject import SUBJECTS
 from minitransformer.cli.check import draw, report_of
+from minitransformer.data.vocabulary import Vocabulary
 from minitransformer.exercises import EXERCISES
 from minitransformer.exercises.exercise import Exercise
+from minitransformer.pages import attention_page
 
 HERE = Path(__file__).parent
 OUT = HERE / "generated"
@@ -28,6 +33,7 @@ def generate(pictures: bool = True) -> None:
     if pictures:
         attention = bugs("attention")
         draw(attention, {one.name: report_of(one) for one in attention}, OUT / "pictures")
+    write("viewer.html", viewer())
     write("exercises.md", exercises())
     write("museum.md", museum())
     for kind in SUBJECTS:
@@ -62,6 +68,24 @@ def folded(title: str, code: str) -> str:
 
 def first_line(docstring: str | None) -> str:
     return (docstring or "").strip().split("\n")[0]
+
+
+def viewer() -> str:
+    """The attention viewer on a model that has learned nothing yet."""
+    texts = {"3 June 2025": "2025-06-03", "9 Feb 58": "2058-02-09"}
+    vocabulary = Vocabulary("".join([*texts, *texts.values()]))
+    sources, targets = (
+        vocabulary.encode(list(side), add_special=False) for side in (texts, texts.values())
+    )
+    batch = pad_pairs(sources, targets, vocabulary.bos_id, vocabulary.eos_id)
+    torch.manual_seed(0)
+    return attention_page(
+        EncoderDecoder(Config(len(vocabulary), d_model=32, num_layers=2, max_length=32)),
+        *(batch.source_ids, batch.source_mask, batch.target_ids, batch.target_mask),
+        names=vocabulary.names,
+        texts=list(texts),
+        title="An untrained encoder-decoder",
+    )
 
 
 # ---- exercises -----------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ def test_the_site_builds_without_a_warning_and_needs_no_network(tmp_path):
     museum = [f"docs/generated/museum_{generate.slug(kind)}" for kind in generate.SUBJECTS]
     written = [f"docs/{path.stem}" for path in DOCS.glob("*.md")]
     generated = [f"docs/generated/{name}" for name in ("exercises", "museum", "api", "commands")]
-    for page in ("index", "explorer", "README", *chapters, *museum, *written, *generated):
+    for page in ("index", "explorer", "viewer", "README", *chapters, *museum, *written, *generated):
         assert (site / f"{page}.html").is_file(), page
     attention = (site / "docs/generated/api_minitransformer.html").read_text(encoding="utf-8")
     assert 'id="minitransformer.attention.scaled_dot_product_attention"' in attention
