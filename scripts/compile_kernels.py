@@ -232,8 +232,8 @@ def main() -> None:
     cards = ", ".join(f"{target.name} ({target.cards})" for target in TARGETS.values())
     about = (
         "# The Triton kernels, compiled for GPUs that were not there\n\n"
-        f"`python scripts/compile_kernels.py` makes this page: date {datetime.date.today()}, Triton "
-        f"{triton.__version__}, torch {torch.__version__}. {cards}.\n\n"
+        f"`python scripts/compile_kernels.py` makes this page: date {datetime.date.today()}, "
+        f"Triton {triton.__version__}, torch {torch.__version__}. {cards}.\n\n"
         "Nothing here ran on a GPU: registers, bytes and instructions are the compiler's, and say "
         "nothing about speed. *Spilled* are bytes of each thread that did not fit into registers; "
         "*of* is the most shared memory that a program may have there; *matrix instructions* are "

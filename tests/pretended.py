@@ -152,9 +152,6 @@ class _Names(TorchFunctionMode):
         args, kwargs = tree_map(lambda x: META if self._is_ours(x) else x, (args, kwargs or {}))
         if function is torch.tensor and kwargs.get("device") == META:
             return function(*args, **{**kwargs, "device": CPU}).to(META)
-        if function is torch.Tensor.backward:  # what is recomputed in it is Python again
-            with self:
-                return torch.autograd.backward(*args, **kwargs)
         return function(*args, **kwargs)
 
     def _is_ours(self, x) -> bool:
@@ -170,12 +167,19 @@ class _Generator(torch.Generator):
 def pretended_gpu(name: str) -> Iterator[list[str]]:
     """The device of that name is there while the block runs; yields what made the CPU wait."""
     waits: list[str] = []
-    with _Names(name), _Operators(KINDS[name], waits), _module_of(name):
+    names, run_backward = _Names(name), torch.autograd._engine_run_backward
+
+    def backward(*args, **kwargs):
+        with names:  # what is recomputed there is Python again
+            return run_backward(*args, **kwargs)
+
+    with (
+        names,
+        _Operators(KINDS[name], waits),
+        _module_of(name),
+        mock.patch.object(torch.autograd, "_engine_run_backward", backward),
+    ):
         yield waits
-
-
-def pretended_mps() -> Iterator[list[str]]:
-    return pretended_gpu("mps")
 
 
 @contextmanager

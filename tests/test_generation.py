@@ -10,7 +10,7 @@ from itertools import zip_longest
 import pytest
 import torch
 from conftest import PARTS, large_init
-from pretended import pretended_mps
+from pretended import pretended_gpu
 from torch import nn
 from torch.testing import assert_close
 
@@ -656,7 +656,7 @@ def test_a_device_without_float64_writes_the_same(kind, style, options):
     ids, mask = batch_of(PROMPTS, "left", "cpu")
     torch.manual_seed(1)
     expected = as_lists(generate(model, ids, mask, STEPS, eos_id=[3, 8], **options))
-    with pretended_mps():
+    with pretended_gpu("mps"):
         model.to("mps")
         torch.manual_seed(1)
         written = generate(model, ids.to("mps"), mask.to("mps"), STEPS, eos_id=[3, 8], **options)
@@ -665,21 +665,24 @@ def test_a_device_without_float64_writes_the_same(kind, style, options):
 
 
 @pytest.mark.parametrize(
-    ("options", "most"), [({}, 2), ({"temperature": 1.0}, 2), ({"num_beams": 3}, 40)]
+    "options", [{}, {"temperature": 1.0, "top_k": 5, "top_p": 0.9}, {"num_beams": 3}]
 )
-def test_how_often_a_device_is_waited_for(options, most):
-    """Greedy and drawn texts look every 16 steps whether all have ended, beams at each step."""
-    model = large_init(DecoderOnly(Config(VOCAB, 16)))
-    with pretended_mps() as read_back:
-        ids, mask = (x.to("mps") for x in batch_of(PROMPTS, "left", "cpu"))
-        model.to("mps")
+@pytest.mark.parametrize("kind", [DecoderOnly, EncoderDecoder])
+@pytest.mark.parametrize("device", ["mps", "cuda"])
+def test_how_often_a_device_is_waited_for(device, kind, options):
+    """Every 16 tokens, to see whether all texts have ended."""
+    sizes = {"num_layers": 1, "bos_id": BOS, "first_id": 4, "forbidden_ids": (2,)}
+    model = large_init(kind(Config(VOCAB, 16, **sizes)))
+    with pretended_gpu(device) as waits:
+        ids, mask = (x.to(device) for x in batch_of(PROMPTS, "left", "cpu"))
+        model.to(device)
 
-        def reads(steps):
-            read_back.clear()
-            generate(model, ids, mask, steps, eos_id=VOCAB, **options)  # which none writes
-            return len(read_back)
+        def waited(tokens):
+            waits.clear()
+            generate(model, ids, mask, tokens, eos_id=VOCAB, **options)  # which none writes
+            return len(waits)
 
-        assert reads(41) - reads(1) == most
+        assert waited(17) - waited(1) == 1
 
 
 # ---- the parts ---------------------------------------------------------------------------------
