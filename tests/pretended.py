@@ -149,6 +149,8 @@ class _Names(TorchFunctionMode):
         self.names = name, f"{name}:0"
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.device:  # a name is not yet a place
+            return function(*args, **(kwargs or {}))
         args, kwargs = tree_map(lambda x: META if self._is_ours(x) else x, (args, kwargs or {}))
         if function is torch.tensor and kwargs.get("device") == META:
             return function(*args, **{**kwargs, "device": CPU}).to(META)

@@ -16,6 +16,7 @@ from minitransformer import Config, DecoderOnly, EncoderDecoder, EncoderOnly
 from minitransformer.cli.main import main
 from minitransformer.data import Batch, next_token_labels, pack, pack_pairs, pad, pad_pairs
 from minitransformer.data.source import DataOptions
+from minitransformer.kernels import sdpa
 from minitransformer.loss import cross_entropy
 from minitransformer.training.loop import Settings, Training, train
 from minitransformer.training.start import start
@@ -186,4 +187,25 @@ def test_the_command_line_trains_writes_and_evaluates(pairs, tmp_path, capsys):
         assert main([*line, *options]) == 0
         assert main(["generate", run, "w1", "--device", "cuda"]) == 0
         assert main(["evaluate", run, "--device", "cuda"]) == 0
-    assert "w1" in capsys.readouterr().out
+    assert "exact_match" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_all_layers_are_given_one_mask(kv_heads, monkeypatch):
+    """A copy for each would be layers · batch · length² numbers, kept for the backward pass. torch
+    copies masks whose rows do not begin at multiples of 16 bytes."""
+    given = []
+
+    def watch(*inputs, attn_mask):
+        given.append(attn_mask)
+        return attend(*inputs, attn_mask=attn_mask)
+
+    attend = sdpa.fused_kernel
+    monkeypatch.setattr(sdpa, "fused_kernel", watch)
+    model = model_of(DecoderOnly, num_layers=3, num_heads=4, num_kv_heads=kv_heads)
+    batch = batch_of(DecoderOnly)
+    with pretended_gpu("cuda"):
+        model.to("cuda")(batch.input_ids.to("cuda"), batch.attention_mask.to("cuda"))
+    assert len(given) == 3
+    assert len({id(mask) for mask in given}) == 1
+    assert all(step % 8 == 0 for step in given[0].stride()[:-1])

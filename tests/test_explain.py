@@ -16,6 +16,7 @@ from minitransformer import (
     pack_pairs,
     pad,
 )
+from minitransformer.cli.main import main
 
 ROWS = [[*range(5, 5 + n)] for n in (300, 20, 90)]
 SIZES = {"d_model": 8, "num_heads": 2, "num_layers": 1}
@@ -81,3 +82,11 @@ def test_the_model_is_left_as_it_was(fails):
 def test_a_model_without_layers_is_refused():
     with pytest.raises(ValueError, match="Linear contains no stack of layers to explain"):
         explain_attention(nn.Linear(2, 2), {})
+
+
+def test_the_command_line_explains_and_trains_nothing(pairs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    line = "train --task pairs --explain --d-model 8 --num-heads 2 --num-layers 1 --batch-size 4"
+    assert main([*line.split(), "--data", pairs]) == 0
+    assert capsys.readouterr().out.count("True -> auto: ") == 3
+    assert not list(tmp_path.iterdir())
