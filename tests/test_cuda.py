@@ -18,6 +18,7 @@ from minitransformer.data import Batch, next_token_labels, pack, pack_pairs, pad
 from minitransformer.data.source import DataOptions
 from minitransformer.kernels import sdpa
 from minitransformer.loss import cross_entropy
+from minitransformer.pretrained import load_pretrained, save_pretrained
 from minitransformer.training.loop import Settings, Training, train
 from minitransformer.training.start import start
 
@@ -209,3 +210,21 @@ def test_all_layers_are_given_one_mask(kv_heads, monkeypatch):
     assert len(given) == 3
     assert len({id(mask) for mask in given}) == 1
     assert all(step % 8 == 0 for step in given[0].stride()[:-1])
+
+
+@pytest.mark.parametrize(("kind", "style"), [(EncoderOnly, "bert"), (DecoderOnly, "llama")])
+@torch.no_grad()
+def test_a_pretrained_folder_gives_there_what_it_gives_here(kind, style, tmp_path):
+    segments = {"num_segments": 2} if style == "bert" else {}
+    tied = {"tie_embeddings": style == "bert"}
+    save_pretrained(model_of(kind, style=style, norm_eps=1e-5, **segments, **tied), tmp_path)
+    model, batch = load_pretrained(tmp_path), batch_of(kind, packed=False)
+    inputs = batch.input_ids, batch.attention_mask
+    expected = model(*inputs)
+    with pretended_gpu("cuda") as waits:
+        model.to("cuda")
+        there = [x.to("cuda") for x in inputs]
+        waits.clear()
+        logits = model(*there)
+        assert waits == []
+        assert_close(logits.cpu(), expected, rtol=1e-5, atol=1e-5)
