@@ -46,6 +46,7 @@ class Target:
     name: str
     cards: str
     shared: int
+    refused: bool = False  # by attention itself, for what is found here
 
     @property
     def gpu(self) -> GPUTarget:
@@ -57,18 +58,18 @@ class Target:
 TARGETS = {
     target.name: target
     for target in (
-        Target("sm_75", "T4", 64 * 1024),
+        Target("sm_75", "T4", 64 * 1024, refused=True),
         Target("sm_80", "A100", 163 * 1024),
         Target("sm_86", "A10, RTX 30", 99 * 1024),
         Target("sm_90", "H100, H200", 227 * 1024),
         Target("sm_100", "B200", 227 * 1024),
-        Target("gfx942", "MI300X", 64 * 1024),
+        Target("gfx942", "MI300X", 64 * 1024, refused=True),
     )
 }
 WIDTHS = (24, 64, 128)  # of a head; 24 is the main job's
 MATRIX_UNITS = r"mma\.sync|wgmma\.mma_async|tcgen05\.mma|v_mfma"
 MOST_SPILLED = 256  # bytes of registers that do not fit, for each thread
-MOST_NARROW = 24  # loads of less than four bytes: those of the mask
+MOST_NARROW = 48  # loads of less than four bytes: those of the mask
 
 
 @dataclass(frozen=True)
@@ -220,17 +221,22 @@ def table(found: list[Compiled]) -> str:
 
 def main() -> None:
     torch.set_num_threads(1)
-    found, failed = [], []
+    found: list[Compiled] = []
+    failed: dict[bool, list[str]] = {False: [], True: []}  # of targets that are refused
     for target, dtype, width in tqdm(combinations(), desc="compiling", disable=None):
         name = f"{target.name}, {dtype}, width {width}"
         try:
             kernels = compile_attention(target, dtype, width)
         except Exception as error:  # of a compiler; the others are compiled all the same
-            failed.append(f"{name}: {type(error).__name__}: {error}".splitlines()[0][:200])
+            said = f"{name}: {type(error).__name__}: {error}".splitlines()[0][:200]
+            failed[target.refused].append(said)
             continue
         found += kernels
-        failed += [f"{name}, {one.kernel}: {fault}" for one in kernels for fault in one.faults()]
+        failed[target.refused] += [
+            f"{name}, {one.kernel}: {fault}" for one in kernels for fault in one.faults()
+        ]
     cards = ", ".join(f"{target.name} ({target.cards})" for target in TARGETS.values())
+    refused = ", ".join(target.name for target in TARGETS.values() if target.refused)
     about = (
         "# The Triton kernels, compiled for GPUs that were not there\n\n"
         f"`python scripts/compile_kernels.py` makes this page: date {datetime.date.today()}, "
@@ -239,13 +245,17 @@ def main() -> None:
         "nothing about speed. *Spilled* are bytes of each thread that did not fit into registers; "
         "*of* is the most shared memory that a program may have there; *matrix instructions* are "
         "those of tensor cores, of which none rounds float32 to TensorFloat-32. Loads of under 4 "
-        "bytes read the mask.\n"
+        "bytes read the mask."
     )
-    wrong = "\n".join(["What is wrong:\n", *(f"- {line}" for line in failed)])
-    text = f"{about}\n{table(found)}\n\n{wrong if failed else 'Nothing is wrong with any.'}\n"
-    OUT.write_text(text, encoding="utf-8")
-    print(text)
-    sys.exit(bool(failed))
+    parts = [about, table(found), _listed("What is wrong", failed[False])]
+    parts.append(_listed("Why attention refuses the others, " + refused, failed[True]))
+    OUT.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    print(*parts, sep="\n\n")
+    sys.exit(bool(failed[False]))
+
+
+def _listed(title: str, lines: list[str]) -> str:
+    return "\n".join([f"{title}:\n", *(f"- {line}" for line in lines or ["nothing"])])
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ not take, half precision without tensor cores. Whether results are right is for 
 
 import importlib.util
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from pretended import pretended_gpu
 
 pytest.importorskip("triton", minversion="3.3")
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
@@ -39,6 +41,7 @@ def is_quick(target, dtype, width) -> bool:
     [
         pytest.param(*one, marks=[] if is_quick(*one) else pytest.mark.slow)
         for one in combinations()
+        if not one[0].refused
     ],
     ids=name_of,
 )
@@ -70,3 +73,14 @@ def test_a_planted_mistake_is_found(mistake, tmp_path):
     width = 24 if mistake == "loads" else 128
     found = compile_attention(TARGETS["sm_86"], dtype, width, planted)
     assert any(said in fault for one in found for fault in one.faults()), found
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0)])
+def test_gpus_without_tensor_cores_for_bfloat16_are_refused(capability, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    with pretended_gpu("cuda"):
+        x = torch.zeros(1, 1, 2, 16).to("cuda")
+        said = "compute capability 8.0 on, cuda:0 is another; use attention = tiled or fused"
+        refused = pytest.raises(RuntimeError, match=said)
+        with refused if capability < (8, 0) else nullcontext():
+            module._check(x, x, x, torch.ones(1, 1, 2, 2, dtype=torch.bool).to("cuda"))

@@ -314,6 +314,9 @@ def tile_plan(mask: Tensor, batch: int, heads: int, dtype: torch.dtype) -> TileM
 def compute(query: Tensor, key: Tensor, value: Tensor, plan: TileMap, finite: bool) -> Tensor:
     """On CUDA, in float32, float16 or bfloat16, widths up to 128, any strides.
 
+    Only on GPUs of NVIDIA from compute capability 8.0 (A100) on: before, bfloat16 has no tensor
+    cores and registers spill by thousands of bytes; for AMD's MI300X the compiler of Triton 3.9
+    fails (scripts/compiled_kernels.md).
     Raises TypeError, ValueError or RuntimeError for what it cannot do, and says what can.
     """
     _check(query, key, value, plan.tiles)
@@ -332,6 +335,13 @@ def _check(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> None:
         raise RuntimeError(
             f"Triton needs a GPU, the tensors are on {query.device}{instead}, or set "
             "TRITON_INTERPRET=1 before Python starts to run the kernels slowly on the CPU"
+        )
+    if query.is_cuda and (
+        torch.version.hip or torch.cuda.get_device_capability(query.device) < (8, 0)
+    ):
+        raise RuntimeError(
+            "the Triton kernels are for GPUs of NVIDIA from compute capability 8.0 on, "
+            f"{query.device} is another{instead}"
         )
     widths = query.shape[3], value.shape[3]
     if not 1 <= min(widths) <= max(widths) <= WIDEST:
