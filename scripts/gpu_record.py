@@ -315,7 +315,7 @@ def run_part(title: str, part: Callable, record: Record, keep: bool) -> list[str
             if not isinstance(found, str) and record.left < 0:
                 raise OutOfTime
     except OutOfTime:
-        texts.append("The time was over before the end of this.\n")
+        texts.append("The time was over here: what may be missing was not begun.\n")
     except Exception:  # whatever it is, the next part begins
         texts.append("It failed:\n\n" + _as_code(traceback.format_exc().splitlines()[-8:]))
     if groups and keep:

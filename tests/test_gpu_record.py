@@ -71,7 +71,7 @@ def test_a_part_that_fails_says_so():
 
 def test_what_there_is_no_time_for_is_named():
     text = run_part("a part", lambda record: iter(["text"]), record_of(-1.0), False)
-    assert text == ["The time was over before the end of this.\n"]
+    assert text == ["The time was over here: what may be missing was not begun.\n"]
 
 
 def test_a_rehearsal_writes_all_parts_and_not_the_page_of_the_gpu(tmp_path, monkeypatch, capsys):
