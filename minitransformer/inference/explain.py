@@ -24,7 +24,7 @@ def explain_attention(model: nn.Module, batch: Mapping[str, Any]) -> str:
     reads the masks, so it is to look at, and not for each step.
 
     >>> print(explain_attention(model, pad([[5, 6, 7], [8]])))
-    decoder: mask (2, 1, 3, 3), 44 % True -> auto: 2 documents in 1 group, ...
+    decoder: mask (2, 1, 3, 3), 44% True -> auto: strips, 2 documents in ...
 
     Raises ValueError for a model without a stack of layers.
     """
