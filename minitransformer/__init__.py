@@ -22,6 +22,7 @@ from minitransformer.data import (
     tokenization,
 )
 from minitransformer.inference import generation
+from minitransformer.inference.explain import explain_attention
 from minitransformer.inference.generation import generate
 from minitransformer.inference.record import record_attention
 from minitransformer.loss import IGNORE_INDEX, cross_entropy
@@ -47,6 +48,7 @@ __all__ = [
     "checks",
     "completion_labels",
     "cross_entropy",
+    "explain_attention",
     "generate",
     "load_pretrained",
     "mask_tokens",

@@ -21,7 +21,7 @@ from definitions import (
     known,
     search,
 )
-from pretended import pretended_mps
+from pretended import pretended_gpu
 from torch import nn
 
 from minitransformer import Config, DecoderOnly, EncoderDecoder, EncoderOnly, generate
@@ -374,7 +374,7 @@ def test_all_that_is_made_is_on_the_device_of_the_prompts(options):
     """A pretended GPU, which takes no tensor of another device."""
     model = counting_model(first_id=7, forbidden_ids=(3, 8)).float()
     model.head = nn.Linear(24, 12)
-    with pretended_mps():
+    with pretended_gpu("mps"):
         ids, mask = (x.to("mps") for x in batch_of([[3], [1, 5]]))
         written = generate(model.to("mps"), ids, mask, 3, eos_id=12, **options)
         assert {row.device.type for row in written} == {"mps"}

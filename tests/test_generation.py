@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import PARTS, large_init
 from definitions import as_lists, batch_of, counting_model, cut, greedy, search
-from pretended import pretended_mps
+from pretended import pretended_gpu
 from torch.testing import assert_close
 
 from minitransformer import Config, DecoderOnly, EncoderDecoder, generate, record_attention
@@ -222,7 +222,7 @@ def test_a_device_without_float64_writes_the_same(kind, style, options):
     ids, mask = batch_of(PROMPTS)
     torch.manual_seed(1)
     expected = as_lists(generate(model, ids, mask, STEPS, eos_id=[3, 8], **options))
-    with pretended_mps():
+    with pretended_gpu("mps"):
         model.to("mps")
         torch.manual_seed(1)
         written = generate(model, ids.to("mps"), mask.to("mps"), STEPS, eos_id=[3, 8], **options)
@@ -231,18 +231,20 @@ def test_a_device_without_float64_writes_the_same(kind, style, options):
 
 
 @pytest.mark.parametrize(
-    ("options", "most"), [({}, 2), ({"temperature": 1.0}, 2), ({"num_beams": 3}, 32)]
+    "options", [{}, {"temperature": 1.0, "top_k": 5, "top_p": 0.9}, {"num_beams": 3}]
 )
-def test_how_often_a_device_is_waited_for(options, most):
-    """Greedy and drawn texts look every 16 steps whether all have ended, beams at each step."""
-    model = large_init(DecoderOnly(Config(VOCAB, 16, num_layers=1)))
-    with pretended_mps() as read_back:
-        ids, mask = (x.to("mps") for x in batch_of(PROMPTS))
-        model.to("mps")
+@pytest.mark.parametrize("kind", [DecoderOnly, EncoderDecoder])
+def test_how_often_a_gpu_is_waited_for(kind, options):
+    """Every 16 tokens, to see whether all texts have ended."""
+    sizes = {"num_layers": 1, "bos_id": BOS, "first_id": 4, "forbidden_ids": (2,)}
+    model = large_init(kind(Config(VOCAB, 16, **sizes)))
+    with pretended_gpu("cuda") as waits:
+        ids, mask = (x.to("cuda") for x in batch_of(PROMPTS))
+        model.to("cuda")
 
-        def reads(steps):
-            read_back.clear()
-            generate(model, ids, mask, steps, eos_id=VOCAB, **options)  # which none writes
-            return len(read_back)
+        def waited(tokens):
+            waits.clear()
+            generate(model, ids, mask, tokens, eos_id=VOCAB, **options)  # which none writes
+            return len(waits)
 
-        assert reads(33) - reads(1) == most
+        assert waited(17) - waited(1) == 1

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from conftest import from_lengths, large_init
-from pretended import pretended_mps
+from pretended import pretended_gpu
 from torch import nn
 from torch.nn import functional as F
 
@@ -348,7 +348,7 @@ def test_positions_are_where_their_tokens_are_and_without_float64_where_there_is
     mask = torch.tensor([[0, 0, 1, 1, 0, 1], [1, 1, 1, 2, 2, 0]])
     wanted = token_positions(mask)
     angles = position_angles(wanted, 6, 100.0)
-    with pretended_mps():
+    with pretended_gpu("mps"):
         found = token_positions(mask.to("mps"))
         found_angles = position_angles(found, 6, 100.0)
         assert found.device.type == found_angles.device.type == "mps"

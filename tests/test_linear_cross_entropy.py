@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from pretended import pretended_mps
+from pretended import pretended_gpu
 from torch import nn
 from torch.nn import functional as F
 
@@ -161,7 +161,7 @@ def test_the_labels_go_where_the_hidden_states_are(which):
     labels, hidden = some_labels(which), torch.randn(2, 4, 3, 5)
     head = Head()
     wanted = head_loss(head, hidden, labels)
-    with pretended_mps() as read_back:
+    with pretended_gpu("mps") as read_back:
         found = head_loss(head.to("mps"), hidden.to("mps"), labels)
         assert found.device.type == "mps"
         assert not read_back  # nobody waits for the device

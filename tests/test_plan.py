@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import BATCH, HEADS, KEYS, QUERIES, from_lengths
 from kernel_masks import LONG, some_masks
-from pretended import pretended_mps
+from pretended import pretended_gpu
 
 from minitransformer import causal_mask, padding_mask
 from minitransformer.kernels import plan
@@ -290,7 +290,7 @@ def test_a_plan_lies_where_its_mask_does():
     """What is read on the CPU is taken there once, and nothing else is waited for."""
     for what, mask in some_masks(KEYS, KEYS).items():
         wanted = make_plan(mask, BATCH, HEADS)
-        with pretended_mps() as read_back:
+        with pretended_gpu("mps") as read_back:
             found = make_plan(mask.to("mps"), BATCH, HEADS)
             assert len(read_back) <= 2, what  # the keys of each query, and which keys are used
             biases = [strip.bias for strip in strips_of(found) if strip.bias is not None]

@@ -5,14 +5,14 @@ import copy
 import pytest
 import torch
 from conftest import large_init
-from pretended import pretended_mps
+from pretended import pretended_gpu
 from torch.testing import assert_close
 
 from minitransformer import Config, DecoderOnly, EncoderDecoder
 
 
 def test_tensors_say_where_they_are():
-    with pretended_mps():
+    with pretended_gpu("mps"):
         for made in (torch.zeros(2, device="mps"), torch.tensor([1], device="mps"), on_mps(3)):
             assert made.device == made.new_ones(1).device == (made + 1).device
             assert made.device.type == "mps"
@@ -29,12 +29,12 @@ def test_tensors_say_where_they_are():
     ],
 )
 def test_there_is_no_float64(make):
-    with pretended_mps(), pytest.raises(TypeError, match=r"MPS .* doesn't support float64"):
+    with pretended_gpu("mps"), pytest.raises(TypeError, match=r"MPS .* doesn't support float64"):
         make()
 
 
 def test_two_devices_do_not_meet():
-    with pretended_mps():
+    with pretended_gpu("mps"):
         with pytest.raises(RuntimeError, match="two devices, mps:0 and cpu"):
             on_mps(3) + torch.ones(3)
         assert (on_mps(3) + torch.tensor(1.0)).tolist() == [2, 2, 2]  # a number is no tensor
@@ -42,7 +42,7 @@ def test_two_devices_do_not_meet():
 
 
 def test_what_is_read_back_is_counted():
-    with pretended_mps() as read_back:
+    with pretended_gpu("mps") as read_back:
         x = on_mps(3)
         x[:, None] + x.masked_fill(x > 0, 1.0)
         assert not read_back
@@ -58,7 +58,7 @@ def test_a_model_trains_there_as_on_the_cpu(kind, style):
     ids, mask = torch.tensor([[7, 3, 1], [4, 0, 0]]), torch.tensor([[1, 1, 1], [1, 0, 0]])
     texts = (ids, mask) if kind is DecoderOnly else (ids, mask, ids, mask)
     labels = torch.tensor([[3, 1, -100], [-100, -100, -100]])
-    with pretended_mps():
+    with pretended_gpu("mps"):
         there = copy.deepcopy(model).to("mps")
         loss = there.loss(*(x.to("mps") for x in texts), labels.to("mps"))
         loss.backward()

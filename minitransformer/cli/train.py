@@ -25,6 +25,8 @@ from minitransformer.cli.options import LARGEST, add_device, find_device, intege
 from minitransformer.config import ATTENTIONS, STYLES, Config
 from minitransformer.data.files import InputError, printable
 from minitransformer.data.manifest import MANIFEST
+from minitransformer.inference.answering import AnyModel
+from minitransformer.inference.explain import explain_attention
 from minitransformer.training.checkpoint import (
     checkpoints,
     locked,
@@ -179,6 +181,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "(default: auto, the fastest)",
     )
     parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="say how attention is computed for the first batch, and why, and nothing more",
+    )
+    parser.add_argument(
         "--optimizer",
         choices=OPTIMIZERS,
         help="adamw, or muon, which needs fewer steps: it makes the steps of the layers' matrices "
@@ -213,11 +220,19 @@ def _begin(options: argparse.Namespace, processes: Processes) -> int:
     if options.inspect:
         print(*inspection(task, settings), sep="\n")
         return 0
+    if options.explain:
+        return _explain(model, task, settings, options)
     about = as_settings(data) | {"sha256": task.fingerprint, "threads": threads}
     about |= {"from": given.get("from"), "max_length": task.max_length, **asdict(part)}
     run = Run(task.name, model, task.vocabulary, asdict(settings) | about)
     folder = make_folder(options.out, task.name) if processes.rank == 0 else None
     return _go_on(run, task, settings, processes.from_first(folder), {}, options, processes)
+
+
+def _explain(model: AnyModel, task: Task, settings: Settings, options: argparse.Namespace) -> int:
+    first = task.batch(settings.seed, 0, settings.batch_size, settings.packed)
+    print(explain_attention(model.to(find_device(options.device)), first))
+    return 0
 
 
 def _resume(options: argparse.Namespace, processes: Processes) -> int:
@@ -245,6 +260,8 @@ def _resume(options: argparse.Namespace, processes: Processes) -> int:
     if options.inspect:
         print(*inspection(task, settings), sep="\n")
         return 0
+    if options.explain:
+        return _explain(run.model, task, settings, options)
     _check_steps(len(run.history), settings.steps, folder)
     run.settings |= asdict(settings) | {"threads": threads}
     return _go_on(run, task, settings, folder, found, options, processes)

@@ -68,10 +68,10 @@ def generate(
     # Nothing else runs until the last token is written, so the weights cannot change meanwhile.
     text = _Text(prepack(model), input_ids, attention_mask, max_new_tokens, use_cache)
     ends = _as_ids(eos_id, text.ids.device)
-    if num_beams > 1:
-        return _beam_search(text, max_new_tokens, ends, num_beams, length_penalty)
-    pick = partial(choose, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
     look_every = 1 if text.ids.device.type == "cpu" else LOOK_EVERY
+    if num_beams > 1:
+        return _beam_search(text, max_new_tokens, ends, num_beams, length_penalty, look_every)
+    pick = partial(choose, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
     none = text.ids.new_empty(len(text.ids), 0, dtype=torch.int64)
     steps = _write(text, max_new_tokens, ends, pick, look_every)
     return _as_rows(torch.cat([none, *(token.unsqueeze(1) for token in steps)], dim=1))
@@ -123,7 +123,9 @@ def choose(
     if top_p is not None:
         before = probabilities.cumsum(dim=-1) - probabilities  # how likely those ahead of it are
         probabilities = probabilities.masked_fill(before >= top_p, 0.0)
-    drawn = torch.multinomial(probabilities, 1, generator=generator)
+    # As torch.multinomial draws, but for its look at the probabilities, which makes a GPU wait.
+    rivals = torch.empty_like(probabilities).exponential_(generator=generator)
+    drawn = (probabilities / rivals).argmax(dim=-1, keepdim=True)
     return tokens.gather(1, drawn).squeeze(1)
 
 
@@ -151,6 +153,9 @@ class _Text:
         self.start = self.ids.shape[1]  # where the new tokens begin
         self.cache = Cache(self.start + max_new_tokens) if use_cache else None
         self.read = 0  # columns that the cache holds
+        # A list that becomes a tensor on a GPU makes it wait: once, and not for each token.
+        self.first = _as_ids(model.config.first_id, self.ids.device)
+        self.forbidden = _as_ids(model.config.forbidden_ids, self.ids.device)
 
     def next_logits(self) -> Tensor:
         """(B,V), after the last real token of each row."""
@@ -193,14 +198,9 @@ class _Text:
 
     def allowed(self, scores: Tensor) -> Tensor:
         """Scores (B,V) with -inf for what the model's config says is not written here."""
-        config = self.model.config
-
-        def at(token_ids: Sequence[int]) -> Tensor:
-            return torch.tensor(token_ids, dtype=torch.int64, device=scores.device)
-
-        if config.first_id is not None and self.ids.shape[1] == self.start:
-            return torch.full_like(scores, -inf).index_fill(1, at([config.first_id]), 0.0)
-        return scores.index_fill(1, at(config.forbidden_ids), -inf)
+        if len(self.first) and self.ids.shape[1] == self.start:
+            return torch.full_like(scores, -inf).index_fill(1, self.first, 0.0)
+        return scores.index_fill(1, self.forbidden, -inf)
 
     def append(self, token: Tensor, real: Tensor) -> None:
         """(B,) tokens, and where they count: a row that has ended gets padding."""
@@ -235,7 +235,12 @@ def _write(
 
 
 def _beam_search(
-    text: _Text, max_new_tokens: int, ends: Tensor, num_beams: int, length_penalty: float
+    text: _Text,
+    max_new_tokens: int,
+    ends: Tensor,
+    num_beams: int,
+    length_penalty: float,
+    look_every: int,
 ) -> list[Tensor]:
     """For each row, the best of the texts that ended; see `generate`. Beams are rows of `text`."""
     batch, device = len(text.ids), text.ids.device
@@ -261,7 +266,7 @@ def _beam_search(
         scores, order = _sorted(best.masked_fill(is_end, -inf), num_beams)
         hope = scores[:, :1] / length**length_penalty
         going = going & ~(hope <= ended.scores[:, -1:])
-        if length == max_new_tokens or not going.any():
+        if length == max_new_tokens or (length % look_every == 0 and not going.any()):
             break
         text.reorder(rows.gather(1, order).flatten())
         text.append(tokens.gather(1, order).flatten(), going.expand(-1, num_beams).flatten())

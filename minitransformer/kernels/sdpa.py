@@ -46,6 +46,10 @@ def sdpa_mask(mask: Tensor, batch: int, heads: int, dtype: torch.dtype) -> SdpaM
 def compute_sdpa(query: Tensor, key: Tensor, value: Tensor, plan: SdpaMask, finite: bool) -> Tensor:
     bias, dead, unused = plan
     group = query.shape[1] // max(key.shape[1], 1)
+    if group > 1 and query.shape[2] > 1 and query.device.type != "cpu":
+        # As queries of it they would need a mask of their own, a large copy in each layer.
+        key, value = (repeat(x, "b h k d -> b (h g) k d", g=group) for x in (key, value))
+        group = 1
     if group > 1:  # query heads that share a key are so many more queries of it
         query, bias, dead = (_as_queries(x, group) for x in (query, bias, dead))
         if unused is not None and unused.shape[1] > 1:

@@ -11,6 +11,7 @@ tiles (Tillet et al. 2019, "Triton: An Intermediate Language and Compiler for Ti
 Computations"). What is a `tl.constexpr` is known when the kernel is compiled.
 """
 
+from math import gcd
 from typing import NamedTuple
 
 import torch
@@ -72,25 +73,35 @@ def tile_map(mask: Tensor, size: int) -> TileMap:
 
 
 class Heads(NamedTuple):
-    """A tensor (batch, heads, length, width) as a kernel sees it: an address and how to step."""
+    """A tensor (batch, heads, length, width) as a kernel sees it: an address and how to step.
+
+    `unit` is what the compiler knows of alignment: it loads 16 bytes at once only where it can see
+    that rows begin at multiples of them. Of a number it sees no more than whether 16 divides it,
+    and 24, a head's width and so a step, is none of these.
+    """
 
     pointer: Tensor
-    strides: tuple[int, ...]
+    strides: tuple[int, ...]  # of batch, heads and length, in units; of width, in numbers
+    unit: tl.constexpr
     width: tl.constexpr
     padded: tl.constexpr  # the width of its tiles: a power of two, as all of Triton's
 
 
 def _heads(x: Tensor) -> Heads:
     padded = max(16, triton.next_power_of_2(x.shape[-1]))  # 16: the least of a matrix product
-    return Heads(x, x.stride(), tl.constexpr(x.shape[-1]), tl.constexpr(padded))
+    *steps, column = x.stride()
+    unit = gcd(16, *steps)
+    strides = (*(step // unit for step in steps), column)
+    return Heads(x, strides, tl.constexpr(unit), tl.constexpr(x.shape[-1]), tl.constexpr(padded))
 
 
 @triton.jit
 def _places(x, batch, head, rows, wanted):
     """The addresses of some rows of a head, and which of these are both real and wanted."""
     columns = tl.arange(0, x.padded)[None, :]
-    start = x.pointer + batch.to(tl.int64) * x.strides[0] + head.to(tl.int64) * x.strides[1]
-    places = start + rows.to(tl.int64)[:, None] * x.strides[2] + columns * x.strides[3]
+    steps = batch.to(tl.int64) * x.strides[0] + head.to(tl.int64) * x.strides[1]
+    starts = x.pointer + (steps + rows.to(tl.int64)[:, None] * x.strides[2]) * x.unit
+    places = starts + columns * x.strides[3]
     return places, wanted[:, None] & (columns < x.width)
 
 
@@ -303,6 +314,9 @@ def tile_plan(mask: Tensor, batch: int, heads: int, dtype: torch.dtype) -> TileM
 def compute(query: Tensor, key: Tensor, value: Tensor, plan: TileMap, finite: bool) -> Tensor:
     """On CUDA, in float32, float16 or bfloat16, widths up to 128, any strides.
 
+    Only on GPUs of NVIDIA from compute capability 8.0 (A100) on: before, bfloat16 has no tensor
+    cores and registers spill by thousands of bytes; for AMD's MI300X the compiler of Triton 3.9
+    fails (scripts/compiled_kernels.md).
     Raises TypeError, ValueError or RuntimeError for what it cannot do, and says what can.
     """
     _check(query, key, value, plan.tiles)
@@ -321,6 +335,13 @@ def _check(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> None:
         raise RuntimeError(
             f"Triton needs a GPU, the tensors are on {query.device}{instead}, or set "
             "TRITON_INTERPRET=1 before Python starts to run the kernels slowly on the CPU"
+        )
+    if query.is_cuda and (
+        torch.version.hip or torch.cuda.get_device_capability(query.device) < (8, 0)
+    ):
+        raise RuntimeError(
+            "the Triton kernels are for GPUs of NVIDIA from compute capability 8.0 on, "
+            f"{query.device} is another{instead}"
         )
     widths = query.shape[3], value.shape[3]
     if not 1 <= min(widths) <= max(widths) <= WIDEST:

@@ -7,6 +7,7 @@ what else there is to say about it. A group is plain data, as it stands in the f
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib.util import find_spec
 from itertools import cycle
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import minitransformer as mt
 from benchmark_parts import peers
@@ -367,7 +369,7 @@ def attention(bench: Bench) -> Iterator[Group]:
             group = compare_attention(
                 bench,
                 f"{name}, length {length}",
-                _documents_seen(name, length),
+                documents_seen(name, length),
                 causal,
                 window,
                 backward,
@@ -377,7 +379,7 @@ def attention(bench: Bench) -> Iterator[Group]:
             yield group
 
 
-def _documents_seen(name: str, length: int) -> Tensor:
+def documents_seen(name: str, length: int) -> Tensor:
     """attention_mask (8, length) of the work so named."""
     if name == "half padded":
         return _padded(8, length, 0.5)
@@ -423,13 +425,14 @@ def compare_attention(
             torch.autograd.grad(output, inputs, torch.ones_like(output))
         return output.detach()
 
-    kernel = attention_kernel("auto")
-    assert kernel is not None  # only the reference has none
-    prepared = kernel.prepare(mask, query, HEADS)  # once for all layers, as in a model
     formulas: dict[str, Callable[..., Tensor]] = {
-        "ours": lambda *qkv: kernel(*qkv, prepared)[0],
+        "ours": _our_attention("auto", mask, query),
         SDPA: lambda *qkv: F.scaled_dot_product_attention(*qkv, attn_mask=mask),
     }
+    if bench.device.type == "cuda":
+        formulas["ours, triton"] = _our_attention("triton", mask, query)
+        for backend in (SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION):
+            formulas[f"SDPA, {backend.name.lower()}"] = _sdpa_by(backend, mask)
     if window is None and attention_mask.eq(1).all():
         formulas["SDPA, flag"] = lambda *qkv: F.scaled_dot_product_attention(*qkv, is_causal=causal)
     if not bench.quick:
@@ -459,6 +462,32 @@ def compare_attention(
     rows = [{"name": name, **numbers} for name, numbers in found.items()]
     share = mask.double().mean().item()
     return {"title": title, "baseline": SDPA, "rows": rows, "absent": absent, "share": share}
+
+
+def _our_attention(name: str, mask: Tensor, query: Tensor) -> Callable[..., Tensor]:
+    """The mask is prepared at the first call, once for all layers, as in a model."""
+
+    @cache
+    def prepared():
+        kernel = attention_kernel(name)
+        assert kernel is not None  # only the reference has none
+        return kernel, kernel.prepare(mask, query, HEADS)
+
+    def attend(*qkv: Tensor) -> Tensor:
+        kernel, plan = prepared()
+        return kernel(*qkv, plan)[0]
+
+    return attend
+
+
+def _sdpa_by(backend: SDPBackend, mask: Tensor) -> Callable[..., Tensor]:
+    """SDPA by one of its kernels; a RuntimeError where that has none for these tensors."""
+
+    def attend(*qkv: Tensor) -> Tensor:
+        with sdpa_kernel(backend):
+            return F.scaled_dot_product_attention(*qkv, attn_mask=mask)
+
+    return attend
 
 
 def _flex_attention(attention_mask: Tensor, causal: bool, window: int | None):

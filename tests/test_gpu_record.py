@@ -1,0 +1,95 @@
+"""`scripts/gpu_record.py`: a part that fails costs the others nothing; wrong kernels are found."""
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("matplotlib")
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+import gpu_record  # noqa: E402 -- scripts/gpu_record.py
+from gpu_record import CASES, PARTS, Record, run_part  # noqa: E402
+
+from minitransformer import scaled_dot_product_attention  # noqa: E402
+
+
+def record_of(seconds: float = 60.0) -> Record:
+    ceiling = {"float32": 1.0, "copy": 1.0}
+    return Record(torch.device("cpu"), True, 1.0, ceiling, time.monotonic() + seconds)
+
+
+def attention_of(query, key, value, mask):
+    return scaled_dot_product_attention(query, key, value, mask)[0]
+
+
+def leaky(query, key, value, mask):
+    """As one would write it: NaN in padding reaches all, and masked rows attend to everything."""
+    scores = query.float() @ key.float().mT / query.shape[-1] ** 0.5
+    weights = scores.masked_fill(~mask, -1e9).softmax(dim=-1)
+    return weights.to(value.dtype) @ value
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_reference_holds(case):
+    assert CASES[case](attention_of, record_of())
+
+
+@pytest.mark.parametrize("case", ["NaN in padding", "fully masked rows"])
+def test_a_leaky_one_does_not(case):
+    assert not CASES[case](leaky, record_of())
+
+
+def test_nor_one_with_other_bits_each_time():
+    def shaky(*inputs):
+        output = attention_of(*inputs)
+        return output + 1e-3 * torch.rand_like(output)
+
+    assert not CASES["the same bits twice"](shaky, record_of())
+
+
+def test_nor_one_whose_gradients_are_nan_under_low_scores():
+    def broken(query, key, value, mask):
+        low = (query * key).sum() < 0
+        return attention_of(query * torch.where(low, torch.nan, 1.0), key, value, mask)
+
+    assert not CASES["low scores"](broken, record_of())
+
+
+def test_a_part_that_fails_says_so():
+    def part(record):
+        yield "the first half\n"
+        raise RuntimeError("no such kernel")
+
+    text = "\n".join(run_part("a part", part, record_of(), False))
+    assert "the first half" in text
+    assert "It failed:" in text
+    assert "RuntimeError: no such kernel" in text
+
+
+def test_what_there_is_no_time_for_is_named():
+    text = run_part("a part", lambda record: iter(["text"]), record_of(-1.0), False)
+    assert text == ["The time was over here: what may be missing was not begun.\n"]
+
+
+def test_a_rehearsal_writes_all_parts_and_not_the_page_of_the_gpu(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu_record, "measure_ceiling", lambda device: record_of().ceiling)
+    command = ["gpu_record.py", "--device", "cpu", "--quick", "--minutes", "0"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        gpu_record.main()
+    assert "is not for a rehearsal" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", [*command, "--out", str(tmp_path / "gpu.md")])
+    gpu_record.main()
+    page = (tmp_path / "gpu.md").read_text(encoding="utf-8")
+    assert [line[3:] for line in page.splitlines() if line.startswith("## ")] == [*PARTS]
+
+
+def test_without_a_gpu_it_says_how_to_rehearse(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu_record.py"])
+    with pytest.raises(SystemExit):
+        gpu_record.main()
+    assert "torch finds no CUDA GPU here; --device cpu is a rehearsal" in capsys.readouterr().err
