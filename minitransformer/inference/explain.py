@@ -20,11 +20,12 @@ def explain_attention(model: nn.Module, batch: Mapping[str, Any]) -> str:
     """What computes each attention of `model` on `batch`, in a line for each mask.
 
     The model runs once on the batch, a mapping of its forward's arguments (a `Batch`, a
-    `PairBatch`), wherever that lies. The shares are of one head's queries × keys. On a GPU this
+    `PairBatch`), wherever that lies. The shares are of one head's queries × keys; short documents
+    compute more, as they are filled up to 16 keys. On a GPU this
     reads the masks, so it is to look at, and not for each step.
 
     >>> print(explain_attention(model, pad([[5, 6, 7], [8]])))
-    decoder: mask (2, 1, 3, 3), 44% True -> auto: strips, 2 documents in ...
+    decoder: mask (2, 1, 3, 3), 39% True -> auto: strips, 2 documents in ...
 
     Raises ValueError for a model without a stack of layers.
     """
