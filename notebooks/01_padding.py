@@ -250,6 +250,10 @@ for row, sentence in enumerate(sentences):
 # NaN only for the longest row of each batch, you know where to look.
 
 # %% [markdown]
+# **To click on.** `minitransformer explore "lengths=6,0,2&fill=min"` opens the mask explorer on a
+# row without any token, and a very low number in place of −∞. Look at what its queries get.
+
+# %% [markdown]
 # ## Exercises
 #
 # Each exercise is a cell to fill in and a cell that checks it and says what is wrong.

@@ -318,6 +318,10 @@ print("nothing changes")
 # according to their positions (chapter 10).
 
 # %% [markdown]
+# **To click on.** `minitransformer explore "fill=after"` opens the mask explorer on the mask
+# applied after the softmax. Read the sum of each row.
+
+# %% [markdown]
 # ## Exercises
 
 # %% [markdown]

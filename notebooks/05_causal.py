@@ -354,6 +354,10 @@ print(f"one token ahead: loss at the end {loss:.4f}, exact match {right:.0%}")
 # It is the whole leak. The one token that it sees too many is the answer.
 
 # %% [markdown]
+# **To click on.** `minitransformer explore "causal=1"` opens the mask explorer on padding and
+# causality in one mask, and which of the two hides a cell.
+
+# %% [markdown]
 # ## Exercises
 
 # %% [markdown]

@@ -442,6 +442,10 @@ print("got:   ", wrong_way[0, 0].int().tolist())
 assert not torch.equal(right_way, wrong_way)
 
 # %% [markdown]
+# **To click on.** `minitransformer explore "attention=cross&row=0"` opens the mask explorer on the
+# mask of cross-attention: the target asks, the source answers.
+
+# %% [markdown]
 # ## Exercises
 
 # %% [markdown]

@@ -377,6 +377,10 @@ assert not learned[mask == 0].any()
 assert torch.equal(hidden[~learned], ids[~learned])
 
 # %% [markdown]
+# **To click on.** `minitransformer explore "causal=1&labels=ids"` opens the mask explorer on
+# labels that are −100 wherever the id is that of padding, with the end of sequence as padding.
+
+# %% [markdown]
 # ## Exercises
 
 # %% [markdown]

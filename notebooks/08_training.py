@@ -1236,6 +1236,10 @@ with tempfile.TemporaryDirectory() as place:
 #   run in which nothing is left out?
 
 # %% [markdown]
+# **To click on.** `minitransformer explore "causal=1&layout=packed&row=0&query=7"` opens the mask
+# explorer on all texts in one row, each a block of its own.
+
+# %% [markdown]
 # ## Exercises
 
 # %% [markdown]

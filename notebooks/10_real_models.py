@@ -847,6 +847,10 @@ plt.show()
 hotel.cleanup()
 
 # %% [markdown]
+# **To click on.** `minitransformer explore "causal=1&window=3&row=0&query=5"` opens the mask
+# explorer on a sliding window of three tokens, as Mistral has a longer one.
+
+# %% [markdown]
 # ## Exercises
 
 # %% [markdown]

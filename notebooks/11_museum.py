@@ -474,6 +474,10 @@ print(f"{len(counts)} bugs, all caught; {few} of them by one or two checks only"
 # not only the three questions from above.
 
 # %% [markdown]
+# **To click on.** `minitransformer explore "fill=added&dtype=float16&shift=-1000"` opens the mask
+# explorer on a large negative number added to float16 scores that are low already.
+
+# %% [markdown]
 # ## Exercises
 
 # %% [markdown]

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,6 +33,7 @@ from minitransformer.pages.page import FOLDER
 from minitransformer.pages.viewer import MOST
 from minitransformer.training.run import Run
 
+CHAPTERS = Path(__file__).parent.parent / "notebooks"
 LENGTHS, LENGTH = (5, 2, 7), 7
 SIZES = {"vocab_size": 30, "d_model": 12, "num_layers": 2, "num_heads": 3, "max_length": 200}
 
@@ -538,6 +540,15 @@ def test_a_setting_is_in_the_address_and_comes_back(browser):
 def test_no_address_breaks_the_explorer(browser, nonsense):
     page = visit(browser, f"{address()}#{nonsense}")
     assert by_id(page, "findings").text
+
+
+def test_every_state_that_a_chapter_names_is_one(page):
+    chapters = [path.read_text(encoding="utf-8") for path in CHAPTERS.glob("*.py")]
+    states = re.findall(r'minitransformer explore "([^"]+)"', "\n".join(chapters))
+    assert len(states) > 5
+    for state in states:
+        again = page.execute_script("return encode(decode(arguments[0]));", state)
+        assert sorted(again.split("&")) == sorted(state.split("&"))
 
 
 def test_every_example_is_what_it_says(page):
