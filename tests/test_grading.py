@@ -483,7 +483,7 @@ def test_a_notebook_that_imports_the_package_for_its_checks_borrows_nothing():
         ("def f(x):\n    import concurrent.futures, gc", ["concurrent", "gc"]),
         ("def f(x):\n    return sys._getframe(1)", ["_getframe"]),
         ('def f(x):\n    return getattr(sys, "settrace")', ["settrace"]),
-        ('def f(x):\n    return sys.modules["__main__"]', ["__main__"]),
+        ('def f(x):\n    return sys.modules["__main__"]', ["__main__", "sys.modules"]),
         ("f = eval('1')", ["eval"]),
         ("def f(model):\n    model.eval()", []),
         ('if __name__ == "__main__":\n    import gc', []),  # which is not run
