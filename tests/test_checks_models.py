@@ -488,6 +488,7 @@ class Hides(nn.Module):
         return self.attention(x, x, x, key_padding_mask=key_padding_mask)[0]
 
 
+@pytest.mark.slow
 def test_a_layer_is_first_asked_whether_its_mask_hides():
     report = check_layer(Hides())
     assert not report.passed

@@ -73,6 +73,7 @@ def test_the_catalogue_has_every_exercise_and_no_solution():
         assert not all(line in page for line in lines), one.name
 
 
+@pytest.mark.slow
 def test_the_museum_has_every_bug_with_its_code():
     pages = {kind: generate.room(kind, bugs(kind)) for kind in generate.SUBJECTS}
     for one in bugs():

@@ -36,7 +36,9 @@ def parameters(marks_of=lambda piece: ()):
 
 
 def slow_again(piece: Bug):
-    return () if is_first_of_its_kind(piece) else pytest.mark.slow
+    """The largest models take longest; what breaks them alone waits for the slow tests, too."""
+    quick = is_first_of_its_kind(piece) and piece.kind != "encoder-decoder"
+    return () if quick else pytest.mark.slow
 
 
 def slow_where_all_models_are_compared(piece: Bug):
