@@ -5,20 +5,17 @@ from collections.abc import Mapping, Sequence
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, Patch, Rectangle
+from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from minitransformer.visualize import (
-    COLOURS,
-    HATCHES,
     INK,
     LINES,
     PALE,
-    SCALE,
     Tokens,
     as_array,
     attention_map,
     drawable,
-    hatching,
+    mask_legend,
     style,
 )
 
@@ -105,7 +102,7 @@ def projections_diagram(dimensions: int = 6, width: int = 3) -> Figure:
     return figure
 
 
-def encoder_decoder_figure(
+def encoder_decoder_diagram(
     encoder_mask, decoder_mask, cross_mask, source: Tokens, target: Tokens, *, title: str = ""
 ) -> Figure:
     """The encoder-decoder of Vaswani et al. 2017 (figure 1), with its three masks beside it.
@@ -142,10 +139,8 @@ def encoder_decoder_figure(
         grid.set_ylabel("query", fontsize=8, color=INK)
         grid.set_xlabel("key", fontsize=8, color=INK)
         _arrow(axes, (arrow[1], y), (arrow[0], y))
-    legend = [Patch(color=COLOURS(SCALE(0.1)), label="allowed")]
-    legend += [Patch(**hatching(r), label=HATCHES[r][-1]) for r in HATCHES if r in seen]
     look = {"frameon": False, "fontsize": 8, "labelcolor": INK}
-    axes.legend(handles=legend, loc="upper left", bbox_to_anchor=(0, 0.93), **look)
+    axes.legend(handles=mask_legend(seen), loc="upper left", bbox_to_anchor=(0, 0.93), **look)
     axes.text(0.12, 6.25, drawable(title), **style(title, 11))
     return figure
 

@@ -14,7 +14,7 @@ Needs matplotlib. No pyplot: nothing here opens a window or keeps state.
 import os
 import unicodedata
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from itertools import cycle
@@ -198,8 +198,7 @@ def wanted_beside_found(mask, weights, title: str = "") -> Figure:
     left.set_ylabel("query", fontsize=8, color=INK)
     for axes in (left, right):
         axes.set_xlabel("key", fontsize=8, color=INK)
-    legend = [Patch(color=COLOURS(SCALE(0.1)), label="allowed")]
-    legend += [Patch(**hatching(r), label=HATCHES[r][-1]) for r in HATCHES if why[r].any()]
+    legend = mask_legend([reason for reason, cells in why.items() if cells.any()])
     if np.isnan(weights).any():
         legend.append(Patch(color=COLOURS.get_bad(), label="NaN"))
     where = {"loc": "outside lower left", "ncols": 3}
@@ -220,6 +219,12 @@ def _row_sums(axes: Axes, weights: np.ndarray, mask: np.ndarray) -> None:
         right = abs(total - wanted) < 0.005  # half precision rounds; NaN is not right
         color = INK if right else COLOURS.get_bad()
         axes.text(weights.shape[1] - 0.3, query, f"{total:.2f}", color=color, **look)
+
+
+def mask_legend(reasons: Collection[str]) -> list[Patch]:
+    """The entries of a legend: what is allowed, and each of these reasons for what is not."""
+    hatched = [Patch(**hatching(r), label=HATCHES[r][-1]) for r in HATCHES if r in reasons]
+    return [Patch(color=COLOURS(SCALE(0.1)), label="allowed"), *hatched]
 
 
 def combination_figure(masks: Mapping[str, torch.Tensor], weights, tokens: Tokens) -> Figure:
@@ -248,23 +253,10 @@ def combination_figure(masks: Mapping[str, torch.Tensor], weights, tokens: Token
         axes.tick_params(labelleft=False)
     left[0].set_ylabel("query", fontsize=8, color=INK)
     why = forbidden(combined, tokens, tokens)
-    legend = [Patch(color=COLOURS(SCALE(0.1)), label="allowed")]
-    legend += [Patch(**hatching(r), label=HATCHES[r][-1]) for r in HATCHES if why[r].any()]
+    legend = mask_legend([reason for reason, cells in why.items() if cells.any()])
     where = {"loc": "outside lower left", "ncols": 4}
     figure.legend(handles=legend, **where, frameon=False, fontsize=8, labelcolor=INK)
     return figure
-
-
-def _row_sums(axes: Axes, weights: np.ndarray, mask: np.ndarray) -> None:
-    """Beside each row the sum of its weights, red unless it is 1, or 0 where all is masked."""
-    style = {"fontsize": 7, "va": "center", "clip_on": False}
-    axes.text(weights.shape[1] - 0.3, -0.9, "sum", color=INK, **style)
-    for query, (total, wanted) in enumerate(
-        zip(weights.sum(axis=1), mask.any(axis=1), strict=True)
-    ):
-        right = abs(total - wanted) < 0.005  # half precision rounds; NaN is not right
-        color = INK if right else COLOURS.get_bad()
-        axes.text(weights.shape[1] - 0.3, query, f"{total:.2f}", color=color, **style)
 
 
 # ---- training ------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from minitransformer import (
     record_attention,
 )
 from minitransformer.data.dates import LOCALES
-from minitransformer.diagrams import encoder_decoder_figure
+from minitransformer.diagrams import encoder_decoder_diagram
 from minitransformer.inference.answering import answer
 from minitransformer.positions import SinusoidalPositions
 from minitransformer.training.loop import Settings, Training, train
@@ -100,7 +100,7 @@ def tokens_of(ids, attention_mask, name=str):
     return [name(i) if real else None for i, real in zip(ids.tolist(), attention_mask, strict=True)]
 
 
-encoder_decoder_figure(
+encoder_decoder_diagram(
     *(mask[1, 0] for mask in masks.values()),
     tokens_of(ragged.source_ids[1], source_mask[1]),
     tokens_of(ragged.target_ids[1], target_mask[1]),

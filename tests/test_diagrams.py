@@ -8,7 +8,7 @@ from matplotlib.patches import Rectangle
 
 from minitransformer import visualize
 from minitransformer.diagrams import (
-    encoder_decoder_figure,
+    encoder_decoder_diagram,
     encoder_layer_diagram,
     projections_diagram,
 )
@@ -68,7 +68,7 @@ def masks_of_encoder_and_decoder():
 
 
 def test_each_of_the_three_masks_is_drawn_with_its_queries_and_keys():
-    drawn = encoder_decoder_figure(*masks_of_encoder_and_decoder(), title="three masks")
+    drawn = encoder_decoder_diagram(*masks_of_encoder_and_decoder(), title="three masks")
     whole, *grids = drawn.axes
     assert [axes.get_title(loc="left") for axes in grids] == [
         "source → source",
@@ -88,4 +88,4 @@ def test_each_of_the_three_masks_is_drawn_with_its_queries_and_keys():
 def test_a_cross_mask_the_wrong_way_round_is_refused():
     encoder, decoder, cross, *tokens = masks_of_encoder_and_decoder()
     with pytest.raises(ValueError, match=r"target → source: .*\(3, 4\), got \(4, 3\)"):
-        encoder_decoder_figure(encoder, decoder, cross.T, *tokens)
+        encoder_decoder_diagram(encoder, decoder, cross.T, *tokens)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from minitransformer.inference.prepacked import evaluation_view
 from minitransformer.inference.record import Attended, attended, record_attention
 from minitransformer.pages.page import Page
 
@@ -46,15 +47,13 @@ def attention_page(
     >>> page = attention_page(model, input_ids, attention_mask, names=vocabulary.names)
     >>> page.save("attention.html")
     """
-    body = getattr(model, "body", model)  # of a classifier
+    body = evaluation_view(getattr(model, "body", model))  # of a classifier
     rows = len(inputs[0])
     if texts and len(texts) != rows:
         raise ValueError(f"texts must be those of the {rows} rows of the batch, got {len(texts)}")
     kinds = attended(body, *inputs)
-    training = body.training
     with record_attention(body) as maps, torch.no_grad():
-        body.eval()(*inputs)
-    body.train(training)
+        body(*inputs)
     size = sum(parameter.numel() for parameter in model.parameters())
     return _fill(
         {
