@@ -275,9 +275,7 @@ plt.show()
 # - In **all**: nothing moves, but for rounding in the last digits.
 #
 # Every one of the 20 models agrees on what is right and what is wrong. On the order of the three
-# wrong ways they do not: the bands overlap, so which is the worst is luck. A pretrained BERT, put
-# to the same test, moved by 1.02 with the mask in no layer, by 0.88 with the mask in the first
-# only, and by 0 with it in all. (That was measured once; this notebook downloads nothing.)
+# wrong ways they do not: the bands overlap, so which is the worst is luck.
 #
 # So the mask belongs in every layer of an encoder. Neither "the ids show it" nor "only decoders
 # need masks" survives the measurement.

@@ -133,6 +133,13 @@ def test_the_numbers_of_the_main_job_are_its_numbers():
     assert f"reads dates in {len(dates.LOCALES)} locales" in README
 
 
+def test_the_least_exact_match_in_the_readme_is_that_of_the_table():
+    found = [float(share) for share in re.findall(r"^\| \d \| ([\d.]+)% \|", TRAINING, re.M)]
+    (least,) = re.findall(r"([\d.]+) % or more of 2,000 held-out dates with each of\nthree", README)
+    assert len(found) == 3
+    assert min(found) == float(least)
+
+
 ATTENTION = """
 def attention(query, key, value, mask):
     scores = query @ key.mT / query.shape[-1] ** 0.5
