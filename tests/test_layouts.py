@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -11,7 +12,12 @@ from minitransformer.data.files import InputError
 from minitransformer.exercises import EXERCISES
 from minitransformer.grading.layouts import layout_of
 from minitransformer.grading.roster import read_roster, spellings
-from minitransformer.grading.submissions import code_of, entries_of, submissions_in
+from minitransformer.grading.submissions import (
+    as_students,
+    code_of,
+    entries_of,
+    submissions_in,
+)
 
 ANSWER = EXERCISES["causal_mask"].source
 DUE = datetime(2026, 11, 20, 18, tzinfo=UTC).timestamp()
@@ -115,6 +121,39 @@ def test_what_a_group_handed_in_counts_for_each(handed_in):
     assert found["Bob Ray"].email == "bob@example.edu"
 
 
+def test_who_has_no_name_in_gradescopes_list_has_the_folders(handed_in):
+    folder = handed_in("gradescope")
+    (folder / "submission_metadata.yml").write_text(METADATA.replace("Jane Holloway", ""))
+    assert {one.student: one.number for one in submissions_in(folder)} == {
+        "submission_567": "100",
+        "Ann Lee": "101",
+        "Bob Ray": "102",
+    }
+
+
+def test_gradescopes_times_are_utc_wherever_it_is_graded(handed_in, monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        found = {one.student: one for one in submissions_in(handed_in("gradescope"))}
+        assert found["Jane Holloway"].days_late(DUE) == 0
+        assert found["Jane Holloway"].days_late(DUE - 60) == 1
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [[("..", ""), (".", "")], [("../../etc", ""), ("/etc", "7")], [("", "1"), ("a/../../b", "")]],
+)
+def test_no_name_of_a_student_leads_to_another_folder(names, tmp_path):
+    students = as_students(names)
+    assert len(set(students)) == len(names)
+    for student in students:
+        assert (tmp_path / student).resolve().parent == tmp_path
+
+
 @pytest.mark.parametrize("text", ["", "a: b", "submission_1:\n  :score: 1\n", "\0\xff"])
 def test_a_list_of_gradescopes_that_names_nobody_is_refused(text, handed_in):
     folder = handed_in("gradescope")
@@ -195,6 +234,15 @@ def test_who_is_not_in_the_roster_keeps_a_row_with_a_question(handed_in, tmp_pat
         "Jane Holloway": ("is not in the roster: who is it?",),
         "ann": ("is not in the roster: who is it?",),  # one of two
     }
+
+
+def test_of_two_who_share_an_address_the_name_decides(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "Ann Lee_7_assignsubmission_file_a.py").write_text("")
+    lines = "Name,ID number\nBob,7\nAnn Lee,7\nAnn Lee,9\n"
+    (tmp_path / "roster.csv").write_text(lines)
+    found = read_roster(tmp_path / "roster.csv").join(submissions_in(tmp_path / "in", "moodle"))
+    assert [bool(one.files) for one in found] == [False, True, False]
 
 
 def test_two_spellings_of_one_person_are_one_row(tmp_path):

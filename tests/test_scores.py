@@ -109,6 +109,35 @@ def test_every_exercise_has_a_digest_of_its_own_and_all_share_the_rest(monkeypat
     checks_digest.cache_clear()
 
 
+def test_what_all_share_is_the_package_without_its_chapters(monkeypatch, tmp_path):
+    monkeypatch.setattr(versions, "PACKAGE", tmp_path)
+    monkeypatch.setattr(versions, "CHAPTERS", tmp_path / "chapters")
+    (tmp_path / "chapters").mkdir()
+    found = []
+    for path, source in (("a.py", "1"), ("chapters/b.py", "2"), ("a.py", "3")):
+        (tmp_path / path).write_text(source)
+        shared_digest.cache_clear()
+        found.append(shared_digest())
+    shared_digest.cache_clear()
+    assert found[0] == found[1] != found[2]
+
+
+def test_files_their_names_and_times_and_the_notes_are_what_was_handed_in(tmp_path):
+    for name in ("a.py", "b.py", "c.py"):
+        (tmp_path / name).write_text("x = 2" if name == "c.py" else "x = 1")
+    one = Submission("ann", (File(tmp_path / "a.py", 1.0),), ("a note",))
+    others = [
+        replace(one, files=(File(tmp_path / "a.py", 2.0),)),  # the newest answer counts
+        replace(one, files=(File(tmp_path / "b.py", 1.0),)),
+        replace(one, files=(File(tmp_path / "c.py", 1.0),)),
+        replace(one, files=()),
+        replace(one, notes=()),
+    ]
+    digests = [versions.submission_digest(other) for other in (one, *others)]
+    assert len(set(digests)) == len(digests)
+    assert versions.submission_digest(replace(one, student="bob", number="7")) == digests[0]
+
+
 def test_helpers_of_other_chapters_count():
     home = CHAPTERS / "museum.py"
     assert CHAPTERS / "attention.py" in versions._with_what_it_imports(home)
@@ -181,6 +210,40 @@ def test_what_the_machine_kept_from_being_graded_is_tried_again(tmp_path):
     grader = Grader(tmp_path, NAMES, 1, trust=True)
     grader.give_up(Submission("ann", ()), "it was killed")
     assert not grader.kept(Submission("ann", ())).exercises
+
+
+def test_what_could_not_be_graded_is_tried_again(counted, tmp_path, monkeypatch):
+    grader = Grader(tmp_path, NAMES, 1, trust=True)
+    why = {"causal_mask": NOT_GRADED, "combine_masks": NOT_LOADED}
+    found = [EXERCISES[name].not_run(why[name]) for name in NAMES], []
+    monkeypatch.setattr(grade, "grade_one", lambda *given: found)
+    grader.grade(Submission("ann", ()))
+    assert list(grader.kept(Submission("ann", ())).exercises) == ["combine_masks"]
+
+
+# ---- what is kept --------------------------------------------------------------------------------
+
+
+def test_a_mistake_is_said_once_where_the_first_check_fails():
+    upside_down = (
+        "def padding_mask(m):\n    return (m == 0)[:, None, :, None] & (m == 0)[:, None, None]"
+    )
+    (graded,) = of("padding_mask", upside_down).exercises.values()
+    assert len(graded.mistake) > 20
+    outputs = [test["output"] for test in graded.tests]
+    assert [graded.mistake in output for output in outputs] == [True] + [False] * (len(outputs) - 1)
+    assert sum(test["score"] == 0 for test in graded.tests) > 1
+
+
+def test_an_error_at_other_sizes_is_the_same_error():
+    source = (
+        "def causal_mask(queries, keys):\n    raise ValueError(f'no mask of {queries} × {keys}')"
+    )
+    (graded,) = of("causal_mask", source).exercises.values()
+    assert graded.error.startswith("It raised ValueError: no mask of ")
+    source = "def causal_mask(queries, keys):\n    raise [KeyError, ValueError][queries % 2]"
+    (graded,) = of("causal_mask", source).exercises.values()
+    assert graded.error == ""
 
 
 # ---- explained -----------------------------------------------------------------------------------
@@ -380,6 +443,9 @@ def test_scores_have_the_columns_that_say_something(counted, tmp_path):
     assert list(rows[0]) == columns
     assert [row["days_late"] for row in rows] == ["", 2]
     assert [row["number"] for row in rows] == ["", "7"]
+    unread = Submission("cyd", (), ("work.pdf is not read",), handed_in=90_000.0)
+    grader.grade(unread)
+    assert "days_late" not in Scores(tmp_path, NAMES, [unread], due=0.0).rows()[0]
     (row,) = Scores(tmp_path, NAMES, found[:1], due=None).rows()
     assert list(row) == ["student", "score", "points", "note", *NAMES]
 
