@@ -12,6 +12,7 @@ from minitransformer import (
     DecoderOnly,
     EncoderDecoder,
     EncoderOnly,
+    causal_mask,
     explain_attention,
     pack_pairs,
     pad,
@@ -46,6 +47,23 @@ def test_what_is_computed_is_between_what_is_true_and_all():
     text = explain_attention(DecoderOnly(Config(400, **SIZES)), pad(ROWS))
     true, computed = (int(share) for share in re.findall(r"(\d+)%", text))
     assert 0 < true <= computed < 100
+
+
+class Causal(nn.Module):
+    """A stack whose mask is one for all rows of a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.stack = DecoderOnly(Config(400, **SIZES)).decoder
+
+    def forward(self, x):
+        return self.stack(x, causal_mask(x.shape[1]), None)
+
+
+def test_a_mask_for_all_rows_is_computed_in_each():
+    text = explain_attention(Causal(), {"x": torch.randn(3, 300, 8)})
+    _, computed = (int(share) for share in re.findall(r"(\d+)%", text))
+    assert 50 <= computed <= 100
 
 
 def test_every_mask_of_a_model_has_its_line():

@@ -27,7 +27,7 @@ from minitransformer.data.files import InputError
 from minitransformer.data.vocabulary import Vocabulary
 from minitransformer.inference.record import attended, record_attention
 from minitransformer.masks import decoder_mask, padding_mask
-from minitransformer.pages import attention_page, explorer
+from minitransformer.pages import attention_page, explorer, viewer
 from minitransformer.pages.explorer import address
 from minitransformer.pages.page import FOLDER
 from minitransformer.pages.viewer import MOST
@@ -138,6 +138,21 @@ def test_every_weight_on_a_masked_key_is_counted():
     assert [panel["masked"] for panel in kind["panels"]] == masked.tolist()
     assert all(panel["leaks"] == panel["nan"] == 0 for panel in kind["panels"])
     assert kind["panels"][1]["queries"] == [*name(ids[1, :2].tolist()), *[None] * 5]
+
+
+def test_each_masked_key_has_its_first_reason():
+    """Padding, then another document, then the future, then what lies before the window."""
+    model = model_of(DecoderOnly, window=2)
+    mask = torch.tensor([[1, 1, 1, 2, 2, 0]])
+    (kind,) = attended(model, torch.ones_like(mask), mask)
+    assert viewer._reasons(kind)[0].tolist() == [
+        [0, 3, 3, 2, 2, 1],
+        [0, 0, 3, 2, 2, 1],
+        [4, 0, 0, 2, 2, 1],
+        [2, 2, 2, 0, 3, 1],
+        [2, 2, 2, 0, 0, 1],
+        [1, 1, 1, 1, 1, 1],
+    ]
 
 
 def test_leaks_and_nan_are_counted():
