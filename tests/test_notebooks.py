@@ -176,6 +176,14 @@ def test_the_address_is_that_of_pyproject(tmp_path):
         notebooks.repository(file)
 
 
+def test_only_what_imports_the_package_installs_it():
+    for source in SOURCES:
+        made = notebooks.assemble(source, "owner/name")
+        texts = [cell.source for cell in made.cells[:3]]
+        assert "colab.research.google.com/github/owner/name/" in texts[1]
+        assert ("%pip install" in texts[2]) == (source is not ONE_PAGE)
+
+
 @pytest.mark.slow
 def test_a_chapter_runs_where_nothing_else_is(tmp_path):
     """Its `.ipynb` alone was downloaded, and the package is installed."""
