@@ -108,7 +108,7 @@ def tests(record: Record) -> Iterator[str]:
 
 
 def hard_cases(record: Record) -> Iterator[str]:
-    """Where kernels of GPUs have been wrong. The bank is that of `minitransformer check`."""
+    """Where kernels of GPUs have been wrong. The checks are those of `minitransformer check`."""
     rows = []
     for name in KERNELS:
         attention = _attention(name)
@@ -118,10 +118,10 @@ def hard_cases(record: Record) -> Iterator[str]:
             yield f"Not here: {name}: {_in_a_line(error)}\n"
             continue
         cells = [_held(case, attention, record) for case in CASES.values()]
-        rows.append([name, *cells, _bank(attention, record, DTYPES.get(name, ALL_DTYPES))])
+        rows.append([name, *cells, _checks(attention, record, DTYPES.get(name, ALL_DTYPES))])
         if record.left < 0:
             break
-    yield table(["kernel", *CASES, "the bank of checks"], rows)
+    yield table(["kernel", *CASES, "the checks"], rows)
 
 
 def attention_alone(record: Record) -> Iterator[Group]:
@@ -264,7 +264,7 @@ def _held(case: Callable, attention: Attention, record: Record) -> str:
         return _in_a_line(error)
 
 
-def _bank(attention: Attention, record: Record, dtypes: tuple[str, ...]) -> str:
+def _checks(attention: Attention, record: Record, dtypes: tuple[str, ...]) -> str:
     try:
         report = check_attention(attention, device=record.device, dtypes=dtypes)
     except Exception as error:
