@@ -258,13 +258,12 @@ def test_pad_pairs_fill_right_with_zero_by_default():
     assert batch.target_ids.tolist() == [[1, 0], [1, 3]]
 
 
-@given(pairs=pairs, spare=st.integers(0, 5))
+@given(pairs=pairs, spare=st.none() | st.integers(0, 5))
 @settings(deadline=None)
 def test_pack_pairs_keep_every_pair_once_and_together(pairs, spare):
     sources, targets = [s for s, _ in pairs], [t for _, t in pairs]
-    length = max(map(len, sources), default=0) + spare + (not any(sources))
+    length = None if spare is None else max(map(len, sources), default=0) + spare
     batch = pack_pairs(sources, targets, length, BOS, EOS, PAD)
-    assert batch.source_ids.shape[1] == length
     found = []
     for source, target, label in zip(
         documents_of(batch.source_ids, batch.source_mask),
@@ -283,8 +282,9 @@ def test_pack_pairs_keep_every_pair_once_and_together(pairs, spare):
     for ids, mask in ((batch.source_ids, batch.source_mask), (batch.target_ids, batch.target_mask)):
         assert (ids[mask == 0] == PAD).all()
     assert (batch.labels[batch.target_mask == 0] == IGNORE_INDEX).all()
-    used = (batch.target_mask != 0).sum(dim=1).tolist()
-    assert batch.target_ids.shape[1] == max(used, default=0)  # no longer than needed
+    for mask in (batch.source_mask, batch.target_mask):  # no longer than needed
+        assert mask.shape[1] == max((mask != 0).sum(dim=1).tolist(), default=0)
+    assert length is None or batch.source_ids.shape[1] <= length
 
 
 def test_pack_pairs_fill_with_zero_by_default():
@@ -293,10 +293,28 @@ def test_pack_pairs_fill_with_zero_by_default():
     assert sorted(batch.target_ids.tolist()) == [[1, 0, 0, 0], [1, 3, 4, 5]]
 
 
-def test_rows_of_pairs_are_four_times_the_longest_source_where_nothing_is_said():
-    assert pack_pairs([[5] * 20, [6]], [[3], [4]], None, BOS, EOS).source_ids.shape == (1, 80)
-    assert pack_pairs([[5]], [[3]], None, BOS, EOS).source_ids.shape == (1, 64)
-    assert pack_pairs([], [], None, BOS, EOS).source_ids.shape == (0, 64)
+@pytest.mark.parametrize(
+    ("sources", "targets", "waste"),
+    [  # the lengths are drawn from these
+        pytest.param((8, 36), (10, 10), 0.04, id="dates"),
+        pytest.param((10, 60), (10, 60), 0.06, id="pairs"),
+        pytest.param((1, 5), (100, 200), 0.06, id="far longer targets"),
+    ],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_where_no_length_is_given_rows_of_pairs_are_evenly_full(sources, targets, waste, seed):
+    draw = random.Random(seed).randint
+    rows = [([5] * draw(*sources), [6] * draw(*targets)) for _ in range(128)]
+    batch = pack_pairs(*zip(*rows, strict=True), None, BOS, EOS)
+    tokens = (batch.source_mask != 0).sum() + (batch.target_mask != 0).sum()
+    assert batch.source_ids.numel() + batch.target_ids.numel() <= (1 + waste) * tokens
+
+
+def test_rows_of_pairs_are_a_few_times_as_long_as_the_longest_source_where_nothing_is_said():
+    """A mask has the square of their length."""
+    assert pack_pairs([[5] * 20] * 16, [[3]] * 16, None, BOS, EOS).source_ids.shape == (4, 80)
+    assert pack_pairs([[5]] * 90, [[3]] * 90, None, BOS, EOS).source_ids.shape == (2, 45)
+    assert pack_pairs([], [], None, BOS, EOS).source_ids.shape == (0, 0)
 
 
 def test_pack_pairs_of_empty_sources_into_rows_of_no_length():

@@ -4,7 +4,7 @@
 also the end of sequence, ids cannot tell a real end from padding.
 """
 
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import ceil
@@ -163,9 +163,10 @@ def pack_pairs(
     eos_id: int,
     pad_id: int = 0,
 ) -> PairBatch:
-    """Several pairs a row of `length` source tokens; target rows are as long as they need to be.
+    """Several pairs a row of at most `length` source tokens; both sides are as long as they need.
 
-    None is four times the longest source, at least 64: shorter rows are less full (measured).
+    None takes a batch of rows that are evenly full, some four times as long as the longest source:
+    where few pairs share a row, rows are less alike (measured).
 
     A pair lies in the same row on both sides under the same number, so that
     `padding_mask(target_mask, source_mask)` shows each target its own source.
@@ -173,22 +174,18 @@ def pack_pairs(
     """
     inputs, labels = _teacher_forcing(sources, targets, bos_id, eos_id)
     sources = _as_lists(sources, "sources")
-    if length is None:
-        length = max(64, 4 * max(map(len, sources), default=0))
     sizes = [(len(source), len(target)) for source, target in zip(sources, inputs, strict=True)]
-    _check_fit([s for s, _ in sizes], length, "sources", "length", "split it, or raise length")
-    # Both sides of a row fill up together if target rows are longer by the ratio of the totals.
-    # Where only a few targets fit into a row, as in the main job, half a target more saves 7 %.
-    total = sum(t for _, t in sizes)
-    even = total * length / max(sum(s for s, _ in sizes), 1)
-    attempts = []
-    for room in (even, even + total / max(len(sizes), 1) / 2):
-        bins = _fill_bins(sizes, (length, max([ceil(room), *(t for _, t in sizes)])))
-        longest = max((sum(sizes[i][1] for i in bin) for bin in bins), default=0)
-        attempts.append((len(bins) * (length + longest), longest, bins))
-    _, longest, bins = min(attempts)
-    source = _lay_out(sources, None, bins, length, pad_id)
-    return _join(source, _lay_out(inputs, labels, bins, longest, pad_id))
+    if length is None:
+        bins = _even_rows(sizes)
+    else:
+        _check_fit([s for s, _ in sizes], length, "sources", "length", "split it, or raise length")
+        # Both sides of a row fill up together: target rows are longer by the ratio of the totals.
+        source_total, target_total = (sum(size[side] for size in sizes) for side in (0, 1))
+        room = ceil(target_total * length / max(source_total, 1))
+        bins = _fill_bins(sizes, (length, max([room, *(target for _, target in sizes)])))
+    longest_source, longest_target = _fullest(sizes, bins)
+    source = _lay_out(sources, None, bins, longest_source, pad_id)
+    return _join(source, _lay_out(inputs, labels, bins, longest_target, pad_id))
 
 
 def _teacher_forcing(
@@ -276,6 +273,42 @@ def _fill_bins(sizes: list[tuple[int, int]], capacity: tuple[int, int]) -> list[
 
 
 WINDOW, CANDIDATES = 1_000, 24  # measured: more fill rows hardly better and take longer
+
+
+def _even_rows(sizes: list[tuple[int, int]]) -> list[list[int]]:
+    """Which pairs of the sizes (source, target) share a row, in rows that are evenly full.
+
+    Of some numbers of rows the one is taken that makes the smallest batch, padding included.
+    """
+    sources = [source for source, _ in sizes]
+    fewest = max(1, ceil(sum(sources) / max(64, 5 * max(sources, default=0))))
+    attempts = [_share_out(sizes, count) for count in range(fewest, fewest + 4)]
+    return min(attempts, key=lambda bins: len(bins) * sum(_fullest(sizes, bins)))
+
+
+def _share_out(sizes: list[tuple[int, int]], count: int) -> list[list[int]]:
+    """The pairs in `count` rows: from the longest on, each where the fuller side is least full.
+
+    Only the rows that are the least full before are tried.
+    """
+    all_sources, all_targets = (max(1, sum(size[side] for size in sizes)) for side in (0, 1))
+    shares = [(source / all_sources, target / all_targets) for source, target in sizes]
+    rows = [(0.0, 0.0, 0.0, [])] * count  # the share of the fuller side, of both, and the pairs
+    for i in sorted(range(len(sizes)), key=lambda i: sum(shares[i]), reverse=True):
+        source, target = shares[i]
+        choices = [
+            (max(sources + source, targets + target), place)
+            for place, (_, sources, targets, _) in enumerate(rows[:8])
+        ]
+        fuller, place = min(choices)
+        _, sources, targets, pairs = rows.pop(place)
+        insort(rows, (fuller, sources + source, targets + target, [*pairs, i]))
+    return [pairs for *_, pairs in rows if pairs]
+
+
+def _fullest(sizes: list[tuple[int, int]], bins: list[list[int]]) -> list[int]:
+    """The length of the fullest row, on the sources' and on the targets' side."""
+    return [max((sum(sizes[i][side] for i in bin) for bin in bins), default=0) for side in (0, 1)]
 
 
 # ---- labels ------------------------------------------------------------------------------------
