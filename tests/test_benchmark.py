@@ -80,6 +80,20 @@ def test_in_short_names_the_fastest_of_the_others_and_where_it_is_faster():
     assert line + "2.00 × transformers BART |" in fast
 
 
+def test_a_goal_that_is_missed_stands_beside_what_products_alone_would_leave():
+    sections = {"c": section_of({"ours, packed": 1.0, "transformers BART": 1.2})}
+    (group,) = sections["c"]["groups"]
+    group["profile"] = [  # products take half of the time
+        {"operator": "aten::mm", "share": 0.3},
+        {"operator": "aten::baddbmm", "share": 0.1},
+        {"operator": "aten::_scaled_dot_product_flash_attention_for_cpu_backward", "share": 0.1},
+        {"operator": "aten::copy_", "share": 0.4},
+    ]
+    assert "1.20 × transformers BART (at most 2.40) |" in report.in_short({"A": sections})
+    group["rows"][0]["seconds"] = [0.5]  # 2.4 times as fast, as the goal wants it
+    assert "2.40 × transformers BART |" in report.in_short({"A": sections})
+
+
 def test_in_short_has_the_worst_length_of_attention():
     sections = {"e": section_of({})}
     sections["e"]["groups"] = [

@@ -170,8 +170,7 @@ def compare_training(
             reached = flop / median(row["seconds"]) / 1e9
             row["ceiling"] = reached / bench.ceiling[name_of(dtype)]
         group["rows"].append(row)
-    if flop is not None:
-        group["profile"] = where_time_goes(next(iter(trainers.values())), bench.device)
+    group["profile"] = where_time_goes(next(iter(trainers.values())), bench.device)
     return group
 
 
