@@ -74,6 +74,17 @@ def test_what_there_is_no_time_for_is_named():
     assert text == ["The time was over here: what may be missing was not begun.\n"]
 
 
+@pytest.mark.parametrize("title", ["Tests", "The main job"])
+def test_what_is_cut_off_in_its_own_process_says_so(title, monkeypatch):
+    def run(command, **options):
+        raise gpu_record.subprocess.TimeoutExpired(command, options["timeout"])
+
+    monkeypatch.setattr(gpu_record.subprocess, "run", run)
+    text = "\n".join(run_part(title, PARTS[title], record_of(), False))
+    assert "not through after" in text or "The time was over here" in text
+    assert "It failed" not in text
+
+
 def test_a_rehearsal_writes_all_parts_and_not_the_page_of_the_gpu(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu_record, "measure_ceiling", lambda device: record_of().ceiling)
     command = ["gpu_record.py", "--device", "cpu", "--quick", "--minutes", "0"]

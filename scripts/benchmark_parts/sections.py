@@ -25,6 +25,7 @@ from minitransformer.data import Batch, PairBatch
 from minitransformer.inference.generation import stream_tokens
 from minitransformer.inference.prepacked import prepack
 from minitransformer.kernels import attention_kernel
+from minitransformer.kernels.sdpa import SdpaMask
 
 FIRST_WORD, MASK = 5, 3  # smaller ids are special tokens
 Group = dict[str, Any]
@@ -431,6 +432,7 @@ def compare_attention(
     }
     if bench.device.type == "cuda":
         formulas["ours, triton"] = _our_attention("triton", mask, query)
+        formulas["ours, varlen"] = _our_attention("varlen", mask, query)
         for backend in (SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION):
             formulas[f"SDPA, {backend.name.lower()}"] = _sdpa_by(backend, mask)
     if window is None and attention_mask.eq(1).all():
@@ -471,7 +473,10 @@ def _our_attention(name: str, mask: Tensor, query: Tensor) -> Callable[..., Tens
     def prepared():
         kernel = attention_kernel(name)
         assert kernel is not None  # only the reference has none
-        return kernel, kernel.prepare(mask, query, HEADS)
+        plan = kernel.prepare(mask, query, HEADS)
+        if name == "varlen" and isinstance(plan.plan, SdpaMask):
+            raise RuntimeError("varlen leaves this mask to SDPA")
+        return kernel, plan
 
     def attend(*qkv: Tensor) -> Tensor:
         kernel, plan = prepared()
