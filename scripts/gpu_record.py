@@ -16,21 +16,27 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from benchmark_parts.measure import Bench, machine, measure_ceiling
+from benchmark_parts.measure import Bench, machine, measure_ceiling, name_of
+from benchmark_parts.peers import Size, our_encoder
 from benchmark_parts.report import machine_line, table, tables, write
 from benchmark_parts.sections import (
+    PACKED,
     SECTIONS,
     Group,
     causal_language_model,
     compare_attention,
+    compare_training,
     documents_seen,
     encoder_decoder,
     generation,
+    masked_batches,
     masked_language_model,
+    masked_lengths,
 )
 from torch import Tensor
 from tqdm import tqdm
@@ -140,6 +146,25 @@ def attention_alone(record: Record) -> Iterator[Group]:
             yield group | {"table": "forward and backward", "row": row}
 
 
+def training_by_kernel(record: Record) -> Iterator[Group]:
+    """Steps of the next part's training, packed, by each kernel that a GPU has: what is the fastest
+    is to be what `auto` chooses there."""
+    lengths = masked_lengths(record.quick)
+    packed = [masked_batches(lengths, seed)[PACKED] for seed in range(4)]
+    kernels = {name: partial(our_encoder, attention=name) for name in ("sdpa", "triton", "varlen")}
+    for dtype in record.dtypes:
+        yield compare_training(
+            record,
+            f"masked language model, packed, {name_of(dtype)}",
+            our_encoder,
+            kernels,
+            Size(),
+            [(batch, batch) for batch in packed],
+            layouts={"auto": PACKED},
+            dtype=dtype,
+        )
+
+
 def main_job(record: Record) -> Iterator[str]:
     """`minitransformer train` from the start to the pictures."""
     options = ["--seeds", "1", "--device", record.device.type]
@@ -159,6 +184,7 @@ PARTS: dict[str, Callable[[Record], Iterator[str] | Iterator[Group]]] = {
     "Tests": tests,
     "Hard cases": hard_cases,
     "Attention alone": attention_alone,
+    "Training by kernel": training_by_kernel,
     "A masked language model": masked_language_model,
     "A causal language model": causal_language_model,
     "Encoder and decoder": encoder_decoder,
@@ -328,7 +354,7 @@ def run_part(title: str, part: Callable, record: Record, keep: bool) -> list[str
         texts.append("The time was over here: what may be missing was not begun.\n")
     except Exception:  # whatever it is, the next part begins
         texts.append("It failed:\n\n" + _as_code(traceback.format_exc().splitlines()[-8:]))
-    if groups and keep:
+    if groups and keep and title in KEPT:
         section = {
             "machine": machine(record.device),
             "ceiling": record.ceiling,

@@ -157,10 +157,15 @@ def compare_training(
     for name, (build, layout) in entrants.items():
         try:
             laid_out = [pair[layout] for pair in batches]
-            trainers[name] = Trainer(build, size, laid_out, dtype, bench.device)
+            trainer = Trainer(build, size, laid_out, dtype, bench.device)
+            trainer()  # one step of the warm-up: what fails costs the others nothing
         except ImportError as error:
             absent[name] = f"{error.name} is not installed"
-    found = bench.compare(title, trainers, warm_up=2 if bench.quick else warm_up)
+        except Exception as error:
+            absent[name] = _said(error)
+        else:
+            trainers[name] = trainer
+    found = bench.compare(title, trainers, warm_up=1 if bench.quick else warm_up - 1)
     masks = [tensor for name, tensor in batches[1][PADDED].items() if name.endswith("mask")]
     tokens = sum(int((mask != 0).sum()) for mask in masks)
     group: Group = {"title": title, "baseline": next(iter(theirs)), "rows": [], "absent": absent}
@@ -174,6 +179,10 @@ def compare_training(
     if flop is not None:
         group["profile"] = where_time_goes(next(iter(trainers.values())), bench.device)
     return group
+
+
+def _said(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def needed_flop(size: Size, lengths: Sequence[int], labels: int, causal: bool) -> float:
@@ -285,14 +294,18 @@ def generation(bench: Bench) -> Iterator[Group]:
 
 def generators(bench: Bench, family: str) -> tuple[nn.Module, mt.DecoderOnly, Batch]:
     """Theirs, ours with the same weights, and prompts."""
-    theirs = _generator(family, *((2, 256) if bench.quick else (6, 512))).to(bench.device)
+    theirs = _generator(family, *((2, 256) if bench.quick else (6, 512)))
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
         ours = mt.load_pretrained(folder).to(bench.device)
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(8, 65, (16,), generator=generator).tolist()
     prompts = documents(lengths, Size.vocab_size, 0)
-    return theirs, ours, mt.pad(prompts, side="left").to(bench.device)  # the side that theirs takes
+    return (
+        theirs.to(bench.device),
+        ours,
+        mt.pad(prompts, side="left").to(bench.device),
+    )  # the side that theirs takes
 
 
 def compare_generation(
@@ -453,8 +466,8 @@ def compare_attention(
     for name, one in list(runs.items()):
         try:
             output = one()
-        except (ImportError, RuntimeError) as error:  # not here, or not on this device
-            absent[name] = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        except Exception as error:  # not here, or not on this device; the others are measured
+            absent[name] = _said(error)
             del runs[name]
             continue
         outputs[name] = output.transpose(1, 2)[real] if output.ndim == 4 else output
