@@ -45,6 +45,7 @@ import minitransformer as mt
 from minitransformer.checks import check_attention
 from minitransformer.checks.attention.subject import DTYPES as ALL_DTYPES
 from minitransformer.kernels import attention_kernel
+from minitransformer.kernels.varlen import takes
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "notebooks" / "benchmark" / "gpu.md"
@@ -89,6 +90,8 @@ def device_and_versions(record: Record) -> Iterator[str]:
     missing = [name for name in ("triton", "transformers", "babel", "xdist") if not find_spec(name)]
     if missing:
         yield f"Not installed, and so not to be seen below: {', '.join(missing)}.\n"
+    if not takes(torch.ones(1, dtype=torch.bool, device=record.device), torch.bfloat16):
+        yield "varlen is SDPA here: it needs torch 2.11 and a GPU of compute capability 8.0.\n"
 
 
 def tests(record: Record) -> Iterator[str]:

@@ -19,6 +19,7 @@ from gpu_record import CASES, PARTS, Record, run_part  # noqa: E402
 
 from minitransformer import scaled_dot_product_attention  # noqa: E402
 from minitransformer.kernels import KERNELS, attention_kernel  # noqa: E402
+from minitransformer.kernels.varlen import torchs_kernel  # noqa: E402
 
 
 def record_of(seconds: float = 60.0) -> Record:
@@ -112,12 +113,18 @@ def test_what_only_a_gpu_runs_has_no_slip_of_the_pen(title, monkeypatch):
         record = replace(record_of(), device=torch.device("cuda"))
         text = "\n".join(run_part(title, PARTS[title], record, False))
     assert "It failed" not in text, text
+    assert "varlen is SDPA here" not in text or torchs_kernel() is None
     expected = {
         "Device and versions": ["a pretended GPU", "capability 9.0", "memory 80 GiB"],
         "Attention alone": ["| packed | 128 |", "ours, triton: ", "ours, varlen: "],
     }
     for words in expected[title]:
         assert words in text, text
+
+
+def test_that_varlen_is_not_here_is_said():
+    title = "Device and versions"
+    assert "varlen is SDPA here" in "\n".join(run_part(title, PARTS[title], record_of(), False))
 
 
 def test_a_kernel_that_fails_in_training_costs_the_others_nothing(monkeypatch):
