@@ -92,9 +92,9 @@ def on_a_cpu(monkeypatch):
     monkeypatch.setattr(varlen, "torchs_kernel", lambda: written_out)
 
 
-def inputs_for(mask, width=WIDTH, values=WIDTH, kv_heads=HEADS, dtype=torch.float64):
+def inputs_for(mask, width=WIDTH, values=WIDTH, heads=HEADS, kv_heads=HEADS, dtype=torch.float64):
     queries, keys = mask.shape[2:]
-    shapes = (HEADS, queries, width), (kv_heads, keys, width), (kv_heads, keys, values)
+    shapes = (heads, queries, width), (kv_heads, keys, width), (kv_heads, keys, values)
     return [torch.randn(BATCH, *shape).to(mask.device, dtype) for shape in shapes]
 
 
@@ -105,7 +105,9 @@ def with_gradients(attention, inputs, mask):
     return output.detach(), *torch.autograd.grad(output, leaves, towards)
 
 
-@pytest.mark.parametrize("sizes", [{}, {"kv_heads": 1}, {"width": 5, "values": 3}], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [{}, {"heads": 4}, {"width": 5, "values": 3}, {"width": 3, "values": 9}], ids=str
+)
 @pytest.mark.parametrize("name", MASKS)
 def test_it_is_the_reference(name, sizes, on_a_cpu):
     mask, causal = MASKS[name]
