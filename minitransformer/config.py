@@ -39,7 +39,7 @@ STYLES = {
 }
 STYLES |= {"roberta": STYLES["bert"], "distilbert": STYLES["bert"], "mistral": STYLES["llama"]}
 
-ATTENTIONS = ("auto", "reference", "tiled", "fused", "online", "sdpa", "triton")  # see `kernels`
+ATTENTIONS = ("auto", "reference", "tiled", "fused", "online", "sdpa", "triton", "varlen")
 LEAST = dict.fromkeys(  # what the integers of a Config must be at least
     ("vocab_size", "d_model", "num_heads", "num_kv_heads", "d_ff", "max_length"), 1
 ) | dict.fromkeys(("num_layers", "num_decoder_layers", "num_segments", "bos_id"), 0)

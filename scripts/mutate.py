@@ -32,6 +32,7 @@ TESTS = {  # where a mutant of a module is looked for
     "kernels/sdpa": ["sdpa"],
     "kernels/strips": ["strips"],
     "kernels/plan": ["plan"],
+    "kernels/varlen": ["varlen"],
     "kernels/linear_cross_entropy": ["linear_cross_entropy"],
     "masks": ["masks"],
     "attention": ["attention"],

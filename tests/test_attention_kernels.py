@@ -168,7 +168,8 @@ def test_half_precision_is_as_good_as_the_formulas(name, device):
         found = kernel(name)(*half, mask)
         plain = reference(*half, mask)
         assert found.dtype == dtype
-        assert (found - wanted).abs().max() <= 2 * (plain - wanted).abs().max()
+        rounding = torch.finfo(dtype).eps / 2 * wanted.abs().max()  # of the output itself
+        assert (found - wanted).abs().max() <= 2 * (plain - wanted).abs().max() + rounding
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -21,6 +21,7 @@ from minitransformer.loss import cross_entropy
 from minitransformer.pretrained import load_pretrained, save_pretrained
 from minitransformer.training.loop import Settings, Training, train
 from minitransformer.training.start import start
+from minitransformer.training.tasks import largest_padding_weight
 
 ROWS = [[5, 6, 7], [8, 9, 10, 11], [12]]
 
@@ -189,6 +190,34 @@ def test_the_command_line_trains_writes_and_evaluates(pairs, tmp_path, capsys):
         assert main(["generate", run, "w1", "--device", "cuda"]) == 0
         assert main(["evaluate", run, "--device", "cuda"]) == 0
     assert "was wanted" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["pairs", "lm", "mlm", "classify"])
+def test_an_evaluation_waits_once_a_batch_however_many_examples_are_in_it(name, tmp_path):
+    """So many times at most: the numbers of a batch are read together, not example by example."""
+    file = tmp_path / "data.tsv"
+    file.write_text("".join(f"{'abc'[i % 3]}\tx{i} y{i}\n\n" for i in range(600)), encoding="utf-8")
+    sizes = {"d_model": 8, "num_heads": 2, "num_layers": 1, "max_length": 24}
+    task, model, _ = start(name, DataOptions([str(file)]), sizes)
+    large_init(model).eval()
+    held_out = task.held_out
+    counts: dict[str, list[int]] = {"examine": [], "evaluate": [], "padding": []}
+    for examples in (3, 20):
+        task.held_out = held_out[:examples]
+        assert len(task.held_out) == examples
+        expected = task.examine(model).results
+        with pretended_gpu("cuda") as waits:
+            there = copy.deepcopy(model).to("cuda")
+            for what, count in counts.items():
+                waits.clear()
+                if what == "padding":
+                    largest_padding_weight(there, task.held_out_batches())
+                else:
+                    found = getattr(task, what)(there)
+                    assert what == "evaluate" or found.results == pytest.approx(expected, rel=1e-4)
+                count.append(len(waits))
+    for few, many in counts.values():
+        assert few == many <= 16
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2])

@@ -2,18 +2,24 @@
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from pretended import pretended_gpu
 
 pytest.importorskip("matplotlib")
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 import gpu_record  # noqa: E402 -- scripts/gpu_record.py
+from benchmark_parts.peers import Size  # noqa: E402
 from gpu_record import CASES, PARTS, Record, run_part  # noqa: E402
 
 from minitransformer import scaled_dot_product_attention  # noqa: E402
+from minitransformer.kernels import KERNELS, attention_kernel  # noqa: E402
+from minitransformer.kernels.varlen import torchs_kernel  # noqa: E402
 
 
 def record_of(seconds: float = 60.0) -> Record:
@@ -72,6 +78,82 @@ def test_a_part_that_fails_says_so():
 def test_what_there_is_no_time_for_is_named():
     text = run_part("a part", lambda record: iter(["text"]), record_of(-1.0), False)
     assert text == ["The time was over here: what may be missing was not begun.\n"]
+
+
+class Event:
+    """A moment, as torch.cuda has it."""
+
+    def __init__(self, enable_timing):
+        assert enable_timing
+
+    def record(self):
+        self.at = time.perf_counter()
+
+    def elapsed_time(self, later):
+        return 1000 * (later.at - self.at)
+
+
+@pytest.mark.parametrize("title", ["Device and versions", "Attention alone"])
+def test_what_only_a_gpu_runs_has_no_slip_of_the_pen(title, monkeypatch):
+    """On a pretended device; what is only for a real one is missing, by its name."""
+    properties = SimpleNamespace(major=9, minor=0, total_memory=80 * 2**30)
+    answers = {
+        "get_device_properties": properties,
+        "get_device_name": "a pretended GPU",
+        "get_device_capability": (9, 0),
+        "synchronize": None,
+        "reset_peak_memory_stats": None,
+        "memory_allocated": 0,
+        "max_memory_allocated": 2**20,
+    }
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
+    with pretended_gpu("cuda"):
+        record = replace(record_of(), device=torch.device("cuda"))
+        text = "\n".join(run_part(title, PARTS[title], record, False))
+    assert "It failed" not in text, text
+    assert "varlen is SDPA here" not in text or torchs_kernel() is None
+    expected = {
+        "Device and versions": ["a pretended GPU", "capability 9.0", "memory 80 GiB"],
+        "Attention alone": ["| packed | 128 |", "ours, triton: ", "ours, varlen: "],
+    }
+    for words in expected[title]:
+        assert words in text, text
+
+
+def test_that_varlen_is_not_here_is_said():
+    title = "Device and versions"
+    assert "varlen is SDPA here" in "\n".join(run_part(title, PARTS[title], record_of(), False))
+
+
+def test_a_kernel_that_fails_in_training_costs_the_others_nothing(monkeypatch):
+    """Triton refuses a CPU, and SDPA, with which the others are compared, is broken here."""
+
+    def broken(*_):
+        raise RuntimeError("no such image\nfor this device")
+
+    sdpa = replace(attention_kernel("sdpa"), compute=broken)
+    monkeypatch.setitem(KERNELS, "sdpa", sdpa)
+    monkeypatch.setattr(gpu_record, "Size", lambda: Size(d_model=16, num_layers=1, num_heads=2))
+    record = replace(record_of(), seconds=0.1)
+    text = "\n".join(run_part("a part", PARTS["Training by kernel"], record, False))
+    assert "It failed" not in text, text
+    assert "Not measured: sdpa: no such image\n" in text
+    assert "Not measured: triton: " in text
+    for name in ("auto", "varlen"):
+        assert f"| {name} | " in text
+
+
+@pytest.mark.parametrize("title", ["Tests", "The main job"])
+def test_what_is_cut_off_in_its_own_process_says_so(title, monkeypatch):
+    def run(command, **options):
+        raise gpu_record.subprocess.TimeoutExpired(command, options["timeout"])
+
+    monkeypatch.setattr(gpu_record.subprocess, "run", run)
+    text = "\n".join(run_part(title, PARTS[title], record_of(), False))
+    assert "not through after" in text or "The time was over here" in text
+    assert "It failed" not in text
 
 
 def test_a_rehearsal_writes_all_parts_and_not_the_page_of_the_gpu(tmp_path, monkeypatch, capsys):

@@ -39,6 +39,11 @@ def tf32(request, device):
     torch.backends.cuda.matmul.allow_tf32 = before
 
 
+def test_float32_is_not_rounded_unless_a_test_asks_for_it():
+    """TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1, which NVIDIA's images set, would have it so."""
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
 def inputs(length, dtype, device):
     generator = torch.Generator().manual_seed(length)
     return [

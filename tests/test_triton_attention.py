@@ -28,9 +28,9 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 GPU = torch.cuda.is_available()
-ON_CPU = pytest.mark.skipif(not INTERPRETED, reason="runs inside test_in_the_interpreter")
+ON_CPU = pytest.mark.skipif(not INTERPRETED, reason="needs TRITON_INTERPRET=1 on a CPU")
 ON_GPU = pytest.mark.skipif(
-    INTERPRETED or not GPU, reason="needs a CUDA GPU (and no TRITON_INTERPRET); there is none"
+    INTERPRETED or not GPU, reason="needs a CUDA GPU, and TRITON_INTERPRET not set"
 )
 DEVICES = [pytest.param("cpu", marks=ON_CPU), pytest.param("cuda", marks=ON_GPU)]
 HALF = [
@@ -153,7 +153,10 @@ def assert_zero_where_unused(results, mask, groups=1):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(INTERPRETED or GPU, reason="the kernels run in this process")
+@pytest.mark.skipif(
+    INTERPRETED or GPU,
+    reason="the kernels run in this process, by TRITON_INTERPRET=1 or on the GPU",
+)
 def test_in_the_interpreter():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
@@ -289,7 +292,8 @@ def test_half_precision_errs_at_most_twice_as_much_as_plain_torch(name, device, 
         assert_zero_where_unused(results, mask)
         for got, other, wanted in zip(results, plain, expected, strict=True):
             error, allowed = (got - wanted).abs().max(), 2 * (other - wanted).abs().max()
-            assert error <= allowed + torch.finfo(dtype).eps / 8
+            rounding = torch.finfo(dtype).eps / 2 * wanted.abs().max()  # of the result itself
+            assert error <= allowed + rounding
 
 
 @pytest.mark.parametrize(("device", "dtype"), HALF)

@@ -37,7 +37,8 @@ def answer(
     answers = []
     for start in range(0, len(texts), ROWS):
         chunk = texts[start : start + ROWS]
-        batch = padded(model, vocabulary, chunk).to(device)
+        read = padded(model, vocabulary, chunk)
+        batch = read.to(device)
         ids, mask = batch.input_ids, batch.attention_mask
         if isinstance(model, Classifier):
             answers += _classes(model, batch)
@@ -47,14 +48,18 @@ def answer(
                 logits = model(ids, mask)
             logits[..., list(vocabulary.special_ids)] = float("-inf")  # what is hidden is text
             filled = torch.where(ids == vocabulary.mask_id, logits.argmax(-1), ids)
-            known = zip(chunk, filled.tolist(), ids.tolist(), mask.tolist(), strict=True)
+            tensors = filled, read.input_ids, read.attention_mask
+            known = zip(chunk, *(x.tolist() for x in tensors), strict=True)
             answers += [_fill(vocabulary, *row) for row in known]
             continue
         eos_id = end_of(model, vocabulary)
         rows = generate(model, ids, mask, max_new_tokens, eos_id=eos_id, **sampling)
-        for i, row in enumerate(rows):
-            start, prompt = _start(model, chunk[i], ids[i][mask[i] != 0])
-            answers.append(start + _continuation(vocabulary, prompt, row.tolist()))
+        written = torch.cat(rows).cpu().split([len(row) for row in rows])  # a GPU waits once
+        for text, prompt, real, row in zip(
+            chunk, read.input_ids, read.attention_mask, written, strict=True
+        ):
+            start, before = _start(model, text, prompt[real != 0])
+            answers.append(start + _continuation(vocabulary, before, row.tolist()))
     return answers
 
 

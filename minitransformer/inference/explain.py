@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from minitransformer.kernels import Kernel
 from minitransformer.kernels.plan import Plan
 from minitransformer.kernels.sdpa import SdpaMask
+from minitransformer.kernels.varlen import Lengths
 from minitransformer.layers import Stack
 
 
@@ -54,14 +55,18 @@ def _watched(
 ) -> Any:
     plan = kernel.plan(mask, batch, *rest)
     share = mask.double().mean().item() if mask.numel() else 0.0
-    why = _why(plan, mask, batch)
+    why = _why(plan, mask, batch, kernel.name)
     lines.append(f"{name}: mask {tuple(mask.shape)}, {share:.0%} True -> {kernel.name}: {why}")
     return plan
 
 
-def _why(plan: Any, mask: Tensor, batch: int) -> str:
+def _why(plan: Any, mask: Tensor, batch: int, name: str) -> str:
     if isinstance(plan, SdpaMask):
-        return f"a single call of torch's SDPA, {_why_a_single_call(mask)}"
+        return f"a single call of torch's SDPA, {_why_a_single_call(mask, name)}"
+    if isinstance(plan, Lengths):
+        documents, tokens = len(plan.query_ends) - 1, len(plan.queries)
+        seen = "causally" if plan.causal else "as a whole"
+        return f"flash-attention of {documents} documents, {tokens} queries, each seen {seen}"
     if isinstance(plan, Plan):
         documents = sum(len(group.queries) for group in plan.groups)
         computed = plan.scores / (batch * mask[0].numel())
@@ -74,7 +79,12 @@ def _why(plan: Any, mask: Tensor, batch: int) -> str:
     return f"Triton, which loads {shown} of {every} tiles of the mask"
 
 
-def _why_a_single_call(mask: Tensor) -> str:
+def _why_a_single_call(mask: Tensor, name: str) -> str:
+    if name == "varlen" and mask.shape[2] > 1:
+        return (
+            "as lengths are for half precision on CUDA, by torch 2.11 or later, and for documents "
+            "that are all seen as a whole or all causally"
+        )
     if mask.device.type != "cpu":
         return (
             "without cuDNN: to read the mask would make the GPU wait; where much of it is False, "

@@ -9,6 +9,7 @@ from minitransformer.kernels.strips import (
     online_attention,
     tiled_attention,
 )
+from minitransformer.kernels.varlen import varlen_attention
 
 KERNELS = {
     kernel.name: kernel
@@ -18,6 +19,7 @@ KERNELS = {
         online_attention,
         sdpa_attention,
         tiled_attention,
+        varlen_attention,
     )
 }
 

@@ -90,7 +90,7 @@ def make_plan(mask: Tensor, batch: int, heads: int, whole: bool = False) -> Plan
         return Plan([], per_head)
     if per_head:
         mask, batch, heads = rearrange(mask, "b h q k -> (b h) 1 q k"), batch * heads, 1
-    queries, keys, kinds = _documents(mask, batch)
+    queries, keys, kinds = read_documents(mask, batch)
     groups = [
         _group(mask, kind, queries.of(members, 1), keys.of(members, FEWEST), heads, whole)
         for kind, members in _alike(kinds, queries.lengths, keys.lengths, heads, whole)
@@ -136,7 +136,7 @@ class Side(NamedTuple):
         return Side(tokens.flatten(), starts.flatten(), self.lengths.repeat(times))
 
 
-def _documents(mask: Tensor, batch: int) -> tuple[Side, Side, list[int]]:
+def read_documents(mask: Tensor, batch: int) -> tuple[Side, Side, list[int]]:
     """The documents of (batch or 1, 1, Q, K): their queries, their keys, and of what kind each is.
 
     Their keys are disjoint: what begins one lies behind all that was seen before it.

@@ -11,6 +11,7 @@ tiles (Tillet et al. 2019, "Triton: An Intermediate Language and Compiler for Ti
 Computations"). What is a `tl.constexpr` is known when the kernel is compiled.
 """
 
+from functools import lru_cache
 from math import gcd
 from typing import NamedTuple
 
@@ -88,11 +89,17 @@ class Heads(NamedTuple):
 
 
 def _heads(x: Tensor) -> Heads:
-    padded = max(16, triton.next_power_of_2(x.shape[-1]))  # 16: the least of a matrix product
-    *steps, column = x.stride()
+    return Heads(x, *_layout(x.shape[-1], x.stride()))
+
+
+@lru_cache(1024)  # all layers and steps of one shape share it
+def _layout(width: int, steps: tuple[int, ...]) -> tuple:
+    """What `Heads` says of a tensor but where it is."""
+    padded = max(16, triton.next_power_of_2(width))  # 16: the least of a matrix product
+    *steps, column = steps
     unit = gcd(16, *steps)
     strides = (*(step // unit for step in steps), column)
-    return Heads(x, strides, tl.constexpr(unit), tl.constexpr(x.shape[-1]), tl.constexpr(padded))
+    return strides, tl.constexpr(unit), tl.constexpr(width), tl.constexpr(padded)
 
 
 @triton.jit

@@ -193,12 +193,19 @@ def machine(device: torch.device) -> dict[str, str]:
     if device.type == "cuda":
         about["device"] = torch.cuda.get_device_name(device)
         about["CUDA"] = str(torch.version.cuda)
-        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        answer = subprocess.run(query, capture_output=True, encoding="utf-8", check=False)
-        about["driver"] = answer.stdout.split("\n")[0]
+        about["driver"] = _driver()
     about["threads"] = str(torch.get_num_threads())
     packages = ("torch", "triton", "transformers", "x-transformers", "flash-attn")
     return about | {name: installed_version(name) for name in packages}
+
+
+def _driver() -> str:
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, encoding="utf-8", check=False)
+    except FileNotFoundError:  # not every image has it
+        return "unknown"
+    return answer.stdout.split("\n")[0]
 
 
 def installed_version(package: str) -> str:

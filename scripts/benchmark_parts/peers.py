@@ -50,18 +50,19 @@ def initialise(model: nn.Module) -> nn.Module:
 class Ours(nn.Module):
     """Padded or packed: that is in the batch, not in the model."""
 
-    def __init__(self, kind: type[nn.Module], size: Size, style: str):
+    def __init__(self, kind: type[nn.Module], size: Size, style: str, attention: str = "auto"):
         super().__init__()
         names = ("vocab_size", "d_model", "num_layers", "num_heads", "max_length")
         numbers = {name: getattr(size, name) for name in names}
-        self.model = kind(mt.Config(**numbers, style=style, tie_embeddings=True))
+        parts = {"style": style, "attention": attention, "tie_embeddings": True}
+        self.model = kind(mt.Config(**numbers, **parts))
 
     def loss(self, batch: Batch | PairBatch) -> Tensor:
         return self.model.loss(**batch)
 
 
-def our_encoder(size: Size) -> nn.Module:
-    return Ours(mt.EncoderOnly, size, "bert")
+def our_encoder(size: Size, attention: str = "auto") -> nn.Module:
+    return Ours(mt.EncoderOnly, size, "bert", attention)
 
 
 def our_decoder(size: Size) -> nn.Module:

@@ -271,7 +271,7 @@ def _table_ofentrants(group: Group) -> str:
     shown = [name for name in columns if name in group["rows"][0]]
     header = ["", *(titles.get(name, name) for name in shown), "by"]
     lines = [
-        [row["name"], *(columns[name](row) for name in shown), f"{base / seconds:.2f} ×"]
+        [row["name"], *(columns[name](row) for name in shown), _faster(base, seconds)]
         for row in group["rows"]
         for seconds in [median(row["seconds"])]
     ]
@@ -280,6 +280,11 @@ def _table_ofentrants(group: Group) -> str:
         operators = [f"`{op['operator']}` {op['share']:.0%}" for op in group["profile"]]
         text += f"\nWhere the time of {group['rows'][0]['name']} goes: {', '.join(operators)}.\n"
     return text
+
+
+def _faster(base: float | None, seconds: float) -> str:
+    """How many times as fast as the baseline, if that was measured."""
+    return "" if base is None else f"{base / seconds:.2f} ×"
 
 
 def _table_of_groups(groups: Sequence[Group]) -> str:

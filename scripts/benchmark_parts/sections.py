@@ -25,6 +25,7 @@ from minitransformer.data import Batch, PairBatch
 from minitransformer.inference.generation import stream_tokens
 from minitransformer.inference.prepacked import prepack
 from minitransformer.kernels import attention_kernel
+from minitransformer.kernels.sdpa import SdpaMask
 
 FIRST_WORD, MASK = 5, 3  # smaller ids are special tokens
 Group = dict[str, Any]
@@ -156,10 +157,15 @@ def compare_training(
     for name, (build, layout) in entrants.items():
         try:
             laid_out = [pair[layout] for pair in batches]
-            trainers[name] = Trainer(build, size, laid_out, dtype, bench.device)
+            trainer = Trainer(build, size, laid_out, dtype, bench.device)
+            trainer()  # one step of the warm-up: what fails costs the others nothing
         except ImportError as error:
             absent[name] = f"{error.name} is not installed"
-    found = bench.compare(title, trainers, warm_up=2 if bench.quick else warm_up)
+        except Exception as error:
+            absent[name] = _said(error)
+        else:
+            trainers[name] = trainer
+    found = bench.compare(title, trainers, warm_up=1 if bench.quick else warm_up - 1)
     masks = [tensor for name, tensor in batches[1][PADDED].items() if name.endswith("mask")]
     tokens = sum(int((mask != 0).sum()) for mask in masks)
     group: Group = {"title": title, "baseline": next(iter(theirs)), "rows": [], "absent": absent}
@@ -172,6 +178,10 @@ def compare_training(
         group["rows"].append(row)
     group["profile"] = where_time_goes(next(iter(trainers.values())), bench.device)
     return group
+
+
+def _said(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def needed_flop(size: Size, lengths: Sequence[int], labels: int, causal: bool) -> float:
@@ -283,14 +293,18 @@ def generation(bench: Bench) -> Iterator[Group]:
 
 def generators(bench: Bench, family: str) -> tuple[nn.Module, mt.DecoderOnly, Batch]:
     """Theirs, ours with the same weights, and prompts."""
-    theirs = _generator(family, *((2, 256) if bench.quick else (6, 512))).to(bench.device)
+    theirs = _generator(family, *((2, 256) if bench.quick else (6, 512)))
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
         ours = mt.load_pretrained(folder).to(bench.device)
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(8, 65, (16,), generator=generator).tolist()
     prompts = documents(lengths, Size.vocab_size, 0)
-    return theirs, ours, mt.pad(prompts, side="left").to(bench.device)  # the side that theirs takes
+    return (
+        theirs.to(bench.device),
+        ours,
+        mt.pad(prompts, side="left").to(bench.device),
+    )  # the side that theirs takes
 
 
 def compare_generation(
@@ -430,6 +444,7 @@ def compare_attention(
     }
     if bench.device.type == "cuda":
         formulas["ours, triton"] = _our_attention("triton", mask, query)
+        formulas["ours, varlen"] = _our_attention("varlen", mask, query)
         for backend in (SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION):
             formulas[f"SDPA, {backend.name.lower()}"] = _sdpa_by(backend, mask)
     if window is None and attention_mask.eq(1).all():
@@ -450,8 +465,8 @@ def compare_attention(
     for name, one in list(runs.items()):
         try:
             output = one()
-        except (ImportError, RuntimeError) as error:  # not here, or not on this device
-            absent[name] = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        except Exception as error:  # not here, or not on this device; the others are measured
+            absent[name] = _said(error)
             del runs[name]
             continue
         outputs[name] = output.transpose(1, 2)[real] if output.ndim == 4 else output
@@ -470,7 +485,10 @@ def _our_attention(name: str, mask: Tensor, query: Tensor) -> Callable[..., Tens
     def prepared():
         kernel = attention_kernel(name)
         assert kernel is not None  # only the reference has none
-        return kernel, kernel.prepare(mask, query, HEADS)
+        plan = kernel.prepare(mask, query, HEADS)
+        if name == "varlen" and isinstance(plan.plan, SdpaMask):
+            raise RuntimeError("varlen leaves this mask to SDPA")
+        return kernel, plan
 
     def attend(*qkv: Tensor) -> Tensor:
         kernel, plan = prepared()

@@ -16,7 +16,7 @@ from minitransformer.data import Batch, PairBatch
 from minitransformer.data.tokenization import AnyVocabulary
 from minitransformer.inference.answering import AnyModel
 from minitransformer.inference.record import record_attention
-from minitransformer.kernels.linear_cross_entropy import head_loss
+from minitransformer.kernels.linear_cross_entropy import head_loss, label_positions
 from minitransformer.loss import IGNORE_INDEX
 
 Watch = Callable[[Sequence], Iterable]  # sees the batches of an evaluation go by: a progress bar
@@ -75,18 +75,26 @@ class Measured(NamedTuple):
 
 @torch.no_grad()
 def measure(model: AnyModel, batch: Batch | PairBatch) -> Iterator[Measured]:
-    """Of each row. The head is run row by row: the logits of a batch can be gigabytes."""
-    batch = batch.to(next(model.parameters()).device)
-    if isinstance(batch, PairBatch):
-        memory = model.encode(batch.source_ids, batch.source_mask)
-        hidden = model.decode(batch.target_ids, batch.target_mask, memory, batch.source_mask)
+    """Of each row. The head is run row by row: the logits of a batch can be gigabytes.
+
+    The labels stay on the CPU, and numbers are read when a batch is through: each makes a GPU wait.
+    """
+    there = batch.to(next(model.parameters()).device)
+    if isinstance(there, PairBatch):
+        memory = model.encode(there.source_ids, there.source_mask)
+        hidden = model.decode(there.target_ids, there.target_mask, memory, there.source_mask)
     else:
-        hidden = model.encode(batch.input_ids, batch.attention_mask, batch.segment_ids)
+        hidden = model.encode(there.input_ids, there.attention_mask, there.segment_ids)
+    nats, right = [], []
     for row, labels in zip(hidden, batch.labels, strict=True):
-        counts = labels != IGNORE_INDEX
-        nats = head_loss(model.head, row, labels, 1).item()
-        right = model.head(row[counts]).argmax(-1) == labels[counts]
-        yield Measured(nats, int(right.sum()), int(counts.sum()))
+        at = label_positions(labels, row.shape[:-1])
+        guessed = model.head(row[at.to(row.device, non_blocking=True)]).argmax(-1)
+        wanted = labels[at].to(row.device, non_blocking=True)
+        nats.append(head_loss(model.head, row, labels, 1))
+        right.append((guessed == wanted).sum())
+    counts = (batch.labels != IGNORE_INDEX).sum(dim=1)
+    numbers = (torch.stack(nats), torch.stack(right), counts)
+    yield from map(Measured, *(x.tolist() for x in numbers))
 
 
 def worst(measured: Sequence[Measured], right: Sequence[bool] | None = None) -> list[int]:
@@ -120,22 +128,22 @@ def largest_padding_weight(model: AnyModel, batches: Iterable[Batch] | Iterable[
 
     Returns the weight, and how many weights on padded keys were looked at.
     """
-    largest, count = 0.0, 0
+    device = next(model.parameters()).device
+    largest, count = torch.zeros((), device=device), 0
     for batch in batches:
-        batch = batch.to(next(model.parameters()).device)
+        there = batch.to(device)
         with record_attention(model) as maps:
-            model.loss(**batch)
-        for name, weights in maps.items():
+            model.loss(**{**there, "labels": batch.labels})
+        for name, weights in maps.items():  # (B,H,Q,K)
             if isinstance(batch, Batch):
-                key_mask = batch.attention_mask
+                mask = "attention_mask"
             else:
                 reads_source = name.startswith("encoder") or name.endswith("cross_attention")
-                key_mask = batch.source_mask if reads_source else batch.target_mask
-            on_padding = weights.transpose(1, 3)[key_mask == 0]  # (padded keys, Q, H)
-            count += on_padding.numel()
-            if on_padding.numel():
-                largest = torch.maximum(torch.tensor(largest), on_padding.max().cpu()).item()
-    return largest, count
+                mask = "source_mask" if reads_source else "target_mask"
+            padded = (there[mask] == 0)[:, None, None]
+            largest = torch.maximum(largest, weights.masked_fill(~padded, 0.0).max())
+            count += int((batch[mask] == 0).sum()) * weights[0, :, :, 0].numel()
+    return largest.item(), count
 
 
 def shuffled(items: Sequence, seed: int, step: int, size: int) -> list:
