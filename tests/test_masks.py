@@ -214,6 +214,13 @@ def test_decoder_mask_equals_its_loops(device, dtype, window):
         assert torch.equal(cached.cpu(), expected[:, :, start:])
 
 
+def test_decoder_mask_is_made_where_the_attention_mask_is():
+    attention_mask = from_lengths(LENGTHS, KEYS)
+    with torch.device("meta"):  # the default is another device
+        mask = decoder_mask(attention_mask, window=2)
+    assert mask.device == attention_mask.device
+
+
 @pytest.mark.parametrize(("misuse", "error", "message"), MISUSES)
 def test_decoder_mask_refuses(misuse, error, message):
     with pytest.raises(error, match="^attention_mask .*" + message):
