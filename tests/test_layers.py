@@ -10,9 +10,10 @@ from pretended import pretended_gpu
 from torch import nn
 from torch.nn import functional as F
 
-from minitransformer import Config, causal_mask, padding_mask
+from minitransformer import Config, MultiHeadAttention, causal_mask, padding_mask
 from minitransformer.config import STYLES, Style
 from minitransformer.embedding import Embedding
+from minitransformer.kernels import KERNELS
 from minitransformer.layers import (
     ACTIVATIONS as ACTIVATION_NAMES,
 )
@@ -24,6 +25,7 @@ from minitransformer.layers import (
     Stack,
     make_norm,
 )
+from minitransformer.masks import PreparedMask
 from minitransformer.positions import (
     LearnedPositions,
     RotaryPositions,
@@ -182,6 +184,36 @@ def test_stack_is_its_layers_then_the_final_norm_of_pre_norm(name):
     expected = stack.norm(expected)
     assert len(stack.layers) == 3
     assert torch.equal(stack(x, mask, rotation), expected)
+
+
+@pytest.mark.parametrize(("layer", "count"), [(EncoderLayer, 2), (DecoderLayer, 4)])
+def test_every_attention_of_a_stack_has_its_kernel(layer, count):
+    stack = Stack(config(attention="tiled"), layer, 2)
+    found = [part.kernel for part in stack.modules() if isinstance(part, MultiHeadAttention)]
+    assert found == [KERNELS["tiled"]] * count
+
+
+def test_a_stack_reads_its_masks_once_for_all_layers():
+    stack, x, masks = Stack(config(), DecoderLayer, 3).double(), normal(2, 5, 16), []
+    for layer in stack.layers:
+        layer.register_forward_pre_hook(lambda _, given: masks.append((given[1], given[4])))
+    stack(x, causal_mask(5), None, x[:, :3], causal_mask(5)[..., :3])
+    assert all(isinstance(mask, PreparedMask) for mask in masks[0])
+    assert all(mask is first for pair in masks for mask, first in zip(pair, masks[0], strict=True))
+
+
+def test_a_decoder_layer_rotates_the_queries_and_keys_of_its_self_attention():
+    numbers = config("llama")
+    layer, rotary = large_init(DecoderLayer(numbers).double()), RotaryPositions(numbers)
+    x, memory, mask = normal(2, 5, 16), normal(2, 3, 16), causal_mask(5)
+
+    def output(positions):
+        rotation = rotary(x, positions.expand(2, 5))[1]
+        return layer(x, mask, rotation, memory, mask[..., :3])
+
+    positions = torch.arange(5)
+    torch.testing.assert_close(output(positions + 7), output(positions))  # distances alone count
+    assert (output(2 * positions) - output(positions))[:, 1:].abs().min() > 1e-6
 
 
 # ---- norms, residuals, feed-forwards -----------------------------------------------------------
