@@ -202,6 +202,23 @@ def test_a_stack_reads_its_masks_once_for_all_layers():
     assert all(mask is first for pair in masks for mask, first in zip(pair, masks[0], strict=True))
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_recomputing_the_layers_changes_nothing_but_what_is_kept(dropout):
+    stack, kept, gradients = Stack(config(dropout=dropout), EncoderLayer, 3).double(), [], []
+    x, projection = normal(2, 5, 16), normal(2, 5, 16)
+    for stack.recompute in (False, True):
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x, sizes=sizes: sizes.append(x.numel()) or x, lambda x: x
+        ):
+            torch.manual_seed(1)
+            output = stack(x, causal_mask(5), None)
+        gradients.append(torch.autograd.grad((output * projection).sum(), [*stack.parameters()]))
+        kept.append(sum(sizes))
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert kept[1] < 0.5 * kept[0]
+
+
 def test_a_decoder_layer_rotates_the_queries_and_keys_of_its_self_attention():
     numbers = config("llama")
     layer, rotary = large_init(DecoderLayer(numbers).double()), RotaryPositions(numbers)
