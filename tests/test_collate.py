@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -288,6 +289,10 @@ FORMS = {
     "mapping of lists": columns(),
     "mapping of tensors (1, T)": columns(lambda rows: [torch.tensor([row]) for row in rows]),
     "mapping of arrays": columns(lambda rows: [np.array(row) for row in rows]),
+    "pyarrow's tables of one row": lambda examples: [
+        SimpleNamespace(to_pylist=lambda e=e: [e]) for e in examples
+    ],
+    "pyarrow's scalars": each(lambda row: SimpleNamespace(as_py=lambda: row)),
     "left, padded": padded("left", list),
     "right, padded": padded("right", list),
     "right, padded, bool": padded("right", np.array),

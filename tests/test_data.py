@@ -610,6 +610,13 @@ def test_mask_tokens_spares_the_mask_itself_without_special_ids():
     assert (labels == IGNORE_INDEX).all()
 
 
+def test_mask_tokens_works_where_the_ids_are():
+    ids = torch.full((2, 3), 4)
+    with torch.device("meta"):  # the default is another device
+        masked, labels = mask_tokens(ids, torch.ones_like(ids), MASK, VOCABULARY)
+    assert (masked.device, labels.device) == (ids.device,) * 2
+
+
 @pytest.mark.parametrize("probability", [-0.1, 1.1, 15])
 def test_mask_tokens_refuses_what_is_no_probability(probability):
     with pytest.raises(ValueError, match=rf"must be in \[0, 1\], got {probability}"):

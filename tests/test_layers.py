@@ -10,20 +10,25 @@ from pretended import pretended_gpu
 from torch import nn
 from torch.nn import functional as F
 
-from minitransformer import Config, causal_mask, padding_mask
+from minitransformer import Config, MultiHeadAttention, causal_mask, padding_mask
 from minitransformer.config import STYLES, Style
 from minitransformer.embedding import Embedding
+from minitransformer.kernels import KERNELS
 from minitransformer.layers import (
     ACTIVATIONS as ACTIVATION_NAMES,
 )
 from minitransformer.layers import (
     DecoderLayer,
     EncoderLayer,
+    LMHead,
     PostNorm,
     PreNorm,
     Stack,
+    make_attention,
     make_norm,
+    select,
 )
+from minitransformer.masks import PreparedMask
 from minitransformer.positions import (
     LearnedPositions,
     RotaryPositions,
@@ -168,9 +173,10 @@ def test_decoder_layer_equals_torch(style, device):
     assert_same_layer(ours, theirs, our_output, their_output, [x, memory], real != 0)
 
 
+@pytest.mark.parametrize("attention", ["auto", "reference"])
 @pytest.mark.parametrize("name", STYLES)
-def test_stack_is_its_layers_then_the_final_norm_of_pre_norm(name):
-    numbers = config(name)
+def test_stack_is_its_layers_then_the_final_norm_of_pre_norm(name, attention):
+    numbers = config(name, attention=attention)
     stack = large_init(Stack(numbers, EncoderLayer, 3).double())
     x, mask = normal(2, 5, 16), causal_mask(5)
     rotation = RotaryPositions(numbers)(x, torch.arange(5).expand(2, 5))[1]
@@ -182,6 +188,90 @@ def test_stack_is_its_layers_then_the_final_norm_of_pre_norm(name):
     expected = stack.norm(expected)
     assert len(stack.layers) == 3
     assert torch.equal(stack(x, mask, rotation), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "biases"), [("bert", "query key value output"), ("qwen2", "query key value")]
+)
+def test_the_projections_of_attention_have_the_biases_of_the_style(name, biases):
+    names = [n for n, _ in make_attention(config(name), None).named_parameters()]
+    assert [n for n in names if n.endswith(".bias")] == [f"{part}.bias" for part in biases.split()]
+
+
+@pytest.mark.parametrize(("layer", "count"), [(EncoderLayer, 2), (DecoderLayer, 4)])
+def test_every_attention_of_a_stack_has_its_kernel(layer, count):
+    stack = Stack(config(attention="tiled"), layer, 2)
+    found = [part.kernel for part in stack.modules() if isinstance(part, MultiHeadAttention)]
+    assert found == [KERNELS["tiled"]] * count
+
+
+def test_a_stack_reads_its_masks_once_for_all_layers():
+    stack, x, masks = Stack(config(), DecoderLayer, 3).double(), normal(2, 5, 16), []
+    for layer in stack.layers:
+        layer.register_forward_pre_hook(lambda _, given: masks.append((given[1], given[4])))
+    stack(x, causal_mask(5), None, x[:, :3], causal_mask(5)[..., :3])
+    assert all(isinstance(mask, PreparedMask) for mask in masks[0])
+    assert all(mask is first for pair in masks for mask, first in zip(pair, masks[0], strict=True))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_recomputing_the_layers_changes_nothing_but_what_is_kept(dropout):
+    stack, kept, gradients = Stack(config(dropout=dropout), EncoderLayer, 3).double(), [], []
+    x, projection = normal(2, 5, 16), normal(2, 5, 16)
+    assert stack.recompute is False  # unless it is asked for
+    for stack.recompute in (False, True):
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x, sizes=sizes: sizes.append(x.numel()) or x, lambda x: x
+        ):
+            torch.manual_seed(1)
+            output = stack(x, causal_mask(5), None)
+        gradients.append(torch.autograd.grad((output * projection).sum(), [*stack.parameters()]))
+        kept.append(sum(sizes))
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert kept[1] < 0.5 * kept[0]
+
+
+@pytest.mark.parametrize("kind", [EncoderLayer, DecoderLayer])
+def test_the_queries_and_keys_of_self_attention_are_rotated(kind):
+    numbers = config("llama")
+    layer, rotary = large_init(kind(numbers).double()), RotaryPositions(numbers)
+    x, memory, mask = normal(2, 5, 16), normal(2, 3, 16), causal_mask(5)
+    source = (memory, mask[..., :3]) if kind is DecoderLayer else ()
+
+    def output(positions):
+        rotation = rotary(x, positions.expand(2, 5))[1]
+        return layer(x, mask, rotation, *source)
+
+    positions = torch.arange(5)
+    torch.testing.assert_close(output(positions + 7), output(positions))  # distances alone count
+    assert (output(2 * positions) - output(positions))[:, 1:].abs().min() > 1e-6
+
+
+@pytest.mark.parametrize("at", [None, [7, 0, 7]])
+def test_select_takes_tokens_of_all_rows(at):
+    x = normal(2, 5, 3, 4)
+    found = select(x, None if at is None else torch.tensor(at))
+    assert torch.equal(found, x if at is None else torch.stack([x[1, 2], x[0, 0], x[1, 2]]))
+
+
+def test_the_last_layer_of_a_stack_computes_what_is_selected():
+    stack, x, widths = large_init(Stack(config(), EncoderLayer, 3).double()), normal(2, 5, 16), []
+    for layer in stack.layers:
+        layer.register_forward_hook(lambda _, given, output: widths.append(output.shape[:-1]))
+    at = torch.tensor([7, 0])
+    found = stack(x, causal_mask(5), None, at=at)
+    assert widths == [(2, 5), (2, 5), (2,)]
+    torch.testing.assert_close(found, select(stack(x, causal_mask(5), None), at))
+
+
+def test_the_head_is_a_projection_which_bert_transforms_for():
+    x, plain, bert = normal(2, 5, 16), *(LMHead(config(n)).double() for n in ("vanilla", "bert"))
+    assert torch.equal(plain(x), F.linear(x, plain.projection.weight))
+    linear, norm = large_init(bert).transform.linear, bert.transform.norm
+    assert torch.equal(bert(x), bert.projection(norm(F.gelu(linear(x)))))
+    assert (plain.projection.bias is None, bert.projection.bias is None) == (True, False)
+    assert plain(x).shape == bert(x).shape == (2, 5, 23)
 
 
 # ---- norms, residuals, feed-forwards -----------------------------------------------------------

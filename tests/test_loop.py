@@ -143,6 +143,15 @@ def test_one_label_is_enough_for_a_step():
     assert training.step(batch)[0].item() == (1.25 - 2) ** 2
 
 
+def test_what_a_training_makes_is_where_the_model_is():
+    model, batch = Numbers(), Lists().batch(0, 0, 2, True)
+    batch.labels.fill_(-100)
+    with torch.device("meta"):  # the default is another device
+        training = Training(model, SETTINGS)
+        found = training.step(batch)
+    assert (training.failed.device, found.device) == (torch.device("cpu"),) * 2
+
+
 def test_an_old_gradient_of_what_is_frozen_does_not_count():
     model = Numbers()
     model.bias.requires_grad_(False).grad = torch.tensor([1e9])
@@ -161,7 +170,8 @@ def test_the_dtype_is_that_of_autocast(dtype):
         return loss(**inputs)
 
     model.loss = looking
-    Training(model, replace(SETTINGS, dtype=dtype)).step(Lists().batch(0, 0, 2, True))
+    with torch.autocast("cpu", torch.float16):  # another default, as that of GPUs is
+        Training(model, replace(SETTINGS, dtype=dtype)).step(Lists().batch(0, 0, 2, True))
     assert seen == [(dtype == "bfloat16", torch.bfloat16)]
 
 
@@ -357,7 +367,7 @@ def test_it_is_saved_when_the_minutes_since_the_last_time_have_passed(monkeypatc
     monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
 
     def a_minute(step):
-        now[0] += 60.5
+        now[0] += 60.0
 
     settings = Settings(steps=9, evaluate_every=9, save_minutes=2.0)
     trained(settings, Lists(a_minute), lambda one: saved.append(len(one.history)))

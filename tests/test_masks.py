@@ -141,7 +141,8 @@ def test_causal_mask_is_made_where_it_is_asked_for(device):
 
 @pytest.mark.parametrize("sizes", [(3, 2), (-1,), (1, 0)])
 def test_causal_mask_refuses_queries_without_a_key_of_their_own(sizes):
-    with pytest.raises(ValueError, match=rf"0 <= num_queries <= num_keys, got {sizes[0]} and "):
+    message = rf"0 <= num_queries <= num_keys, got {sizes[0]} and -?\d+: every .* of its own$"
+    with pytest.raises(ValueError, match=message):
         causal_mask(*sizes)
 
 
@@ -212,6 +213,13 @@ def test_decoder_mask_equals_its_loops(device, dtype, window):
     for start in (1, KEYS - 1, KEYS):
         cached = decoder_mask(documents.to(device, dtype), start, window)
         assert torch.equal(cached.cpu(), expected[:, :, start:])
+
+
+def test_decoder_mask_is_made_where_the_attention_mask_is():
+    attention_mask = from_lengths(LENGTHS, KEYS)
+    with torch.device("meta"):  # the default is another device
+        mask = decoder_mask(attention_mask, window=2)
+    assert mask.device == attention_mask.device
 
 
 @pytest.mark.parametrize(("misuse", "error", "message"), MISUSES)

@@ -238,26 +238,6 @@ def test_the_parts_of_a_batch_are_the_batch(task):
     assert (empty.labels == -100).all()
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_recomputing_the_layers_changes_nothing_but_what_is_kept(pairs, dropout):
-    task, kept, gradients = PairsTask(DataOptions(pairs), 64), [], []
-    for recompute in (False, True):
-        torch.manual_seed(0)
-        model = EncoderDecoder(Config(len(task.vocabulary), **SMALL, dropout=dropout))
-        settings = Settings(steps=1, batch_size=8, recompute=recompute)
-        train(Training(model, settings), task, quiet=True)  # as `train` switches it on
-        sizes = []
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda x, sizes=sizes: sizes.append(x.numel()) or x, lambda x: x
-        ):
-            torch.manual_seed(1)
-            loss = model.train().loss(**task.batch(0, 0, 8, True))
-        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
-        kept.append(sum(sizes))
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
-    assert kept[1] < 0.5 * kept[0]
-
-
 def test_ctrl_c_ends_an_evaluation_of_which_no_result_is_kept(pairs, monkeypatch):
     task = PairsTask(DataOptions(pairs), 64)
     monkeypatch.setattr(pairs_module, "ROWS", 1)

@@ -376,7 +376,7 @@ def mask_tokens(
     _check_ids(input_ids, attention_mask)
     if not 0.0 <= probability <= 1.0:
         raise ValueError(f"probability must be in [0, 1], got {probability}")
-    special = torch.tensor([*special_ids, mask_id], device=input_ids.device)
+    special = input_ids.new_tensor([*special_ids, mask_id])
     ordinary = torch.arange(vocab_size, device=input_ids.device)
     ordinary = ordinary[~torch.isin(ordinary, special)]
     if len(ordinary) == 0:

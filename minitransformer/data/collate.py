@@ -259,12 +259,12 @@ def _split(examples: Examples) -> Iterable[Example]:
         return examples
     examples = _named(examples, "examples", "input_ids")
     given = [name for name in KEYS if examples.get(name) is not None]
-    columns = {name: _sequence(f"examples: {name}", examples[name]) for name in given}
+    columns = {name: _sequence("examples", name, examples[name]) for name in given}
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"examples: the columns must have as many rows each, got {lengths}")
-    rows = zip(*columns.values(), strict=True)
-    return [dict(zip(given, values, strict=True)) for values in rows]
+    count = len(columns["input_ids"])
+    return [{name: column[i] for name, column in columns.items()} for i in range(count)]
 
 
 def _named(example: Example, where: str, wanted: str) -> Mapping[str, Any]:
@@ -292,7 +292,7 @@ def _rows_of(
     """What is given of an example, by name: rows of one length."""
     example = _named(example, where, ids)
     given = [name for name in (ids, mask, *others) if example.get(name) is not None]
-    rows = {name: _row(f"{where}: {name}", example[name]) for name in given}
+    rows = {name: _row(where, name, example[name]) for name in given}
     for name, row in rows.items():
         if len(row) != len(rows[ids]):
             raise ValueError(
@@ -304,26 +304,25 @@ def _rows_of(
     return rows
 
 
-def _row(name: str, values: Any) -> list[int]:
+def _row(where: str, name: str, values: Any) -> list[int]:
     """A row of integers. It may be of shape (1, T), as tokenizers return tensors."""
-    row = _sequence(name, values)
+    row = _sequence(where, name, values)
     if row and isinstance(_list(row[0]), list):
         if len(row) > 1:
-            raise ValueError(f"{name} must be one row, (T) or (1, T), got {len(row)} rows")
+            raise ValueError(f"{where}: {name} must be one row, (T) or (1, T), got {len(row)} rows")
         row = _list(row[0])
     if not name.endswith("mask"):
-        check_integers(name, row)
+        check_integers(f"{where}: {name}", row)
     return row
 
 
-def _sequence(name: str, values: Any) -> list:
+def _sequence(where: str, name: str, values: Any) -> list:
     """The values as a list; what is none is refused."""
     found = _list(values)
     if isinstance(found, list):
         return found
-    hint = HINTS.get(name.split()[-1], "")
-    hint = "; tokenize it" if isinstance(found, str) else hint
-    raise TypeError(f"{name} must be a list of integers, got {found!r:.40}{hint}")
+    hint = "; tokenize it" if isinstance(found, str) else HINTS.get(name, "")
+    raise TypeError(f"{where}: {name} must be a list of integers, got {found!r:.40}{hint}")
 
 
 def _list(values: Any) -> Any:

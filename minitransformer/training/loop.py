@@ -135,7 +135,7 @@ class Training:
             shares.append(share.detach())
         loss = processes.sum(torch.stack(shares).sum())
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
-        numbers = torch.stack([loss, processes.whole(norm).to(loss.dtype)])
+        numbers = torch.stack([loss, processes.whole(norm)])
         self.failed = torch.maximum(self.failed, (~numbers.isfinite().all()).float())
         self.optimizer.found_inf = self.failed  # as torch.amp.GradScaler has it skip a step
         self.optimizer.step()
@@ -221,7 +221,7 @@ def train(
             before = random_state(training.device)
             unread.append(Unread(batch, before, training.step(batch)))
             evaluates = (step + 1) % evaluate_every == 0 or step + 1 == settings.steps
-            late = time.monotonic() - saved_at > 60 * settings.save_minutes
+            late = time.monotonic() - saved_at >= 60 * settings.save_minutes
             stopped, late = processes.agree(signaled(), late)
             saves = late or stopped or step + 1 == settings.steps
             saves |= (step + 1) % settings.save_every == 0 if settings.save_every else evaluates
