@@ -139,7 +139,7 @@ def attention_map(weights, mask):
     leaking = ~mask & (weights != 0)
     return torch.where(leaking, torch.tensor(float("nan")), weights)
 
-# ==== wrong: leaks are drawn as 1 (an alarm colour) instead of with the weight they have
+# ==== wrong: leaks are drawn as 1 (an alarm color) instead of with the weight they have
 # says: A leak is drawn with a number of its
 import torch
 
