@@ -14,6 +14,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from docstrings import to_rst  # noqa: E402
+from names import link_names  # noqa: E402
 
 import minitransformer  # noqa: E402
 
@@ -91,7 +92,8 @@ def _docstring(app, what, name, obj, options, lines: list[str]) -> None:
 
 
 def setup(app) -> None:
-    """Formulas are MathML, which browsers draw without a script; docstrings are plain text."""
+    """Formulas are MathML, drawn without a script; docstrings are plain text; names are links."""
     app.add_html_math_renderer("mathml", (_visit_inline, None), (_visit_block, None))
     app.connect("autodoc-process-docstring", _docstring)
+    app.connect("doctree-resolved", link_names)
     app.config.html_math_renderer = "mathml"

@@ -366,6 +366,13 @@ def test_help_says_what_each_verb_does(capsys):
         assert "usage: minitransformer" in capsys.readouterr().out
 
 
+def test_without_a_verb_the_verbs_are_listed(capsys):
+    assert main([]) == 0
+    assert "train a model" in capsys.readouterr().out
+    assert main(["exercise"]) == 0
+    assert "minitransformer exercise start padding_mask" in capsys.readouterr().out
+
+
 def command(*arguments, **options):
     return subprocess.Popen(
         [sys.executable, "-m", "minitransformer", *arguments],

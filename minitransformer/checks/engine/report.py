@@ -147,7 +147,9 @@ class Report:
         if not self.passed:
             return f"fix the first failure first: {self.failed[0]}" if self.failed else ""
         higher = {"core": "robust", "robust": "strict"}.get(self.tier)
-        return f"next: the {higher} tier" if higher else "there is no higher tier"
+        if not higher:
+            return "there is no higher tier"
+        return f'next: the {higher} tier, tier="{higher}" or --tier {higher}'
 
     def __str__(self) -> str:
         blocks = [self.headline, textwrap.fill(self.question, WIDTH)]
