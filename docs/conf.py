@@ -38,6 +38,8 @@ include_patterns = [
 ]
 exclude_patterns = ["**/.ipynb_checkpoints"]
 
+highlight_language = "none"  # a block that names none is what a terminal shows
+
 html_theme = "furo"
 html_title = "minitransformer"
 # extra/index.html leads from the top of the site to its first page
@@ -45,6 +47,7 @@ html_extra_path = ["extra", "../minitransformer/pages/explorer.html", "generated
 html_copy_source = False
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_js_files = [("site.js", {"defer": "defer"})]
 
 nb_execution_mode = "off"  # they are executed and committed
 nb_output_stderr = "remove"

@@ -36,6 +36,14 @@ def known_names(code: str) -> dict[str, str]:
     return known
 
 
+def target_of(code: str, known: dict[str, str]) -> str:
+    """The full name of what the code is: `pad(rows)`, or a dotted name such as `masks.pad`."""
+    match = NAME.fullmatch(code)
+    if match and match[1] in known:
+        return known[match[1]]
+    return "minitransformer." + code.removeprefix("minitransformer.") if "." in code else ""
+
+
 def link_names(app: Sphinx, page: nodes.document, docname: str) -> None:
     """Turn `code` in a page that is the name of something documented into a link to it."""
     if not PAGES.fullmatch(docname):
@@ -43,8 +51,7 @@ def link_names(app: Sphinx, page: nodes.document, docname: str) -> None:
     documented = app.env.get_domain("py").objects
     known = known_names("\n".join(block.astext() for block in page.findall(nodes.literal_block)))
     for literal in list(page.findall(nodes.literal)):
-        match = NAME.fullmatch(literal.astext())
-        target = known.get(match[1], "") if match else ""
+        target = target_of(literal.astext(), known)
         if target in documented and not isinstance(literal.parent, nodes.reference):
             there = documented[target]
             link = make_refnode(

@@ -62,7 +62,7 @@ def attention_map(weights, mask):
     weights[blank] = float("nan")
     return weights
 
-# ==== wrong: two mistakes: leaks are hidden, and rows are normalised again to sum to 1
+# ==== wrong: two mistakes: leaks are hidden, and rows are normalized again to sum to 1
 # says: The rows are divided by their sum, without what
 import torch
 
