@@ -265,7 +265,6 @@ def test_what_cannot_be_used_is_refused_in_one_line(
         "train --threads 0",
         "train --seed -1",
         "fly",
-        "",
     ],
 )
 def test_what_is_no_command_shows_the_usage(line, capsys):
