@@ -14,6 +14,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from docstrings import to_rst  # noqa: E402
+from names import link_names  # noqa: E402
 
 import minitransformer  # noqa: E402
 
@@ -37,6 +38,8 @@ include_patterns = [
 ]
 exclude_patterns = ["**/.ipynb_checkpoints"]
 
+highlight_language = "none"  # a block that names none is what a terminal shows
+
 html_theme = "furo"
 html_title = "minitransformer"
 # extra/index.html leads from the top of the site to its first page
@@ -44,6 +47,7 @@ html_extra_path = ["extra", "../minitransformer/pages/explorer.html", "generated
 html_copy_source = False
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_js_files = [("site.js", {"defer": "defer"})]
 
 nb_execution_mode = "off"  # they are executed and committed
 nb_output_stderr = "remove"
@@ -91,7 +95,8 @@ def _docstring(app, what, name, obj, options, lines: list[str]) -> None:
 
 
 def setup(app) -> None:
-    """Formulas are MathML, which browsers draw without a script; docstrings are plain text."""
+    """Formulas are MathML, drawn without a script; docstrings are plain text; names are links."""
     app.add_html_math_renderer("mathml", (_visit_inline, None), (_visit_block, None))
     app.connect("autodoc-process-docstring", _docstring)
+    app.connect("doctree-resolved", link_names)
     app.config.html_math_renderer = "mathml"

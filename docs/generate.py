@@ -175,15 +175,15 @@ def packages() -> list[str]:
 
 
 def topic(package: str) -> str:
-    """A page for the modules of a package. Empty where it has none of its own."""
+    """A page for a package and its modules. Empty where it has none of its own."""
     folder = Path(importlib.import_module(package).__file__ or "").parent
     names = [
         f"{package}.{one.name}" for one in pkgutil.iter_modules([str(folder)]) if not one.ispkg
     ]
     names = [name for name in names if not NOT_API.search(name) and _can_be_imported(name)]
     parts = [
-        _heading(package.removeprefix("minitransformer."), "="),
-        first_line(importlib.import_module(package).__doc__),
+        _heading(package.removeprefix("minitransformer."), "="),  # and what it defines itself
+        f".. automodule:: {package}\n   :members:\n   :ignore-module-all:",
     ]
     for name in names:
         parts += [_heading(name.removeprefix("minitransformer."), "-")]

@@ -1,8 +1,8 @@
 """Pictures of attention and of training: tensors in, matplotlib figures out.
 
-The subject of a map is the mask. A cell is coloured by its weight; a cell that the mask forbids is
+The subject of a map is the mask. A cell is colored by its weight; a cell that the mask forbids is
 hatched, in one way for padding and in another for the future, so that an allowed weight of 0 never
-looks like a forbidden one. A weight that leaks through the mask keeps its colour under the hatch,
+looks like a forbidden one. A weight that leaks through the mask keeps its color under the hatch,
 and NaN is red.
 
     figure = attention_figure(weights, mask, queries, keys)  # (H, Q, K), (1, Q, K), Q and K tokens
@@ -40,7 +40,7 @@ PAD, SPACE, BASE = "·", "␣", "◌"
 
 # Fixed from 0 to 1, so that heads compare; the square root keeps a weight of 1/34 from looking 0.
 SCALE = PowerNorm(0.5, vmin=0, vmax=1)
-COLOURS = colormaps["Blues"].with_extremes(bad="#d62728")
+COLORS = colormaps["Blues"].with_extremes(bad="#d62728")
 INK, PALE, GRID = "#333333", "#a8a8a8", "#e9e9e9"
 LINES = ("#08519c", "#d9822b", "#5a8f3d", "#7a4fa3")
 HATCHES = {  # fill, strokes, pattern, legend
@@ -90,16 +90,16 @@ def attention_map(
     """Draw one head: weights (Q, K), boolean mask (Q, K). Returns the hatched cells by reason."""
     why = forbidden(mask, queries, keys)
     weights = as_array("weights", weights, "(queries, keys)", (len(queries), len(keys)))
-    colours = COLOURS(SCALE(np.ma.masked_invalid(weights)))
+    colors = COLORS(SCALE(np.ma.masked_invalid(weights)))
     square = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5], [-0.5, -0.5]])
     for reason, cells in why.items():
         fill, *_ = HATCHES[reason]
-        colours[cells & (weights == 0)] = to_rgba(fill)  # a leaked weight keeps its own colour
+        colors[cells & (weights == 0)] = to_rgba(fill)  # a leaked weight keeps its own color
         if cells.any():
             squares = np.argwhere(cells)[:, None, ::-1] + square  # (row, column) -> (x, y)
             outline = Outline.make_compound_path_from_polys(squares)
             axes.add_patch(PathPatch(outline, **hatching(reason, fill="none"), zorder=2))
-    axes.imshow(colours, interpolation="nearest", aspect="equal")
+    axes.imshow(colors, interpolation="nearest", aspect="equal")
 
     for axis, tokens in (axes.xaxis, keys), (axes.yaxis, queries):
         axis.set_ticks(range(len(tokens)), [label(token) for token in tokens])
@@ -155,7 +155,7 @@ def attention_figure(weights, mask, queries: Tokens, keys: Tokens, *, title: str
 
     marks = [0, 0.05, 0.25, 0.5, 1]
     bar = figure.colorbar(
-        ScalarMappable(SCALE, COLOURS), ax=list(panels[:heads]), ticks=marks, format="{x:g}",
+        ScalarMappable(SCALE, COLORS), ax=list(panels[:heads]), ticks=marks, format="{x:g}",
         shrink=min(1, 3 / height), anchor=(0, 1), aspect=20, fraction=0.05, pad=0.015,
     )  # fmt: skip
     bar.ax.tick_params(labelsize=7, length=2, color=PALE, labelcolor=INK)
@@ -163,7 +163,7 @@ def attention_figure(weights, mask, queries: Tokens, keys: Tokens, *, title: str
     bar.set_label("attention weight", **small)
     legend = [Patch(**hatching(r), label=HATCHES[r][-1]) for r in HATCHES if r in seen]
     if np.isnan(weights).any():
-        legend.append(Patch(color=COLOURS.get_bad(), label="NaN"))
+        legend.append(Patch(color=COLORS.get_bad(), label="NaN"))
     note = missing_letters([title, *(token or "" for token in (*queries, *keys))])
     if legend or note:
         where = {"loc": "outside lower left", "ncols": 4, "title": note, "title_fontsize": 7}
@@ -178,7 +178,7 @@ def attention_figure(weights, mask, queries: Tokens, keys: Tokens, *, title: str
 def wanted_beside_found(mask, weights, title: str = "") -> Figure:
     """What a mask (Q, K) allows beside the weights (Q, K) that an implementation really uses.
 
-    A key that no query may see is taken for padding. On the right, colour under a hatch is a leak,
+    A key that no query may see is taken for padding. On the right, color under a hatch is a leak,
     an allowed cell that stays white is hidden, and red is NaN. Beside each row stands the sum of
     its weights, red where it is not 1 (or 0, where the whole row is masked).
     """
@@ -200,7 +200,7 @@ def wanted_beside_found(mask, weights, title: str = "") -> Figure:
         axes.set_xlabel("key", fontsize=8, color=INK)
     legend = mask_legend([reason for reason, cells in why.items() if cells.any()])
     if np.isnan(weights).any():
-        legend.append(Patch(color=COLOURS.get_bad(), label="NaN"))
+        legend.append(Patch(color=COLORS.get_bad(), label="NaN"))
     where = {"loc": "outside lower left", "ncols": 3}
     figure.legend(handles=legend, **where, frameon=False, fontsize=7, labelcolor=INK)
     if title:
@@ -217,14 +217,14 @@ def _row_sums(axes: Axes, weights: np.ndarray, mask: np.ndarray) -> None:
         zip(weights.sum(axis=1), mask.any(axis=1), strict=True)
     ):
         right = abs(total - wanted) < 0.005  # half precision rounds; NaN is not right
-        color = INK if right else COLOURS.get_bad()
+        color = INK if right else COLORS.get_bad()
         axes.text(weights.shape[1] - 0.3, query, f"{total:.2f}", color=color, **look)
 
 
 def mask_legend(reasons: Collection[str]) -> list[Patch]:
     """The entries of a legend: what is allowed, and each of these reasons for what is not."""
     hatched = [Patch(**hatching(r), label=HATCHES[r][-1]) for r in HATCHES if r in reasons]
-    return [Patch(color=COLOURS(SCALE(0.1)), label="allowed"), *hatched]
+    return [Patch(color=COLORS(SCALE(0.1)), label="allowed"), *hatched]
 
 
 def combination_figure(masks: Mapping[str, torch.Tensor], weights, tokens: Tokens) -> Figure:
@@ -267,10 +267,10 @@ Curves = Mapping[str, tuple[Sequence[int], Sequence[float]]]  # name: (steps, va
 def curve_figure(losses: Curves, scores: Curves | None = None, *, title: str = "") -> Figure:
     """Loss over steps, on a log axis; below it exact match (0 to 1), where there are `scores`.
 
-    A name has one colour in both: `{"training": ([0, 1], [2.5, 1.9]), "validation": ([1], [2])}`.
+    A name has one color in both: `{"training": ([0, 1], [2.5, 1.9]), "validation": ([1], [2])}`.
     """
     groups = [losses, scores] if scores else [losses]
-    colours = dict(zip(dict.fromkeys([*losses, *(scores or ())]), cycle(LINES)))
+    colors = dict(zip(dict.fromkeys([*losses, *(scores or ())]), cycle(LINES)))
     figure = Figure(figsize=(7, 1 + 2.2 * len(groups)), layout="constrained", facecolor="white")
     panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False).ravel()
     for axes, curves in zip(panels, groups, strict=True):
@@ -278,7 +278,7 @@ def curve_figure(losses: Curves, scores: Curves | None = None, *, title: str = "
             steps = as_array(f"steps of {name}", steps, "(points,)", (None,))
             values = as_array(f"values of {name}", values, "(points,)", (len(steps),))
             dots = {"marker": "o", "markersize": 3.5} if len(steps) < 40 else {}
-            axes.plot(steps, values, label=drawable(name), color=colours[name], lw=1.3, **dots)
+            axes.plot(steps, values, label=drawable(name), color=colors[name], lw=1.3, **dots)
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set(color=PALE)
         axes.grid(color=GRID, linewidth=0.6)

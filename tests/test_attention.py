@@ -672,7 +672,7 @@ D_MODEL, MANY_HEADS = 24, 6
 
 
 def make_heads(device, num_kv_heads=None, **options) -> MultiHeadAttention:
-    """In float64 and with biases that are not zero, which torch's initialisation hides."""
+    """In float64 and with biases that are not zero, which torch's initialization hides."""
     heads = MultiHeadAttention(D_MODEL, MANY_HEADS, num_kv_heads, **options)
     for parameter in heads.parameters():
         nn.init.normal_(parameter, std=0.3)

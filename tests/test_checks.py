@@ -476,7 +476,7 @@ def test_a_report_is_asked_by_name():
     with pytest.raises(KeyError, match="this report has forbidden_keys"):
         report["weights_sum_to_two"]
     assert report.headline.startswith("test_checks.attention as attention, core: 19 of 19")
-    assert report.advice == "next: the robust tier"
+    assert report.advice == 'next: the robust tier, tier="robust" or --tier robust'
     assert check_attention(after_softmax).advice.startswith("fix the first failure first: ")
 
 

@@ -162,7 +162,7 @@ def test_right_windows_pass(fn, declared):
 
 
 @pytest.mark.parametrize("width", [3, 20])
-def test_a_window_that_ends_elsewhere_is_recognised(width):
+def test_a_window_that_ends_elsewhere_is_recognized(width):
     for other, name in ((width - 1, "window one too short"), (width + 1, "window one too long")):
         report = check_mask(windowed(other), causal=True, window=width)
         assert "a_window_ends_where_it_is_declared" in report.failed
@@ -208,7 +208,7 @@ def test_blocks_that_a_block_mask_does_not_list_are_hidden():
     assert torch.equal(subject.normal(blocks, mask)[0, 0], left)
 
 
-def test_a_mask_mod_with_its_arguments_mixed_up_is_recognised():
+def test_a_mask_mod_with_its_arguments_mixed_up_is_recognized():
     def mixed_up(attention_mask):
         mask_mod = causal_mask_mod(attention_mask)
         return lambda b, h, q_idx, kv_idx: mask_mod(b, h, kv_idx, q_idx)
@@ -230,7 +230,7 @@ def test_ids_do_not_tell_an_end_from_padding():
     assert report.likely == ("mask from ids, the end being padding",)
 
 
-def test_another_polarity_than_declared_is_recognised():
+def test_another_polarity_than_declared_is_recognized():
     report = check_mask(lambda mask: (mask == 0)[:, None, None].expand(-1, 1, mask.shape[1], -1))
     assert report.likely == ("what to hide for what to show",)
 
@@ -320,7 +320,7 @@ def test_right_smoothed_losses_pass(fn, declared):
     assert passed(check_loss(fn, **declared))
 
 
-def test_a_smoothed_loss_that_counts_ignored_labels_is_recognised():
+def test_a_smoothed_loss_that_counts_ignored_labels_is_recognized():
     def wrong(logits, labels):
         right = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
         uniform = -logits.log_softmax(-1).mean(-1).sum() / (labels != -100).sum()
@@ -467,7 +467,7 @@ def test_columns_beyond_the_longest_row_are_looked_at(side, multiple, part, chec
     assert check in report.failed
 
 
-def test_rounded_up_columns_of_any_number_are_recognised():
+def test_rounded_up_columns_of_any_number_are_recognized():
     def collate(rows):
         batch = by_lengths(rows, filler=0, multiple=64)
         batch.attention_mask[:, max(map(len, rows)) :] = 1
@@ -530,7 +530,7 @@ def test_right_generators_pass(fn, declared):
     assert passed(check_generator(fn, tier="strict", **declared))
 
 
-def test_reading_the_last_column_is_recognised():
+def test_reading_the_last_column_is_recognized():
     assert check_generator(left_padded_only).likely == ("the last column is read",)
 
 

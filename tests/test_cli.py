@@ -265,7 +265,6 @@ def test_what_cannot_be_used_is_refused_in_one_line(
         "train --threads 0",
         "train --seed -1",
         "fly",
-        "",
     ],
 )
 def test_what_is_no_command_shows_the_usage(line, capsys):
@@ -364,6 +363,13 @@ def test_help_says_what_each_verb_does(capsys):
             main([*verb, "--help"])
         assert stop.value.code == 0
         assert "usage: minitransformer" in capsys.readouterr().out
+
+
+def test_without_a_verb_the_verbs_are_listed(capsys):
+    assert main([]) == 0
+    assert "train a model" in capsys.readouterr().out
+    assert main(["exercise"]) == 0
+    assert "minitransformer exercise start padding_mask" in capsys.readouterr().out
 
 
 def command(*arguments, **options):

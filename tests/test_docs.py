@@ -1,5 +1,6 @@
 """What docs/ shows runs, in the order of the page; what it links to is there; the site builds."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -83,6 +84,50 @@ def test_the_museum_has_every_bug_with_its_code():
         assert code in pages[one.kind]
 
 
+PROSE = """
+`pad` `mt.pack(rows)` `masks.padding_mask` `train` `draw` `attention_mask` `nn.pad` `pad me`
+
+```python
+from minitransformer.training.loop import train  # which is not public otherwise
+```
+
+:::{py:function} minitransformer.data.batches.pad
+:::
+:::{py:function} minitransformer.data.batches.pack
+:::
+:::{py:function} minitransformer.masks.padding_mask
+:::
+:::{py:function} minitransformer.training.loop.train
+:::
+"""
+
+
+def test_names_in_prose_are_links_but_for_those_that_a_page_defines(tmp_path):
+    application = pytest.importorskip("sphinx.application", reason="the extra `docs`")
+    names = importlib.import_module("names")  # docs/names.py
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "page.md").write_text(":orphan:\n\n# A page\n" + PROSE)
+    own = "# Another\n\n`pad` `pack`\n\n```python\ndef pad(rows):\n    pass\n```\n"
+    (tmp_path / "docs" / "own.md").write_text(own)
+    (tmp_path / "CHANGELOG.md").write_text("# Changes\n\n`pack`\n")
+    settings = {"extensions": ["myst_parser"], "root_doc": "docs/page"}
+    settings["myst_enable_extensions"] = ["colon_fence"]
+    places = (tmp_path, None, tmp_path / "html", tmp_path / "doctrees", "html")
+    site = application.Sphinx(*places, confoverrides=settings, status=None, warning=None)
+    site.connect("doctree-resolved", names.link_names)
+    site.build()
+    linked = {
+        page: re.findall(r'title="minitransformer[.\w]*\.(\w+)"><code', text)
+        for page in ("docs/page", "docs/own", "CHANGELOG")
+        if (text := (tmp_path / "html" / f"{page}.html").read_text(encoding="utf-8"))
+    }
+    assert linked == {
+        "docs/page": ["pad", "pack", "padding_mask", "train"],
+        "docs/own": ["pack"],
+        "CHANGELOG": [],
+    }
+
+
 class Links(HTMLParser):
     """What a page loads, and what it links to."""
 
@@ -117,6 +162,10 @@ def test_the_site_builds_without_a_warning_and_needs_no_network(tmp_path):
     assert 'id="minitransformer.attention.scaled_dot_product_attention"' in attention
     first = (site / "docs/index.html").read_text(encoding="utf-8")
     assert "#minitransformer.attention.scaled_dot_product_attention" in first  # code is linked
+    chapter = (site / "notebooks/08_training.html").read_text(encoding="utf-8")
+    assert re.search(r'href="[^"]*#minitransformer.data.batches.pack"[^>]*><code', chapter)
+    checks = (site / "docs/generated/api_minitransformer_checks.html").read_text(encoding="utf-8")
+    assert 'id="minitransformer.checks.check_attention"' in checks
     for page in site.rglob("*.html"):
         found = Links(page.read_text(encoding="utf-8"))
         for target in found.loaded + found.links:

@@ -502,6 +502,9 @@ def test_a_learner_starts_and_checks(tmp_path, monkeypatch, capsys):
     assert main(["exercise", "start", "softmax"]) == 0
     assert main(["exercise", "check", "softmax"]) == 1
     assert "not written yet" in capsys.readouterr().out
+    (tmp_path / "softmax.py").write_text("def softmax(scores):\n    return scores\n")
+    assert main(["exercise", "check", "softmax"]) == 1
+    assert capsys.readouterr().out.endswith("stuck? minitransformer exercise hint softmax\n")
     (tmp_path / "softmax.py").write_text(EXERCISES["softmax"].source)
     assert main(["exercise", "check", "softmax"]) == 0
     assert "softmax: 6 of 6 points, all right" in capsys.readouterr().out

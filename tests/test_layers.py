@@ -474,7 +474,7 @@ def test_embedding_is_scaled_tokens_plus_positions_then_the_norm(embedding, devi
     assert (rotation is None) == (our_rotation is None)
 
 
-def test_only_the_embeddings_of_bert_and_bart_are_normalised():
+def test_only_the_embeddings_of_bert_and_bart_are_normalized():
     for name in STYLES:
         norm = Embedding(config(name)).norm
         expected = name in ("bert", "roberta", "distilbert", "bart")

@@ -71,6 +71,15 @@ def test_a_page_asks_nothing_of_the_network(file):
     assert len(text.encode()) < 55_000
 
 
+def test_the_pages_have_one_palette():
+    """Each is one file that can be opened as it is, so that it stands in both."""
+    texts = [
+        (FOLDER / file).read_text(encoding="utf-8") for file in ("explorer.html", "viewer.html")
+    ]
+    first, second = (re.search(r":root \{(.*?--bad:.*?)\n", text, re.DOTALL)[1] for text in texts)
+    assert first == second
+
+
 def test_explore_opens_the_page_at_a_state(monkeypatch, capsys):
     opened = []
     monkeypatch.setattr("webbrowser.open", lambda url: opened.append(url) or True)

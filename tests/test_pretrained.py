@@ -301,7 +301,7 @@ def test_hidden_states_and_attention_of_every_layer_are_those_of_the_library(nam
             states = getattr(output, f"{prefix}hidden_states", None)
             real = (source_mask if prefix == "encoder_" else mask) != 0
             layers = [h for path, h in hidden.items() if path.startswith(stack)]
-            # theirs are the embedding and each layer's; behind pre-norm the last is normalised
+            # theirs are the embedding and each layer's; behind pre-norm the last is normalized
             for ours_h, theirs_h in zip(layers, states[1:] if layers else [], strict=True):
                 if ours.config.parts.final_norm and ours_h is layers[-1]:
                     ours_h = ours.get_submodule(stack).norm(ours_h)

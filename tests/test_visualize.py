@@ -100,16 +100,16 @@ def test_each_forbidden_cell_has_one_reason_and_no_allowed_cell_has_any():
 # ---- attention_map and attention_figure ----------------------------------------------------------
 
 
-def colours(weights, mask):
+def colors(weights, mask):
     axes = visualize.Figure().subplots()
     attention_map(axes, weights, mask, TOKENS, TOKENS)
     return axes.images[0].get_array()
 
 
 def test_an_allowed_zero_differs_from_both_kinds_of_forbidden_zero():
-    drawn = colours(torch.zeros(4, 4), CAUSAL & REAL)
+    drawn = colors(torch.zeros(4, 4), CAUSAL & REAL)
     allowed, future, padding = drawn[1, 0], drawn[0, 1], drawn[0, 3]
-    assert len({tuple(colour) for colour in (allowed, future, padding)}) == 3
+    assert len({tuple(color) for color in (allowed, future, padding)}) == 3
 
 
 def test_the_hatch_lies_on_the_forbidden_cell():
@@ -124,17 +124,17 @@ def test_the_hatch_lies_on_the_forbidden_cell():
     )
 
 
-def test_a_leak_keeps_its_colour_and_nan_has_its_own():
+def test_a_leak_keeps_its_color_and_nan_has_its_own():
     weights = torch.zeros(4, 4)
     weights[0, 2], weights[1, 0], weights[2, 0] = 0.5, 0.5, float("nan")
-    drawn = colours(weights, CAUSAL & REAL)
+    drawn = colors(weights, CAUSAL & REAL)
     np.testing.assert_array_equal(drawn[0, 2], drawn[1, 0])
-    np.testing.assert_array_equal(drawn[2, 0], visualize.COLOURS.get_bad())
+    np.testing.assert_array_equal(drawn[2, 0], visualize.COLORS.get_bad())
 
 
 def test_one_panel_per_head_and_a_legend_of_the_reasons_that_occur(figure):
     titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert titles == ["head 0", "head 1", ""]  # the last is the colour bar
+    assert titles == ["head 0", "head 1", ""]  # the last is the color bar
     assert legend(figure) == ["forbidden: padding (·)", "forbidden: future"]
 
 
@@ -192,7 +192,7 @@ def test_sums_stand_beside_the_rows_and_wrong_ones_are_red():
     head, *sums = right.texts
     assert head.get_text() == "sum"
     assert [text.get_text() for text in sums] == ["1.00", "0.00", "0.30", "nan", "0.50"]
-    red = visualize.COLOURS.get_bad()
+    red = visualize.COLORS.get_bad()
     is_red = [np.allclose(visualize.to_rgba(text.get_color()), red) for text in sums]
     assert is_red == [False, False, True, True, True]
 

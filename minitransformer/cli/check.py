@@ -65,7 +65,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     kinds = "\n".join(
         f"    --as {kind:<16} f({', '.join(cls.arguments)})" for kind, cls in SUBJECTS.items()
     )
-    kinds += f"\n    --as {LAYER:<16} f(x, attention_mask): an encoder that takes embeddings"
+    kinds += f"\n    --as {LAYER:<16} f(x, attention_mask): x (batch, length, 16); another\n"
+    kinds += f"{' ' * 26}width is declared: --declare d_model=32"
     tiers = "; ".join(f"{tier} ({means})" for tier, means in TIERS.items())
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = textwrap.fill(parser.description or "", 90)

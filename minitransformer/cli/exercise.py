@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from minitransformer.checks.finding import find as find_callable
-from minitransformer.cli.options import positive, seed
+from minitransformer.cli.options import help_of, positive, seed
 from minitransformer.data.files import LARGEST_TEXT, InputError, read_file, write_atomically
 from minitransformer.exercises import (
     EXERCISES,
@@ -45,8 +45,10 @@ to teach:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = textwrap.fill(parser.description or "", 90)
     parser.epilog = HELP.strip()
-    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    parser.set_defaults(verb=help_of(parser))
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB")
 
     def verb(name: str, run, text: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
@@ -183,7 +185,8 @@ def _check(options: argparse.Namespace) -> int:
     if not path.exists():
         raise InputError(f"{path}: no such file; minitransformer exercise start {one.name}")
     feedback = _checked(one.name, path)
-    print(feedback)
+    in_python, here = f'hint("{one.name}")', f"minitransformer exercise hint {one.name}"
+    print(str(feedback).replace(in_python, here))
     return 0 if feedback.passed else 1
 
 

@@ -16,6 +16,7 @@ import torch
 
 from minitransformer import __version__
 from minitransformer.cli import check, evaluate, exercise, explore, export, generate, runs, train
+from minitransformer.cli.options import help_of
 from minitransformer.data.files import InputError, printable
 
 
@@ -116,7 +117,8 @@ def _parser() -> argparse.ArgumentParser:
         "any implementation does with its masks.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    parser.set_defaults(verb=help_of(parser))
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB")
 
     def verb(name: str, add_options: Callable, summary: str, details: str) -> None:
         sub = verbs.add_parser(

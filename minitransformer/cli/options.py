@@ -10,6 +10,16 @@ from minitransformer.data.files import InputError
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
+def help_of(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    """What a command does without a verb: print its help."""
+
+    def verb(options: argparse.Namespace) -> int:
+        parser.print_help()
+        return 0
+
+    return verb
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device",

@@ -133,10 +133,10 @@ class Feedback:
             failed = result.outcome == "fail"
             text = html.escape(result.diagnosis if failed else result.statement)
             shown = picture(result) if failed else ""
-            colour = "#b3261e" if failed else "#2c7a2c" if self.right else "#777777"
+            color = "#b3261e" if failed else "#2c7a2c" if self.right else "#777777"
             sign, name = "✗" if failed else "✓", html.escape(result.check.replace("_", " "))
             parts.append(
-                f'<tr><td style="color:{colour}; white-space:nowrap">{sign} {earned}/{points}'
+                f'<tr><td style="color:{color}; white-space:nowrap">{sign} {earned}/{points}'
                 f'</td><td style="text-align:left">{name}'
                 f'</td><td style="text-align:left">{text}{shown}</td></tr>'
             )

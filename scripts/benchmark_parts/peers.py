@@ -2,7 +2,7 @@
 
 Every model here has `loss(batch)`, the mean cross-entropy over the labels, as ours have, and takes
 ours as its size: a `Size`. All tie the output projection to the token embedding, none drops out,
-all begin with the same random weights (`initialise`). Libraries are imported where they are needed:
+all begin with the same random weights (`initialize`). Libraries are imported where they are needed:
 one that is missing is an ImportError, and the table says so.
 """
 
@@ -35,7 +35,7 @@ class Size:
         return round(self.d_ff * 2 / 3)
 
 
-def initialise(model: nn.Module) -> nn.Module:
+def initialize(model: nn.Module) -> nn.Module:
     """Random weights, the same for everyone: losses of unlike beginnings say nothing."""
     torch.manual_seed(0)
     for parameter in model.parameters():

@@ -9,7 +9,7 @@ from benchmark_parts.measure import entrants, median, median_of
 from benchmark_parts.sections import Group
 from minitransformer.visualize import GRID, INK, LINES, PALE
 
-COLOURS = (*LINES, "#b5495b", "#4f8f9c")
+COLORS = (*LINES, "#b5495b", "#4f8f9c")
 
 
 def picture(title: str, groups: Sequence[Group]) -> Figure | None:
@@ -30,8 +30,8 @@ def _bars(title: str, groups: Sequence[Group]) -> Figure:
         base = median_of(group, group["baseline"])
         names = [row["name"] for row in group["rows"]][::-1]
         values = [base / median_of(group, name) for name in names]
-        colours = [LINES[0] if name.startswith("ours") else PALE for name in names]
-        bars = axes.barh(names, values, color=colours, height=0.7)
+        colors = [LINES[0] if name.startswith("ours") else PALE for name in names]
+        bars = axes.barh(names, values, color=colors, height=0.7)
         axes.bar_label(bars, [f"{v:.2f} ×" for v in values], padding=3, fontsize=8, color=INK)
         axes.axvline(1, color=INK, linewidth=0.8, linestyle=":")
         axes.set_xlim(0, max(values) * 1.15)
@@ -56,15 +56,15 @@ def _lines(title: str, groups: Sequence[Group]) -> Figure:
     figure = _figure(title, 2.9 * max(len(columns), 3), 2.5 * (len(kinds) + 1) + 0.6)
     shared = "row" if relative else False
     grid = figure.subplots(len(kinds) + 1, len(columns), squeeze=False, sharey=shared)
-    colours = dict(zip(["ours", *_others(groups)], COLOURS, strict=False))
+    colors = dict(zip(["ours", *_others(groups)], COLORS, strict=False))
     for place, (name, column) in enumerate(columns.items()):
         for axes, kind in zip(grid[:, place], kinds, strict=False):
             chosen = [g for g in column if kind in (None, g["table"])]
             label = f"{kind}:\ntimes as fast as SDPA" if relative else "ms"
-            _draw(axes, chosen, "speed" if relative else "ms", colours)
+            _draw(axes, chosen, "speed" if relative else "ms", colors)
             axes.set_ylabel(label if place == 0 else "", fontsize=8, color=INK)
         last = [g for g in column if g["table"] == column[-1]["table"]]
-        _draw(grid[-1, place], last, "MiB", colours)
+        _draw(grid[-1, place], last, "MiB", colors)
         grid[-1, place].set_ylabel("peak MiB" if place == 0 else "", fontsize=8, color=INK)
         grid[0, place].set_title(
             f"mask: {name}" if relative else name, loc="left", fontsize=9, color=INK
@@ -81,9 +81,9 @@ def _lines(title: str, groups: Sequence[Group]) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, groups: Sequence[Group], what: str, colours: dict[str, str]) -> None:
+def _draw(axes: Axes, groups: Sequence[Group], what: str, colors: dict[str, str]) -> None:
     key = "length" if "length" in groups[0]["row"] else "padding"
-    for name, colour in colours.items():
+    for name, color in colors.items():
         points = []
         for group in groups:
             rows = {row["name"]: row for row in group["rows"]}
@@ -97,7 +97,7 @@ def _draw(axes: Axes, groups: Sequence[Group], what: str, colours: dict[str, str
                 points.append((group["row"][key], value))
         if points:
             width = 2.0 if name == "ours" else 1.2
-            axes.plot(*zip(*points, strict=True), "o-", ms=3.5, lw=width, color=colour, label=name)
+            axes.plot(*zip(*points, strict=True), "o-", ms=3.5, lw=width, color=color, label=name)
     if what == "ms" and "ideal" in groups[0]:
         ideal = [(group["row"][key], group["ideal"] * 1000) for group in groups]
         axes.plot(*zip(*ideal, strict=True), "--", lw=1.2, color=PALE, label="ideal")

@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import minitransformer as mt
 from benchmark_parts import peers
 from benchmark_parts.measure import Bench, Run, median, name_of, where_time_goes
-from benchmark_parts.peers import Builder, Size, initialise
+from benchmark_parts.peers import Builder, Size, initialize
 from minitransformer.data import Batch, PairBatch
 from minitransformer.inference.generation import stream_tokens
 from minitransformer.inference.prepacked import prepack
@@ -117,7 +117,7 @@ class Trainer:
         dtype: torch.dtype,
         device: torch.device,
     ):
-        self.model = initialise(build(size)).to(device)
+        self.model = initialize(build(size)).to(device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, fused=True)
         self.held_out, *training = [batch.to(device) for batch in batches]
         self.batches = cycle(training)

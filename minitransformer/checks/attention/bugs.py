@@ -93,7 +93,7 @@ def mask_after_the_softmax(query, key, value, mask):
 
 @bug(
     "attention",
-    "masked after the softmax, then normalised again",
+    "masked after the softmax, then normalized again",
     tier="core",
     caught_by=["what_padding_holds_is_irrelevant", "no_gradient_reaches_padding"],
     diagnosis="""The weights are masked after the softmax and divided by their new sum. On paper
@@ -102,7 +102,7 @@ def mask_after_the_softmax(query, key, value, mask):
         that 0/0 follows. Mask the scores before the softmax.""",
     source="the repair of the commonest first try",
 )
-def masked_and_normalised_again(query, key, value, mask):
+def masked_and_normalized_again(query, key, value, mask):
     """Equal to the formula in every test with a tolerance; NaN once a padded score was large."""
     weights = scores(query, key).softmax(dim=-1) * mask
     return weights / weights.sum(dim=-1, keepdim=True) @ value

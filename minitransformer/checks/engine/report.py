@@ -147,7 +147,9 @@ class Report:
         if not self.passed:
             return f"fix the first failure first: {self.failed[0]}" if self.failed else ""
         higher = {"core": "robust", "robust": "strict"}.get(self.tier)
-        return f"next: the {higher} tier" if higher else "there is no higher tier"
+        if not higher:
+            return "there is no higher tier"
+        return f'next: the {higher} tier, tier="{higher}" or --tier {higher}'
 
     def __str__(self) -> str:
         blocks = [self.headline, textwrap.fill(self.question, WIDTH)]
@@ -196,7 +198,7 @@ class Report:
 
     def _repr_html_(self) -> str:
         """In a notebook: the findings as a table, mask wanted beside weights found as a picture."""
-        colours = {"pass": "#2c7a2c", "fail": "#b3261e", "not applicable": "#777777"}
+        colors = {"pass": "#2c7a2c", "fail": "#b3261e", "not applicable": "#777777"}
         parts = [f"<p><b>{html.escape(self.headline)}</b></p>"]
         if self.question:
             parts.append(f"<p><b>{html.escape(self.question)}</b></p>")
@@ -219,7 +221,7 @@ class Report:
             )
             shown = picture(result) if result.outcome == "fail" else ""
             parts.append(
-                f'<tr><td style="color:{colours[result.outcome]}">{SIGNS[result.outcome]}</td>'
+                f'<tr><td style="color:{colors[result.outcome]}">{SIGNS[result.outcome]}</td>'
                 f'<td style="text-align:left">{result.check}<br><small>{result.tier}</small></td>'
                 f'<td style="text-align:left">{text}{links}<br><small>{html.escape(number)}'
                 f"</small>{shown}</td></tr>"

@@ -392,7 +392,7 @@ class MeanOverPadding:
 @fault(
     "a norm over time",
     caught_by={"encoder": [RIGHT, LEFT]},
-    diagnosis="""A normalisation takes its mean and variance over the length, padding included.""",
+    diagnosis="""A normalization takes its mean and variance over the length, padding included.""",
     source="wav2vec-like encoders with GroupNorm: torchaudio issue 4205, transformers PR 10117",
 )
 class NormOverTime:

@@ -113,7 +113,7 @@ def attention(query, key, value, mask):
     att = torch.softmax(att, dim=-1)
     return att @ value
 
-# ==== wrong: two mistakes: the mask comes after the softmax without new normalising, and the scale multiplies by the root instead of dividing
+# ==== wrong: two mistakes: the mask comes after the softmax without new normalizing, and the scale multiplies by the root instead of dividing
 # says: The scores are multiplied by the root of d.
 import math
 import torch
@@ -168,7 +168,7 @@ def attention(query, key, value, mask):
             out[b, h] = s.softmax(-1) @ value[b, h]
     return out
 
-# ==== wrong: normalised over all keys first, then masked and normalised again: 0 / 0 where a forbidden score is far larger
+# ==== wrong: normalized over all keys first, then masked and normalized again: 0 / 0 where a forbidden score is far larger
 # says: The weights are masked after the softmax and divided
 import torch
 

@@ -62,7 +62,7 @@ def attention_map(weights, mask):
     weights[blank] = float("nan")
     return weights
 
-# ==== wrong: two mistakes: leaks are hidden, and rows are normalised again to sum to 1
+# ==== wrong: two mistakes: leaks are hidden, and rows are normalized again to sum to 1
 # says: The rows are divided by their sum, without what
 import torch
 
@@ -139,7 +139,7 @@ def attention_map(weights, mask):
     leaking = ~mask & (weights != 0)
     return torch.where(leaking, torch.tensor(float("nan")), weights)
 
-# ==== wrong: leaks are drawn as 1 (an alarm colour) instead of with the weight they have
+# ==== wrong: leaks are drawn as 1 (an alarm color) instead of with the weight they have
 # says: A leak is drawn with a number of its
 import torch
 

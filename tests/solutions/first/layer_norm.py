@@ -149,7 +149,7 @@ def layer_norm(x, gain, bias, eps=1e-5):
     var = torch.einsum("...d,...d->...", c, c).unsqueeze(-1) / x.size(-1)
     return c / torch.sqrt(var + 1e-5) * gain + bias
 
-# ==== wrong: the gain is applied before normalising, where it is normalised away
+# ==== wrong: the gain is applied before normalizing, where it is normalized away
 # says: The gain comes before the norm, which undoes most
 import torch
 

@@ -50,7 +50,7 @@ def next_token_labels(input_ids, attention_mask):
     out[:, 1:] = torch.where(both, input_ids[:, :-1], torch.tensor(-100))
     return out
 
-# ==== wrong: padding is recognised by the id 0 and not by attention_mask
+# ==== wrong: padding is recognized by the id 0 and not by attention_mask
 # says: Padding is told by its id. A real token
 import torch
 
@@ -142,7 +142,7 @@ def next_token_labels(input_ids, attention_mask):
     moved = torch.cat([ids[:, 2:], tail], dim=1)[:, : ids.shape[1]]
     return moved.masked_fill(attention_mask == 0, -100)
 
-# ==== wrong: two: no shift, and padding recognised by id 0
+# ==== wrong: two: no shift, and padding recognized by id 0
 # says: Nothing is shifted: the label of a token is
 import torch
 

@@ -131,7 +131,7 @@ def rms_norm(x, gain, eps=1e-6):
     ms = x.pow(2).mean(-1, keepdim=True)
     return gain * (x * torch.rsqrt(ms + epsilon))
 
-# ==== wrong: the gain is applied before the mean square is taken, so it is normalised in
+# ==== wrong: the gain is applied before the mean square is taken, so it is normalized in
 # says: The gain comes before the norm, which undoes most
 import torch
 

@@ -1,4 +1,4 @@
-# ==== wrong: top-p works on the probabilities of all tokens, they are not renormalised after top-k
+# ==== wrong: top-p works on the probabilities of all tokens, they are not renormalized after top-k
 # says: top_p is held against probabilities of the whole vocabulary.
 import torch
 
