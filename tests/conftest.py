@@ -6,6 +6,8 @@ import time
 import pytest
 import torch
 
+from minitransformer import DecoderOnly, EncoderDecoder, EncoderOnly
+
 # Pairwise different, so that no axis can be taken for another; lengths neither sorted nor
 # symmetric, so that a transposed mask is another mask; one row is only padding.
 BATCH, HEADS, QUERIES, KEYS, WIDTH = 4, 2, 5, 7, 8
@@ -20,6 +22,25 @@ PARTS = {
     "marian": {},
     "grouped": {"style": "llama", "num_kv_heads": 2},
 }
+# Each kind of model with norms behind its layers and before them, each style in one kind.
+COVERING = {
+    EncoderOnly: ("bert", "llama"),
+    DecoderOnly: ("vanilla", "gpt2", "grouped"),
+    EncoderDecoder: ("marian", "grouped"),
+}
+
+
+def kinds_by_parts(*kinds: type) -> list:
+    """Every combination as a parameter, (kind, parts); those beyond COVERING are slow."""
+    return [
+        pytest.param(
+            (kind, parts),
+            id=f"{kind.__name__}-{parts}",
+            marks=[] if parts in COVERING[kind] else pytest.mark.slow,
+        )
+        for kind in kinds
+        for parts in PARTS
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +84,9 @@ DEVICES = ["cpu", *["cuda"] * torch.cuda.is_available()]
 
 # torch.manual_seed formats the caller's stack for each kind of GPU that is not in use: half a
 # millisecond below pytest.
-SEED = torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed
+SEED = (
+    torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed
+)
 
 
 def pytest_report_header() -> str:
