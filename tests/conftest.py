@@ -2,11 +2,15 @@
 
 import signal
 import time
+from functools import cache
 
 import pytest
 import torch
 
 from minitransformer import DecoderOnly, EncoderDecoder, EncoderOnly
+from minitransformer.checks.engine import diagnosis
+from minitransformer.checks.engine.bugs import Bug, bugs
+from minitransformer.checks.engine.running import run_check
 
 # Pairwise different, so that no axis can be taken for another; lengths neither sorted nor
 # symmetric, so that a transposed mask is another mask; one row is only padding.
@@ -50,6 +54,28 @@ def pairs(tmp_path_factory):
     words = [f"w{i}x{'ab' * (i % 7)}" for i in range(60)]
     path.write_text("".join(f"{word}\t{word[::-1]}\n" for word in words), encoding="utf-8")
     return str(path)
+
+
+@cache
+def known_bugs() -> dict:
+    """(name, body) -> its subject, of every bug in the museum, built once."""
+    return {(bug.name, i): bug.subject(i) for bug in bugs() for i in range(1 + len(bug.also))}
+
+
+@cache
+def outcome(check, subject):
+    """What `run_check` finds in a subject that stays as it is, once."""
+    return run_check(check, subject)
+
+
+@pytest.fixture(scope="module")
+def bugs_asked_once():
+    """`diagnose` asks each known bug once for all tests, not once for each report."""
+    with pytest.MonkeyPatch.context() as patch:
+        subjects = known_bugs()
+        patch.setattr(Bug, "subject", lambda bug, body=0: subjects[bug.name, body])
+        patch.setattr(diagnosis, "run_check", lambda check, subject, *_: outcome(check, subject))
+        yield
 
 
 @pytest.fixture(autouse=True)
