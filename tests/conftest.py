@@ -2,9 +2,15 @@
 
 import signal
 import time
+from functools import cache
 
 import pytest
 import torch
+
+from minitransformer import DecoderOnly, EncoderDecoder, EncoderOnly
+from minitransformer.checks.engine import diagnosis
+from minitransformer.checks.engine.bugs import Bug, bugs
+from minitransformer.checks.engine.running import run_check
 
 # Pairwise different, so that no axis can be taken for another; lengths neither sorted nor
 # symmetric, so that a transposed mask is another mask; one row is only padding.
@@ -20,6 +26,25 @@ PARTS = {
     "marian": {},
     "grouped": {"style": "llama", "num_kv_heads": 2},
 }
+# Each kind of model with norms behind its layers and before them, each style in one kind.
+COVERING = {
+    EncoderOnly: ("bert", "llama"),
+    DecoderOnly: ("vanilla", "gpt2", "grouped"),
+    EncoderDecoder: ("marian", "grouped"),
+}
+
+
+def kinds_by_parts(*kinds: type) -> list:
+    """Every combination as a parameter, (kind, parts); those beyond COVERING are slow."""
+    return [
+        pytest.param(
+            (kind, parts),
+            id=f"{kind.__name__}-{parts}",
+            marks=[] if parts in COVERING[kind] else pytest.mark.slow,
+        )
+        for kind in kinds
+        for parts in PARTS
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +54,28 @@ def pairs(tmp_path_factory):
     words = [f"w{i}x{'ab' * (i % 7)}" for i in range(60)]
     path.write_text("".join(f"{word}\t{word[::-1]}\n" for word in words), encoding="utf-8")
     return str(path)
+
+
+@cache
+def known_bugs() -> dict:
+    """(name, body) -> its subject, of every bug in the museum, built once."""
+    return {(bug.name, i): bug.subject(i) for bug in bugs() for i in range(1 + len(bug.also))}
+
+
+@cache
+def outcome(check, subject):
+    """What `run_check` finds in a subject that stays as it is, once."""
+    return run_check(check, subject)
+
+
+@pytest.fixture(scope="module")
+def bugs_asked_once():
+    """`diagnose` asks each known bug once for all tests, not once for each report."""
+    with pytest.MonkeyPatch.context() as patch:
+        subjects = known_bugs()
+        patch.setattr(Bug, "subject", lambda bug, body=0: subjects[bug.name, body])
+        patch.setattr(diagnosis, "run_check", lambda check, subject, *_: outcome(check, subject))
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +106,13 @@ def pytest_xdist_make_scheduler(config, log):
     return ByFile(config, log)
 
 
+# torch.manual_seed formats the caller's stack for each kind of GPU that is not in use: half a
+# millisecond below pytest.
+SEED = (
+    torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed
+)
+
+
 @pytest.fixture(
     params=[
         "cpu",
@@ -81,7 +135,7 @@ def deterministic():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("highest")
-    torch.manual_seed(0)
+    SEED(0)
     yield
     torch.set_num_threads(threads)
 

@@ -187,8 +187,8 @@ def test_autocast_changes_nothing(name, device):
     "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in ("online", "fused"))) for n in NAMES]
 )
 def test_gradients_are_those_of_differences_and_can_be_asked_for_twice(name):
-    mask = some_masks(QUERIES, KEYS)["half"]
-    inputs = random_inputs(BATCH, HEADS, QUERIES, KEYS)
+    mask = some_masks(QUERIES, KEYS)["half"][:2]
+    inputs = random_inputs(2, HEADS, QUERIES, KEYS)
     assert torch.autograd.gradcheck(lambda *x: kernel(name)(*x, mask), inputs)
     output = kernel(name)(*inputs, mask)
     once, twice = (torch.autograd.grad(output.sum(), inputs, retain_graph=True) for _ in range(2))

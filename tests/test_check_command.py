@@ -12,6 +12,7 @@ from minitransformer.checks.engine.bugs import bugs
 from minitransformer.checks.finding import parse_declarations
 from minitransformer.cli import main
 
+pytestmark = pytest.mark.usefixtures("bugs_asked_once")
 STUDENT = """
 import torch
 from torch import nn

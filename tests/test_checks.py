@@ -219,6 +219,23 @@ def test_nothing_of_a_subject_is_left_behind(capsys):
     assert capsys.readouterr().out == "still here\n"
 
 
+def test_a_subject_that_draws_finds_the_same_seed_in_every_check():
+    drawn = []
+
+    def draws(*given):
+        drawn.append(torch.rand(2).tolist())
+        return attention(*given)
+
+    first = checks_of("attention", "core")[0]
+    numbers = []
+    for seed in (7, 3):
+        torch.manual_seed(seed)
+        drawn.clear()
+        run_check(first, AttentionSubject(draws))
+        numbers.append(drawn[0])
+    assert numbers[0] == numbers[1]
+
+
 def test_a_check_is_repeatable():
     first, second = (check_attention(after_softmax, tier="strict").to_json() for _ in range(2))
     assert first == second

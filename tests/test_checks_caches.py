@@ -13,6 +13,7 @@ from minitransformer.checks.caches.bugs import Cached, OnePosition, SeveralSeeTh
 from minitransformer.checks.caches.cases import tensors_of
 from minitransformer.checks.engine.check import NotApplicable
 
+pytestmark = pytest.mark.usefixtures("bugs_asked_once")
 ROWS = "rows_go_on_from_the_rows_that_they_are_given"
 LARGE = "large_numbers_cached_at_padding_are_irrelevant"
 

@@ -32,6 +32,8 @@ from minitransformer.checks.models.ready import Ready
 from minitransformer.checks.models.subject import EncoderDecoderSubject, EncoderSubject
 from minitransformer.checks.models.watching import watched
 
+pytestmark = pytest.mark.usefixtures("bugs_asked_once")
+
 KINDS = {
     "encoder": (EncoderOnly, TinyEncoder, check_encoder),
     "decoder": (DecoderOnly, TinyDecoder, check_decoder),

@@ -5,7 +5,7 @@ Some kinds and styles of models are combined in the slow tests alone.
 
 import pytest
 import torch
-from conftest import PARTS
+from conftest import COVERING, PARTS
 from einops import rearrange
 from torch import nn
 
@@ -112,12 +112,6 @@ OURS = {
     "next_token_labels": ("labels", lambda device: next_token_labels, {"documents": True}),
     "pad": ("collator", lambda device: pad, {}),
     "generate": ("generator", lambda device: generate, {"eos_flag": "eos_id"}),
-}
-# Every kind of model with norms behind and before its layers, and every style in one of them.
-COVERING = {
-    EncoderOnly: ("bert", "llama"),
-    DecoderOnly: ("vanilla", "gpt2", "grouped"),
-    EncoderDecoder: ("marian", "grouped"),
 }
 SLOW = set()  # what combines them anew
 for _parts in PARTS:

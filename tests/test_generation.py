@@ -6,11 +6,11 @@ And what happens to the model meanwhile. `test_decoding.py` has the rules of dec
 import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
-from itertools import zip_longest
+from itertools import product, zip_longest
 
 import pytest
 import torch
-from conftest import PARTS, large_init
+from conftest import PARTS, kinds_by_parts, large_init
 from definitions import as_lists, batch_of, counting_model, cut, greedy, search
 from pretended import pretended_gpu
 from torch.testing import assert_close
@@ -22,29 +22,28 @@ VOCAB, STEPS, BOS = 23, 6, 5
 PROMPTS = [[7, 3], [4, 9, 2, 11, 8], [6], [1, 0, 22]]
 
 
-@pytest.fixture(params=PARTS)
-def numbers(request) -> dict:
-    return {"style": request.param, "max_length": 11, "bos_id": BOS} | PARTS[request.param]
+def numbers_of(parts: str) -> dict:
+    return {"style": parts, "max_length": 11, "bos_id": BOS} | PARTS[parts]
 
 
-@pytest.fixture(params=[DecoderOnly, EncoderDecoder])
-def model(request, numbers, device):
+@pytest.fixture(params=kinds_by_parts(DecoderOnly, EncoderDecoder))
+def model(request, device):
+    kind, parts = request.param
     torch.manual_seed(2)  # weights with which no model writes one text whatever the prompt
-    return large_init(request.param(Config(VOCAB, 16, **numbers)).double().to(device))
+    return large_init(kind(Config(VOCAB, 16, **numbers_of(parts))).double().to(device))
 
 
 # ---- each row alone ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("use_cache", [True, False])
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_each_row_of_a_ragged_batch_gives_what_it_gives_alone(model, side, use_cache, device):
-    batch = batch_of(PROMPTS, side, device)
+def test_each_row_of_a_ragged_batch_gives_what_it_gives_alone(model, device):
     alone = [greedy(model, prompt, STEPS) for prompt in PROMPTS]
-    assert as_lists(generate(model, *batch, STEPS, use_cache=use_cache)) == alone
     end = alone[1][2]
-    written = generate(model, *batch, STEPS, eos_id=end, use_cache=use_cache)
-    assert as_lists(written) == [cut(row, end) for row in alone]
+    for side, use_cache in product(["left", "right"], [True, False]):
+        batch = batch_of(PROMPTS, side, device)
+        assert as_lists(generate(model, *batch, STEPS, use_cache=use_cache)) == alone
+        written = generate(model, *batch, STEPS, eos_id=end, use_cache=use_cache)
+        assert as_lists(written) == [cut(row, end) for row in alone]
 
 
 @pytest.mark.parametrize(
@@ -60,8 +59,10 @@ def test_each_row_of_a_beam_search_is_what_the_definition_finds_alone(model, sid
     assert written == [search(model, p, beams, 4, 0.5, (end,)) for p in PROMPTS]
 
 
-def test_a_source_of_padding_alone_can_be_translated(numbers, device):
-    model = large_init(EncoderDecoder(Config(VOCAB, 16, **numbers)).double().to(device))
+@pytest.mark.parametrize("parts", PARTS)
+def test_a_source_of_padding_alone_can_be_translated(parts, device):
+    config = Config(VOCAB, 16, **numbers_of(parts))
+    model = large_init(EncoderDecoder(config).double().to(device))
     written = as_lists(generate(model, *batch_of([[7, 3], []], "right", device), STEPS))
     assert written[0] == greedy(model, [7, 3], STEPS)
     assert len(written[1]) == STEPS

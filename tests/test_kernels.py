@@ -16,6 +16,13 @@ from minitransformer.checks.attention.subject import backward_weights_of, expect
 # Around the edges of blocks of 64 and 128, and S % 128 == 64: pytorch issue 196678.
 LENGTHS = [1, 63, 64, 65, 127, 128, 129, 192]
 WIDTH = 64
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+LENGTHS_AND_DTYPES = [  # half precision at the lengths between those, too, in the slow tests
+    pytest.param(length, dtype, marks=[] if quick else pytest.mark.slow)
+    for length in LENGTHS
+    for dtype in TOLERANCE
+    for quick in [dtype == torch.float32 or length in (1, 65, 192)]
+]
 KERNELS = {  # backend -> the operator that the profiler must see, by device
     SDPBackend.MATH: {
         "cpu": "aten::_scaled_dot_product_attention_math",
@@ -25,7 +32,6 @@ KERNELS = {  # backend -> the operator that the profiler must see, by device
     SDPBackend.EFFICIENT_ATTENTION: {"cuda": "aten::_scaled_dot_product_efficient_attention"},
     SDPBackend.CUDNN_ATTENTION: {"cuda": "aten::_scaled_dot_product_cudnn_attention"},
 }
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
 @pytest.fixture(params=[False, True], ids=["exact", "TF32"])
@@ -67,8 +73,7 @@ def kernels_of(function):
     return {event.key for event in profile.key_averages() if "scaled_dot_product" in event.key}
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize(("length", "dtype"), LENGTHS_AND_DTYPES, ids=str)
 def test_ours_at_the_edges_of_blocks(device, length, dtype, tf32):
     query, key, value = inputs(length, dtype, device)
     mask = masks(length, device)
@@ -84,8 +89,7 @@ def test_ours_at_the_edges_of_blocks(device, length, dtype, tf32):
 
 
 @pytest.mark.parametrize("backend", KERNELS, ids=lambda backend: backend.name)
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize(("length", "dtype"), LENGTHS_AND_DTYPES, ids=str)
 def test_the_kernels_of_torch(device, backend, dtype, length, tf32):
     """Forward and backward at queries that see a key; what the others get is the table's matter."""
     if device.type not in KERNELS[backend]:

@@ -146,9 +146,9 @@ def test_a_training_goes_through_the_command_line(tmp_path, capsys, monkeypatch)
         "--num-layers",
         "1",
         "--num-heads",
-        "2",
+        "1",
         "--max-length",
-        "32",
+        "16",
         "--batch-size",
         "4",
     ]

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 
 import pytest
 import torch
-from conftest import PARTS, large_init
+from conftest import PARTS, kinds_by_parts, large_init
 from torch import nn
 from torch.nn import functional as F
 
@@ -42,10 +42,12 @@ KINDS = {"encoder": EncoderOnly, "decoder": DecoderOnly, "both": EncoderDecoder}
 LENGTHS = ((2, 7, 0, 3, 5), (4, 1, 5, 2, 0))
 
 
-def make_model(kind: str, parts: str = "vanilla", device="cpu", dtype=torch.float64, **numbers):
+def make_model(
+    kind: str | type, parts: str = "vanilla", device="cpu", dtype=torch.float64, **numbers
+):
     numbers = {"style": parts, "d_ff": 24, "max_length": 16} | PARTS[parts] | numbers
     torch.manual_seed(1)
-    return large_init(KINDS[kind](Config(VOCAB, WIDTH, **numbers))).to(device, dtype)
+    return large_init(KINDS.get(kind, kind)(Config(VOCAB, WIDTH, **numbers))).to(device, dtype)
 
 
 @pytest.fixture(params=PARTS)
@@ -53,14 +55,14 @@ def parts(request) -> str:
     return request.param
 
 
-@pytest.fixture(params=KINDS)
-def model(request, parts, device):
-    return make_model(request.param, parts, device)
+@pytest.fixture(params=kinds_by_parts(*KINDS.values()))
+def model(request, device):
+    return make_model(*request.param, device)
 
 
-@pytest.fixture(params=["decoder", "both"])
-def causal_model(request, parts, device):
-    return make_model(request.param, parts, device)
+@pytest.fixture(params=kinds_by_parts(DecoderOnly, EncoderDecoder))
+def causal_model(request, device):
+    return make_model(*request.param, device)
 
 
 # ---- inputs ------------------------------------------------------------------------------------
@@ -708,11 +710,11 @@ def test_tied_embeddings_are_one_parameter(kind):
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_state_dict_makes_the_same_model(kind, tied, parts):
-    model = make_model(kind, parts, tie_embeddings=tied)
+@pytest.mark.parametrize("combination", kinds_by_parts(*KINDS.values()))
+def test_a_state_dict_makes_the_same_model(combination, tied):
+    model = make_model(*combination, tie_embeddings=tied)
     numbers = json.loads(json.dumps(model.config.to_dict()))
-    other = KINDS[kind](Config(**numbers)).double()
+    other = type(model)(Config(**numbers)).double()
     inputs = inputs_of(model)
     assert not torch.equal(other(*inputs), model(*inputs))
     other.load_state_dict(model.state_dict())
@@ -732,8 +734,9 @@ def test_initial_weights_keep_the_size_of_what_passes(kind, tied):
             assert module.weight.std().item() == pytest.approx(1 / 8, rel=0.05), name
 
 
-def test_only_llama_has_no_biases_and_only_the_heads_of_bert_bart_and_marian_have(model, parts):
-    linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_llama_has_no_biases_and_only_the_heads_of_bert_bart_and_marian_have(kind, parts):
+    linears = {n: m for n, m in make_model(kind, parts).named_modules() if isinstance(m, nn.Linear)}
     assert (linears.pop("head.projection").bias is None) == (
         parts not in ("bert", "bart", "marian")
     )
@@ -890,20 +893,15 @@ def sabotages() -> list:
             if name.startswith("decoder") and "cross" not in name:
                 checks += [(everything, "causality"), (without_causality, "causality")]
                 checks += [(without_padding, "left"), (without_padding, "holes")]
-            for change, check in checks:
-                case = f"{kind}-{name}-{change.__name__}-{check}"
-                cases.append(pytest.param(kind, name, change, check, id=case))
+            for (change, check), parts in itertools.product(checks, PARTS):
+                case = f"{kind}-{parts}-{name}-{change.__name__}-{check}"
+                quick = parts == ("vanilla" if kind == "decoder" else "grouped")
+                marks = [] if quick else pytest.mark.slow
+                cases.append(pytest.param(kind, parts, name, change, check, id=case, marks=marks))
     return cases
 
 
-@pytest.mark.parametrize(  # those furthest apart, and in between
-    "parts",
-    [
-        parts if parts in ("vanilla", "grouped") else pytest.param(parts, marks=pytest.mark.slow)
-        for parts in PARTS
-    ],
-)
-@pytest.mark.parametrize(("kind", "name", "change", "check"), sabotages())
+@pytest.mark.parametrize(("kind", "parts", "name", "change", "check"), sabotages())
 def test_removing_the_mask_from_one_layer_is_noticed(kind, parts, name, change, check):
     model = make_model(kind, parts, attention="reference")
     run = check_causality if check == "causality" else check_amount_of_padding

@@ -19,7 +19,8 @@ def attention(query, key, value, mask):
 VERBS = ("train", "runs", "generate", "evaluate", "show", "export", "check", "exercise", "explore")
 HELP = [[verb, "--help"] for verb in VERBS]
 COMMANDS = {  # and how each ends
-    "train --task pairs --data pairs.tsv --steps 2 --d-model 16 --out rün日": 0,
+    "train --task pairs --data pairs.tsv --steps 2 --d-model 16 --out rün日"
+    " --num-layers 1 --num-heads 1 --max-length 20": 0,  # small pictures
     "runs .": 0,
     "generate rün日 w→日": 0,
     "generate nö日 text": 2,
