@@ -11,13 +11,14 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
 from minitransformer.data.files import InputError
+from minitransformer.exercises import stored
 from minitransformer.exercises.exercise import Exercise, find
 
 
@@ -255,9 +256,12 @@ def _add(archive: zipfile.ZipFile, name: str, content: str | bytes) -> None:
     archive.writestr(entry, content)
 
 
-def this_wheel() -> tuple[str, bytes]:
+def this_wheel(instead: Mapping[str, bytes] | None = None) -> tuple[str, bytes]:
     """This package as it is here: the name of its wheel, and the wheel. Raises InputError where it
-    is imported without being installed, so that nothing is known of what it needs."""
+    is imported without being installed, so that nothing is known of what it needs.
+
+    `instead`: other contents of files, and more of them, by their paths in the wheel.
+    """
     try:
         about = distribution("minitransformer")
     except PackageNotFoundError:
@@ -268,6 +272,7 @@ def this_wheel() -> tuple[str, bytes]:
         for path in sorted(package.rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     }
+    files |= instead or {}
     files[f"{name}.dist-info/METADATA"] = (about.read_text("METADATA") or "").encode()
     files[f"{name}.dist-info/entry_points.txt"] = (
         b"[console_scripts]\nminitransformer = minitransformer.cli:main\n"  # no plugin of pytest
@@ -302,6 +307,26 @@ def _versions() -> dict[str, str]:
     return found
 
 
+def to_package(exercises: Sequence[Exercise], folder: Path, hints: int) -> str:
+    """This package for students: it has the answers of these exercises in place of solutions."""
+    chapters = Path(__file__).parent / "chapters"
+    sources = {path.stem: path.read_text(encoding="utf-8") for path in chapters.glob("*.py")}
+    within = "minitransformer/exercises"
+    files = {
+        f"{within}/chapters/{name}.py": text.encode()
+        for name, text in stored.cut(sources, hints).items()
+    }
+    for one in exercises:
+        files[f"{within}/{stored.PLACE.name}/{one.name}.pt"] = stored.pack(one)
+    name, data = this_wheel(files)
+    (folder / name).write_bytes(data)
+    student_notebook(exercises, folder / "exercises.ipynb", hints)
+    return (
+        f"hand out {folder / name} (pip install {name}) and exercises.ipynb; grade with the "
+        "package that you have: it draws other numbers"
+    )
+
+
 def to_solutions(exercises: Sequence[Exercise], folder: Path, hints: int) -> str:
     """For afterwards: a file for each exercise, solved."""
     for one in exercises:
@@ -315,5 +340,6 @@ EXPORTS: dict[str, Callable[[Sequence[Exercise], Path, int], str]] = {
     "otter": to_otter,
     "pytest": to_pytest,
     "gradescope": to_gradescope,
+    "package": to_package,
     "solutions": to_solutions,
 }
