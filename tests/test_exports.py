@@ -12,6 +12,8 @@ import pytest
 
 from minitransformer.exercises import EXERCISES, check
 from minitransformer.exercises.export import export
+from minitransformer.exercises.mistakes import edited
+from minitransformer.exercises.variants import variants
 
 NAMES = ["softmax", "causal_mask", "find_the_bug"]
 EDITS = {
@@ -161,3 +163,112 @@ def test_an_autograder_that_fails_says_so(tmp_path):
     results = json.loads((tmp_path / "results" / "results.json").read_text())
     assert results["score"] == 0
     assert "no fault of the submission" in results["output"]
+
+
+RIGHT = {  # written otherwise than the solutions
+    "softmax": """
+def softmax(scores):
+    powers = torch.exp(scores - scores.max(-1, keepdim=True).values)
+    return powers / powers.sum(-1, keepdim=True)
+""",
+    "causal_mask": """
+def causal_mask(num_queries, num_keys):
+    ages = torch.arange(num_keys) - torch.arange(num_queries)[:, None]
+    return ages <= num_keys - num_queries
+""",
+    "padding_mask": """
+def padding_mask(attention_mask):
+    real = attention_mask.bool()
+    return (real[:, :, None] & real[:, None])[:, None]
+""",
+}
+TELLS = """
+import json, sys
+from minitransformer.exercises import check
+told = []
+for name, source in json.loads(sys.stdin.read()):
+    space = {}
+    exec("import torch\\n" + source, space)
+    feedback = check(name, space[name], seed=int(sys.argv[1]))
+    told.append([feedback.score, str(feedback)])
+print(json.dumps(told))
+"""
+
+
+@pytest.fixture(scope="module")
+def students(tmp_path_factory):
+    """What students install: a folder with the package, as pip leaves it."""
+    folder = tmp_path_factory.mktemp("students")
+    export(list(RIGHT), "package", folder / "out", hints=2)
+    (wheel,) = (folder / "out").glob("*.whl")
+    options = ["--no-deps", "--no-index", "--target", str(folder / "there")]
+    run("pip", "install", "--quiet", *options, str(wheel), folder=folder)
+    return folder / "there"
+
+
+def in_package(folder: Path, *command: str, given: str = "") -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=folder,
+        env=environment,
+        input=given,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_package_for_students_says_what_this_one_says(students):
+    answers = [(name, source) for name, source in RIGHT.items()]
+    for name in RIGHT:
+        one = EXERCISES[name]
+        answers += [(name, one.source), (name, one.stub)]
+        answers += [(name, edited(one.source, m.edits[0])) for m in one.mistakes[:4]]
+        slips = [source for _, source in variants(one.source)]
+        answers += [(name, one.source.split("def ")[0] + source) for source in slips[::9]]
+    here = in_package(Path(__file__).parents[1], "-c", TELLS, "0", given=json.dumps(answers))
+    there = in_package(students, "-c", TELLS, "7", given=json.dumps(answers))
+    assert there.returncode == 0, there.stderr[-2000:]
+    told = json.loads(there.stdout)
+    assert told == json.loads(here.stdout)
+    full = [said for score, said in told if "all right" in said.splitlines()[0]]
+    assert len(full) >= 6
+    assert len(told) - len(full) >= 20
+
+
+def test_the_package_for_students_holds_no_solution_and_says_so(students):
+    stored = students / "minitransformer" / "exercises" / "stored_answers"
+    assert {path.stem for path in stored.iterdir()} == set(RIGHT)
+    for path in (students / "minitransformer" / "exercises").rglob("*.p[yt]"):
+        text = path.read_bytes().decode("utf-8", "replace")
+        for line in ("scores - scores.amax(", "ones.tril(", "real[:, None, :, None]"):
+            assert line not in text, path.name
+    listed = in_package(students, "-m", "minitransformer", "exercise", "list").stdout
+    assert [name for name in EXERCISES if f" {name} " in listed] == sorted(
+        RIGHT, key=list(EXERCISES).index
+    )
+    command = ("-c", "from minitransformer.exercises import EXERCISES as E; E['softmax'].source")
+    assert "the solution of softmax is not in this package" in in_package(students, *command).stderr
+    third = ("-m", "minitransformer", "exercise", "hint", "softmax", "--step", "3")
+    assert "there are hints 1 to 2" in in_package(students, *third).stderr
+
+
+def test_students_start_check_and_grade_with_their_package(students, tmp_path):
+    def ours(*words: str) -> subprocess.CompletedProcess:
+        environment = {**os.environ, "PYTHONPATH": str(students)}
+        command = [sys.executable, "-m", "minitransformer", "exercise", *words]
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+
+    assert ours("start", "softmax").returncode == 0
+    assert EXERCISES["softmax"].stub in (tmp_path / "softmax.py").read_text()
+    assert "not written yet" in ours("check", "softmax").stdout
+    (tmp_path / "all" / "ann").mkdir(parents=True)
+    for name, source in RIGHT.items():
+        (tmp_path / f"{name}.py").write_text("import torch\n" + source)
+        (tmp_path / "all" / "ann" / f"{name}.py").write_text("import torch\n" + source)
+        assert "all right" in ours("check", name).stdout
+    points = sum(EXERCISES[name].points for name in RIGHT)
+    graded = ours("grade", "all", "--out", "out", "--trust", "--jobs", "1")
+    assert f"{points} of {points}" in graded.stdout, graded.stderr[-2000:]
