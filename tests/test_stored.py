@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import minitransformer
-from minitransformer.exercises import EXERCISES
+from minitransformer.exercises import EXERCISES, check_in_turn
 from minitransformer.exercises.answers import Recalled, StoredCall, call, form_and_numbers
 from minitransformer.exercises.mistakes import BEGIN, END
 from minitransformer.exercises.stored import cut
@@ -98,3 +98,23 @@ def test_functions_are_told_apart_by_what_they_close_over():
     assert one[0] == same[0]
     assert torch.equal(one[1], same[1])
     assert not torch.equal(one[1], other[1])
+
+
+def test_checks_that_are_asked_for_in_turn_run_once(monkeypatch):
+    """And again from the first one on, so that a helper that is defined anew is seen."""
+    one = EXERCISES["softmax"]
+    runs = []
+    run = type(one).run
+    monkeypatch.setattr(type(one), "run", lambda *given: runs.append(given) or run(*given))
+    space: dict = {"torch": torch, "helper": lambda x: x}
+    exec("def softmax(scores):\n    return helper(scores)", space)
+    numbers = range(len(one.aims))
+    assert {check_in_turn("softmax", space["softmax"], n).score for n in numbers} == {0}
+    assert len(runs) == 1
+    exec(one.source.replace("def softmax", "def helper"), space)
+    assert {check_in_turn("softmax", space["softmax"], n).score for n in numbers} == {one.points}
+    assert len(runs) == 2
+    other = lambda scores: scores  # noqa: E731
+    assert check_in_turn("softmax", other, 1).score == 0
+    mask = EXERCISES["causal_mask"]
+    assert check_in_turn("causal_mask", mask.solution, 1).exercise is mask

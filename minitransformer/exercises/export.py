@@ -22,18 +22,25 @@ from minitransformer.exercises import stored
 from minitransformer.exercises.exercise import Exercise, find
 
 
-def export(names: Sequence[str], to: str, folder: Path, hints: int = 3) -> str:
+def export(
+    names: Sequence[str], to: str, folder: Path, hints: int = 3, torch_wheel: Path | None = None
+) -> str:
     """Write the exercises for `to`, one of EXPORTS; returns what the instructor does next.
 
-    `hints`: how many of the three a student may read there. Raises ValueError for unknown names,
-    InputError where `folder` holds something already.
+    `hints`: how many of the three a student may read there; `torch_wheel`: a file that Gradescope's
+    zip brings along. Raises ValueError for unknown names, InputError where `folder` holds something
+    already, and for a file that is no wheel of torch for Linux.
     """
     if to not in EXPORTS:
         raise ValueError(f"expected one of {', '.join(EXPORTS)}, got {to!r}")
+    if torch_wheel and to != "gradescope":
+        raise ValueError(f"a wheel of torch goes into the zip of gradescope, not of {to}")
     chosen = [find(name) for name in dict.fromkeys(names)]
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: is there already; name an empty or a new folder")
     folder.mkdir(parents=True, exist_ok=True)
+    if to == "gradescope":
+        return to_gradescope(chosen, folder, hints, torch_wheel)
     return EXPORTS[to](chosen, folder, hints)
 
 
@@ -156,8 +163,8 @@ def to_otter(exercises: Sequence[Exercise], folder: Path, hints: int) -> str:
                 f'""" # BEGIN TEST CONFIG\nname: {aim.check.name}\npoints: {aim.points}\n'
                 f'""" # END TEST CONFIG\n'
                 f"def test_{number}({one.name}):\n"
-                "    from minitransformer.exercises import check\n\n"
-                f'    feedback = check("{one.name}", {one.name})\n'
+                "    from minitransformer.exercises import check_in_turn\n\n"
+                f'    feedback = check_in_turn("{one.name}", {one.name}, {number})\n'
                 f"    right = feedback.earned[{number}] == {aim.points} and feedback.right\n"
                 "    assert right, str(feedback)\n"
                 f"\ntest_{number}({one.name})"
@@ -208,7 +215,7 @@ SETUP = """#!/usr/bin/env bash
 set -e
 apt-get update && apt-get install -y python3-pip python3-venv bubblewrap
 python3 -m venv /opt/venv
-/opt/venv/bin/pip install -c /autograder/source/versions.txt "/autograder/source/{wheel}[grade]"
+/opt/venv/bin/pip install -c /autograder/source/versions.txt {wheels}
 """
 RUN = """#!/usr/bin/env bash
 # Gradescope runs each submission in a container of its own; where bwrap may not be used there, that
@@ -225,27 +232,50 @@ cp "$root/out/students/student/results.json" "$root/results/results.json" ||
 """
 
 
-def to_gradescope(exercises: Sequence[Exercise], folder: Path, hints: int) -> str:
+def to_gradescope(
+    exercises: Sequence[Exercise], folder: Path, hints: int, torch_wheel: Path | None = None
+) -> str:
     """An autograder.zip for Gradescope, and the notebook for the students.
 
     It brings this package along, as a wheel: nothing is installed by a name that others may take,
-    and the rest in the versions that are installed here.
+    and the rest in the versions that are installed here; torch, which on Linux is gigabytes of
+    CUDA by default, from a wheel where there is one.
     """
     wheel, data = this_wheel()
+    wheels, versions, brought = [f"{wheel}[grade]"], _versions(), {}
+    if torch_wheel:
+        wheels.insert(0, torch_wheel.name)
+        versions["torch"] = _version_of_torch(torch_wheel)
+        brought[torch_wheel.name] = torch_wheel.read_bytes()
+    paths = " ".join(f'"/autograder/source/{name}"' for name in wheels)
     files = {
-        "setup.sh": SETUP.format(wheel=wheel),
+        "setup.sh": SETUP.format(wheels=paths),
         "run_autograder": RUN.format(names=" ".join(one.name for one in exercises)),
-        "versions.txt": "".join(f"{name}=={version}\n" for name, version in _versions().items()),
+        "versions.txt": "".join(f"{name}=={version}\n" for name, version in versions.items()),
         wheel: data,
+        **brought,
     }
     with zipfile.ZipFile(folder / "autograder.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
             _add(archive, name, content)
     student_notebook(exercises, folder / "exercises.ipynb", hints)
-    return (
-        f"upload {folder / 'autograder.zip'} as the autograder, and hand out exercises.ipynb; on "
-        "Linux torch brings CUDA, some gigabytes, unless its line in setup.sh names a CPU build"
+    next_step = (
+        f"upload {folder / 'autograder.zip'} as the autograder, and hand out exercises.ipynb"
     )
+    if torch_wheel:
+        return next_step
+    return (
+        f"{next_step}; the image will be large: on Linux torch brings CUDA, some gigabytes; with "
+        "--torch WHEEL, a CPU build for Linux, it does not"
+    )
+
+
+def _version_of_torch(wheel: Path) -> str:
+    """With its local part: 2.13.0+cpu."""
+    match = re.fullmatch(r"torch-([\w.+]+)(-\w+)?-\w+-\w+-[\w.]*linux[\w.]*\.whl", wheel.name)
+    if not match or not zipfile.is_zipfile(wheel):
+        raise InputError(f"{wheel}: expected a wheel of torch for Linux, torch-...linux....whl")
+    return match[1]
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: str | bytes) -> None:
