@@ -3,13 +3,16 @@
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from minitransformer.data.files import InputError
 from minitransformer.exercises import EXERCISES, check
 from minitransformer.exercises.export import export
 from minitransformer.exercises.mistakes import edited
@@ -272,3 +275,93 @@ def test_students_start_check_and_grade_with_their_package(students, tmp_path):
     points = sum(EXERCISES[name].points for name in RIGHT)
     graded = ours("grade", "all", "--out", "out", "--trust", "--jobs", "1")
     assert f"{points} of {points}" in graded.stdout, graded.stderr[-2000:]
+
+
+def torch_wheel(folder: Path) -> Path:
+    """A wheel of this name that holds nothing: torch itself is lent."""
+    path = folder / "torch-2.99.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl"
+    path = path.with_name(path.name.replace("cp311", f"cp3{sys.version_info.minor}"))
+    about = "torch-2.99.0+cpu.dist-info"
+    tag = path.stem.split("-", 2)[2]
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr(
+            f"{about}/METADATA", "Metadata-Version: 2.1\nName: torch\nVersion: 2.99.0+cpu\n"
+        )
+        wheel.writestr(
+            f"{about}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: {tag}\n"
+        )
+        wheel.writestr(f"{about}/RECORD", "")
+    return path
+
+
+def test_the_gradescope_zip_may_bring_a_wheel_of_torch(tmp_path):
+    wheel = torch_wheel(tmp_path)
+    assert "large" not in export(NAMES, "gradescope", tmp_path / "with", torch_wheel=wheel)
+    assert "the image will be large" in export(NAMES, "gradescope", tmp_path / "without")
+    with zipfile.ZipFile(tmp_path / "with" / "autograder.zip") as archive:
+        assert archive.read(wheel.name) == wheel.read_bytes()
+        assert "torch==" not in archive.read("versions.txt").decode()
+        assert f'"/autograder/source/{wheel.name}"' in archive.read("setup.sh").decode()
+    (tmp_path / "other").mkdir()
+    for name in ("torch-2.13.0-cp311-cp311-win_amd64.whl", "einops-0.8.0-linux.whl", wheel.name):
+        other = tmp_path / "other" / name  # the last of the right name, with no zip in it
+        other.write_text("")
+        with pytest.raises(InputError, match="expected a wheel of torch for Linux"):
+            export(NAMES, "gradescope", tmp_path / f"to {name}", torch_wheel=other)
+    with pytest.raises(ValueError, match="goes into the zip of gradescope, not of otter"):
+        export(NAMES, "otter", tmp_path / "otter", torch_wheel=wheel)
+
+
+def clean_root(autograder: Path, *lent: str) -> list[str]:
+    """bwrap's words for a root with the system's programs, Python and these, and nothing else."""
+    words = ["bwrap", "--unshare-all", "--tmpfs", "/", "--dev", "/dev", "--proc", "/proc"]
+    words += ["--dir", "/opt", "--dir", "/tmp", "--bind", str(autograder), "/autograder"]
+    for place in ("/bin", "/lib", "/lib64", "/sbin"):
+        if Path(place).is_symlink():
+            words += ["--symlink", os.readlink(place), place]
+        elif Path(place).exists():
+            words += ["--ro-bind", place, place]
+    for place in ("/usr", "/etc", sys.base_prefix, *lent):
+        words += ["--ro-bind", place, place]
+    return [*words, "--clearenv", "--setenv", "HOME", "/tmp"]
+
+
+def bwrap_works() -> bool:
+    command = ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "true"]
+    return (
+        shutil.which("bwrap") is not None
+        and not subprocess.run(command, capture_output=True).returncode
+    )
+
+
+@pytest.mark.skipif(not bwrap_works(), reason="needs bwrap (Debian's bubblewrap), allowed to run")
+def test_setup_and_autograder_run_in_a_clean_root(tmp_path):
+    """But for Debian's packages and for what the wheels need, which are lent: there is no index."""
+    export(NAMES, "gradescope", tmp_path / "out", torch_wheel=torch_wheel(tmp_path))
+    root = tmp_path / "autograder"
+    with zipfile.ZipFile(tmp_path / "out" / "autograder.zip") as archive:
+        archive.extractall(root / "source")
+    (root / "submission").mkdir()
+    (root / "submission" / "answers.py").write_text(
+        "\n\n".join(EXERCISES[name].source for name in NAMES)
+    )
+    (root / "bin").mkdir()
+    (root / "bin" / "apt-get").write_text("#!/bin/sh\necho apt-get $* >> /autograder/asked\n")
+    (root / "bin" / "apt-get").chmod(0o755)
+    site = sysconfig.get_path("purelib")
+    script = (
+        "set -e; PIP_NO_INDEX=1 PIP_NO_DEPS=1 bash /autograder/source/setup.sh; "
+        f"PYTHONPATH={site} bash /autograder/source/run_autograder; "
+        "/opt/venv/bin/pip list --format freeze > /autograder/installed; "
+        f"PYTHONPATH={site} /opt/venv/bin/python -c 'import minitransformer as m; "
+        "print(m.__file__)' > /autograder/place"
+    )
+    path = f"/autograder/bin:{sys.base_prefix}/bin:/usr/bin:/bin"
+    command = [*clean_root(root, site), "--setenv", "PATH", path, "bash", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "install -y python3-pip python3-venv bubblewrap" in (root / "asked").read_text()
+    assert "torch==2.99.0+cpu" in (root / "installed").read_text()
+    assert (root / "place").read_text().startswith("/opt/venv/lib/")
+    results = json.loads((root / "results" / "results.json").read_text())
+    assert results["score"] == sum(EXERCISES[name].points for name in NAMES)

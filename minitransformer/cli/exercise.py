@@ -204,7 +204,8 @@ def _point_at_syntax_error(path: Path) -> None:
     try:
         for label, source in read_cells(path.name, read_file(path, LARGEST_TEXT)):
             with warnings.catch_warnings(action="ignore"):
-                compile(without_magics(source), label, "exec", dont_inherit=True)
+                code = without_magics(source) if path.suffix == ".ipynb" else source
+                compile(code, label, "exec", dont_inherit=True)
     except SyntaxError as error:
         print("".join(traceback.format_exception_only(error)).rstrip(), file=sys.stderr)
     except (InputError, ValueError, RecursionError, MemoryError):
