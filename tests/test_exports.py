@@ -350,7 +350,8 @@ def test_setup_and_autograder_run_in_a_clean_root(tmp_path):
     (root / "bin" / "apt-get").chmod(0o755)
     site = sysconfig.get_path("purelib")
     script = (
-        "set -e; PIP_NO_INDEX=1 PIP_NO_DEPS=1 bash /autograder/source/setup.sh; "
+        "set -e; export PIP_CONFIG_FILE=/dev/null PIP_NO_INDEX=1 PIP_NO_DEPS=1; "
+        "bash /autograder/source/setup.sh; "
         f"PYTHONPATH={site} bash /autograder/source/run_autograder; "
         "/opt/venv/bin/pip list --format freeze > /autograder/installed; "
         f"PYTHONPATH={site} /opt/venv/bin/python -c 'import minitransformer as m; "

@@ -224,7 +224,7 @@ root=${{AUTOGRADER:-/autograder}} command=${{MINITRANSFORMER:-/opt/venv/bin/mini
 rm -rf "$root/one" "$root/out" && mkdir -p "$root/one" "$root/results"
 cp -rH "$root/submission" "$root/one/student"
 trust=""
-bwrap --unshare-all --ro-bind / / true 2>/dev/null || trust=--trust
+bwrap --unshare-all --ro-bind / / --proc /proc --dev /dev true 2>/dev/null || trust=--trust
 "$command" exercise grade "$root/one" --out "$root/out" --jobs 1 $trust --only {names} >&2
 cp "$root/out/students/student/results.json" "$root/results/results.json" ||
   echo '{{"score": 0, "output": "The autograder failed, which is no fault of the submission."}}' \\
