@@ -352,9 +352,10 @@ def test_setup_and_autograder_run_in_a_clean_root(tmp_path):
     script = (
         "set -e; export PIP_CONFIG_FILE=/dev/null PIP_NO_INDEX=1 PIP_NO_DEPS=1; "
         "bash /autograder/source/setup.sh; "
-        f"PYTHONPATH={site} bash /autograder/source/run_autograder; "
+        f"echo {site} > $(echo /opt/venv/lib/python3*/site-packages)/lent.pth; "
+        "bash /autograder/source/run_autograder; "
         "/opt/venv/bin/pip list --format freeze > /autograder/installed; "
-        f"PYTHONPATH={site} /opt/venv/bin/python -c 'import minitransformer as m; "
+        "/opt/venv/bin/python -c 'import minitransformer as m; "
         "print(m.__file__)' > /autograder/place"
     )
     path = f"/autograder/bin:{sys.base_prefix}/bin:/usr/bin:/bin"
