@@ -519,6 +519,13 @@ def test_a_learner_starts_and_checks(tmp_path, monkeypatch, capsys):
     assert " 6 of  6 points   Softmax" in listed
     assert main(["exercise", "check", "attention"]) == 2
     assert "attention.py: no such file" in capsys.readouterr().err
+    (tmp_path / "softmax.py").write_text("def softmax(scores):\n    return scores.exp( / 2\n")
+    assert main(["exercise", "check", "softmax"]) == 2
+    line, caret, said, told = capsys.readouterr().err.splitlines()[1:]
+    assert line == "    return scores.exp( / 2"
+    assert caret.index("^") == line.index("/")
+    assert said == "SyntaxError: invalid syntax"
+    assert told.startswith("minitransformer: error: importing softmax.py: ")
     assert main(["exercise", "hint", "nothing"]) == 2
     assert "no exercise 'nothing'" in capsys.readouterr().err
 

@@ -5,6 +5,8 @@ import os
 import signal
 import sys
 import textwrap
+import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -23,7 +25,7 @@ from minitransformer.exercises import (
     progress,
     solution,
 )
-from minitransformer.exercises.cells import load_cells, read_cells
+from minitransformer.exercises.cells import load_cells, read_cells, without_magics
 from minitransformer.exercises.export import EXPORTS, export
 
 GRADE = "Grade"  # the column of Moodle's grading worksheet
@@ -76,6 +78,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=(0, 1, 2, 3),
         default=3,
         help="how many of the three students may read; the third is nearly the answer; default: 3",
+    )
+    exported.add_argument(
+        "--torch",
+        type=Path,
+        metavar="WHEEL",
+        help="for gradescope: a wheel of torch (CPU, Linux) that goes into the zip",
     )
     grade = verb("grade", _grade, "grade a folder of submissions")
     grade.add_argument(
@@ -184,10 +192,27 @@ def _check(options: argparse.Namespace) -> int:
     path = options.file or Path(f"{one.name}.py")
     if not path.exists():
         raise InputError(f"{path}: no such file; minitransformer exercise start {one.name}")
-    feedback = _checked(one.name, path)
+    try:
+        feedback = _checked(one.name, path)
+    except (InputError, ValueError):
+        _point_at_syntax_error(path)
+        raise
     in_python, here = f'hint("{one.name}")', f"minitransformer exercise hint {one.name}"
     print(str(feedback).replace(in_python, here))
     return 0 if feedback.passed else 1
+
+
+def _point_at_syntax_error(path: Path) -> None:
+    """Show the line and a caret on stderr, above the error, which is one line; else nothing."""
+    try:
+        for label, source in read_cells(path.name, read_file(path, LARGEST_TEXT)):
+            with warnings.catch_warnings(action="ignore"):
+                code = without_magics(source) if path.suffix == ".ipynb" else source
+                compile(code, label, "exec", dont_inherit=True)
+    except SyntaxError as error:
+        print("".join(traceback.format_exception_only(error)).rstrip(), file=sys.stderr)
+    except (InputError, ValueError, RecursionError, MemoryError):
+        return
 
 
 def _checked(name: str, path: Path) -> Feedback:
@@ -220,7 +245,8 @@ def _solution(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    print(export(options.only or list(EXERCISES), options.to, options.folder, options.hints))
+    names = options.only or list(EXERCISES)
+    print(export(names, options.to, options.folder, options.hints, options.torch))
     return 0
 
 

@@ -8,7 +8,15 @@ progress()                           # what is done, and what comes next
 """
 
 from minitransformer.exercises.chapters import EXERCISES
-from minitransformer.exercises.exercise import Exercise, check, find, hint, limit_hints, solution
+from minitransformer.exercises.exercise import (
+    Exercise,
+    check,
+    check_in_turn,
+    find,
+    hint,
+    limit_hints,
+    solution,
+)
 from minitransformer.exercises.feedback import Feedback
 from minitransformer.exercises.standings import Progress, read_standings
 
@@ -17,6 +25,7 @@ __all__ = [
     "Exercise",
     "Feedback",
     "check",
+    "check_in_turn",
     "find",
     "hint",
     "limit_hints",

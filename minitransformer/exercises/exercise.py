@@ -40,7 +40,7 @@ from minitransformer.checks.engine.report import WIDTH
 from minitransformer.checks.engine.running import run_check
 from minitransformer.checks.engine.subject import Subject
 from minitransformer.exercises import mistakes, standings
-from minitransformer.exercises.answers import expect_alike, leaves
+from minitransformer.exercises.answers import Recalled, expect_alike, leaves
 from minitransformer.exercises.borrowing import PACKAGE, borrows
 from minitransformer.exercises.feedback import NOT_STARTED, Feedback
 from minitransformer.exercises.forbidding import Forbidding
@@ -53,6 +53,7 @@ from minitransformer.exercises.mistakes import (
     Group,
     Mistake,
 )
+from minitransformer.exercises.stored import Stored, stored_answers
 from minitransformer.exercises.usual_checks import (
     arguments_left_alone,
     as_check,
@@ -128,6 +129,7 @@ class Exercise:
     subject: Callable[[Callable], Subject] | None
     start: Callable | None  # a broken function to begin from, in place of a blank
     tolerance: float
+    stored: Stored | None  # in a package without the solutions
     aims: list[Aim] = field(default_factory=list)
     mistakes: list[Mistake] = field(default_factory=list)
 
@@ -169,7 +171,12 @@ class Exercise:
 
     @property
     def source(self) -> str:
-        """The solution as a learner would hand it in."""
+        """The solution as a learner would hand it in. Raises ValueError where it is not there."""
+        if self.stored:
+            raise ValueError(
+                f"the solution of {self.name} is not in this package, only its answers are: ask "
+                "those who teach the course"
+            )
         return _imports(self.solution) + _without_decorators(self.solution)
 
     @property
@@ -180,6 +187,8 @@ class Exercise:
     @property
     def stub(self) -> str:
         """What the learner gets: everything but the solution."""
+        if self.stored:
+            return self.stored.stub
         source = _without_decorators(self.solution)
         body = '    raise NotImplementedError("your turn")\n'
         if self.start is not None:
@@ -197,8 +206,9 @@ class Exercise:
     def run(
         self, fn: Callable, seed: int = 0, seconds: float = SECONDS, diagnosed: bool = True
     ) -> Feedback:
-        """Check `fn`, whatever it does."""
+        """Check `fn`, whatever it does. Where answers are stored, they are those of seed 0."""
         _warm_up()
+        seed = 0 if self.stored else seed
         results: list[Result] = []
         misfits: list[str] = []  # for each result
         answered: list[tuple] = []  # the last call, if it came back: arguments, flags and answer
@@ -233,17 +243,19 @@ class Exercise:
 
     def diagnose(self, fn: Callable, seed: int = 0) -> Diagnosis:
         """Which mistakes give the answers of `fn`, if known ones do."""
-        given = self.mistakes, self.source, self.name
-        museum = bugs(self.subject(fn).kind) if self.subject else []
-        groups = [
-            Group(mistakes.written(*given)),
-            Group(mistakes.of_the_museum(museum)),
-            Group(mistakes.pairs(*given), most=1200),
-            Group(mistakes.slips(self.source, self.name), first_only=True),
-            Group(mistakes.written_and_slips(*given), most=300, first_only=True),
-        ]
-        cases = self.cases(seed)
-        return mistakes.diagnose(fn, cases, self.solution, groups, self.tolerance, self.gradients)
+        museum = Group(mistakes.of_the_museum(bugs(self.subject(fn).kind) if self.subject else []))
+        if self.stored:
+            right, (written, *others) = self.stored.right, self.stored.groups()
+        else:
+            right, (written, *others) = self.solution, self.groups()
+        groups = [written, museum, *others]
+        return mistakes.diagnose(
+            fn, self.cases(seed), right, groups, self.tolerance, self.gradients
+        )
+
+    def groups(self) -> list[Group]:
+        """What its solution and its mistakes come to, if one or two things are wrong."""
+        return mistakes.groups(self.mistakes, self.source, self.name)
 
     def misfit(self, arguments: tuple, flags: dict, answer: Any) -> str:
         """In what an answer is of another type, shape or dtype than the solution's, if it is.
@@ -305,13 +317,14 @@ def exercise(
     """
 
     def make(solution: Callable) -> Exercise:
-        if len(hints) != 3:
+        stored = stored_answers(solution.__name__)
+        if len(hints) != 3 and not stored:
             raise ValueError(f"{solution.__name__} has {len(hints)} hints, expected three steps")
         one = Exercise(
             title,
             chapter,
             " ".join(about.split()),
-            solution,
+            Recalled(solution, lambda: stored.calls) if stored else solution,
             tuple(" ".join(text.split()) for text in hints),
             inputs,
             edges,
@@ -320,6 +333,7 @@ def exercise(
             subject,
             start,
             tolerance,
+            stored,
         )
 
         if inputs is not None:
@@ -330,7 +344,8 @@ def exercise(
         for name, worth in (promises or {}).items():
             kind = CHECKS[subject(solution).kind]
             one.aims.append(Aim(kind[name], worth, on_subject=True))
-        EXERCISES[one.name] = one
+        if stored is None or stored.path.exists():
+            EXERCISES[one.name] = one
         return one
 
     return make
@@ -355,14 +370,30 @@ def check(name: str, fn: Callable, seed: int = 0) -> Feedback:
     return feedback
 
 
+_last: tuple[str, Callable, Feedback] | None = None
+
+
+def check_in_turn(name: str, fn: Callable, number: int) -> Feedback:
+    """The feedback for the check of this number, for a tool that asks for one after the other.
+
+    Number 0 runs them all, and those that follow for the same function are told what came of it:
+    what is defined anew before they are asked for again, a helper say, is seen.
+    """
+    global _last
+    if number == 0 or _last is None or _last[0] != name or _last[1] is not fn:
+        _last = name, fn, check(name, fn)
+    return _last[2]
+
+
 def hint(name: str, step: int = 1) -> None:
     """Print one of the three hints, each of which says more than the one before."""
     one = find(name)
-    if step not in range(1, _most_hints + 1):
-        there = f"there are hints 1 to {_most_hints}" if _most_hints else "there are no hints here"
+    most = min(_most_hints, len(one.hints))
+    if step not in range(1, most + 1):
+        there = f"there are hints 1 to {most}" if most else "there are no hints here"
         raise ValueError(f"{there}, got {step!r}")
     standings.record(name, hint=step)
-    print(textwrap.fill(f"Hint {step} of {_most_hints}: {one.hints[step - 1]}", WIDTH))
+    print(textwrap.fill(f"Hint {step} of {most}: {one.hints[step - 1]}", WIDTH))
 
 
 def solution(name: str) -> None:

@@ -11,28 +11,36 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
 from minitransformer.data.files import InputError
+from minitransformer.exercises import stored
 from minitransformer.exercises.exercise import Exercise, find
 
 
-def export(names: Sequence[str], to: str, folder: Path, hints: int = 3) -> str:
+def export(
+    names: Sequence[str], to: str, folder: Path, hints: int = 3, torch_wheel: Path | None = None
+) -> str:
     """Write the exercises for `to`, one of EXPORTS; returns what the instructor does next.
 
-    `hints`: how many of the three a student may read there. Raises ValueError for unknown names,
-    InputError where `folder` holds something already.
+    `hints`: how many of the three a student may read there; `torch_wheel`: a file that Gradescope's
+    zip brings along. Raises ValueError for unknown names, InputError where `folder` holds something
+    already, and for a file that is no wheel of torch for Linux.
     """
     if to not in EXPORTS:
         raise ValueError(f"expected one of {', '.join(EXPORTS)}, got {to!r}")
+    if torch_wheel and to != "gradescope":
+        raise ValueError(f"a wheel of torch goes into the zip of gradescope, not of {to}")
     chosen = [find(name) for name in dict.fromkeys(names)]
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: is there already; name an empty or a new folder")
     folder.mkdir(parents=True, exist_ok=True)
+    if to == "gradescope":
+        return to_gradescope(chosen, folder, hints, torch_wheel)
     return EXPORTS[to](chosen, folder, hints)
 
 
@@ -155,8 +163,8 @@ def to_otter(exercises: Sequence[Exercise], folder: Path, hints: int) -> str:
                 f'""" # BEGIN TEST CONFIG\nname: {aim.check.name}\npoints: {aim.points}\n'
                 f'""" # END TEST CONFIG\n'
                 f"def test_{number}({one.name}):\n"
-                "    from minitransformer.exercises import check\n\n"
-                f'    feedback = check("{one.name}", {one.name})\n'
+                "    from minitransformer.exercises import check_in_turn\n\n"
+                f'    feedback = check_in_turn("{one.name}", {one.name}, {number})\n'
                 f"    right = feedback.earned[{number}] == {aim.points} and feedback.right\n"
                 "    assert right, str(feedback)\n"
                 f"\ntest_{number}({one.name})"
@@ -207,7 +215,7 @@ SETUP = """#!/usr/bin/env bash
 set -e
 apt-get update && apt-get install -y python3-pip python3-venv bubblewrap
 python3 -m venv /opt/venv
-/opt/venv/bin/pip install -c /autograder/source/versions.txt "/autograder/source/{wheel}[grade]"
+/opt/venv/bin/pip install -c /autograder/source/versions.txt {wheels}
 """
 RUN = """#!/usr/bin/env bash
 # Gradescope runs each submission in a container of its own; where bwrap may not be used there, that
@@ -216,7 +224,7 @@ root=${{AUTOGRADER:-/autograder}} command=${{MINITRANSFORMER:-/opt/venv/bin/mini
 rm -rf "$root/one" "$root/out" && mkdir -p "$root/one" "$root/results"
 cp -rH "$root/submission" "$root/one/student"
 trust=""
-bwrap --unshare-all --ro-bind / / true 2>/dev/null || trust=--trust
+bwrap --unshare-all --ro-bind / / --proc /proc --dev /dev true 2>/dev/null || trust=--trust
 "$command" exercise grade "$root/one" --out "$root/out" --jobs 1 $trust --only {names} >&2
 cp "$root/out/students/student/results.json" "$root/results/results.json" ||
   echo '{{"score": 0, "output": "The autograder failed, which is no fault of the submission."}}' \\
@@ -224,27 +232,48 @@ cp "$root/out/students/student/results.json" "$root/results/results.json" ||
 """
 
 
-def to_gradescope(exercises: Sequence[Exercise], folder: Path, hints: int) -> str:
+def to_gradescope(
+    exercises: Sequence[Exercise], folder: Path, hints: int, torch_wheel: Path | None = None
+) -> str:
     """An autograder.zip for Gradescope, and the notebook for the students.
 
     It brings this package along, as a wheel: nothing is installed by a name that others may take,
-    and the rest in the versions that are installed here.
+    and the rest in the versions that are installed here; torch, which on Linux is gigabytes of
+    CUDA by default, from a wheel where there is one.
     """
     wheel, data = this_wheel()
+    wheels, versions, brought = [f"{wheel}[grade]"], _versions(), {}
+    if torch_wheel:
+        wheels.insert(0, torch_wheel.name)
+        del versions["torch"]  # it is the wheel's
+        brought[torch_wheel.name] = _torch_for_linux(torch_wheel)
+    paths = " ".join(f'"/autograder/source/{name}"' for name in wheels)
     files = {
-        "setup.sh": SETUP.format(wheel=wheel),
+        "setup.sh": SETUP.format(wheels=paths),
         "run_autograder": RUN.format(names=" ".join(one.name for one in exercises)),
-        "versions.txt": "".join(f"{name}=={version}\n" for name, version in _versions().items()),
+        "versions.txt": "".join(f"{name}=={version}\n" for name, version in versions.items()),
         wheel: data,
+        **brought,
     }
     with zipfile.ZipFile(folder / "autograder.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
             _add(archive, name, content)
     student_notebook(exercises, folder / "exercises.ipynb", hints)
-    return (
-        f"upload {folder / 'autograder.zip'} as the autograder, and hand out exercises.ipynb; on "
-        "Linux torch brings CUDA, some gigabytes, unless its line in setup.sh names a CPU build"
+    next_step = (
+        f"upload {folder / 'autograder.zip'} as the autograder, and hand out exercises.ipynb"
     )
+    if torch_wheel:
+        return next_step
+    return (
+        f"{next_step}; the image will be large: on Linux torch brings CUDA, some gigabytes; with "
+        "--torch WHEEL, a CPU build for Linux, it does not"
+    )
+
+
+def _torch_for_linux(wheel: Path) -> bytes:
+    if not re.fullmatch(r"torch-.*linux.*\.whl", wheel.name) or not zipfile.is_zipfile(wheel):
+        raise InputError(f"{wheel}: expected a wheel of torch for Linux, torch-...linux....whl")
+    return wheel.read_bytes()
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: str | bytes) -> None:
@@ -255,9 +284,12 @@ def _add(archive: zipfile.ZipFile, name: str, content: str | bytes) -> None:
     archive.writestr(entry, content)
 
 
-def this_wheel() -> tuple[str, bytes]:
+def this_wheel(instead: Mapping[str, bytes] | None = None) -> tuple[str, bytes]:
     """This package as it is here: the name of its wheel, and the wheel. Raises InputError where it
-    is imported without being installed, so that nothing is known of what it needs."""
+    is imported without being installed, so that nothing is known of what it needs.
+
+    `instead`: other contents of files, and more of them, by their paths in the wheel.
+    """
     try:
         about = distribution("minitransformer")
     except PackageNotFoundError:
@@ -268,6 +300,7 @@ def this_wheel() -> tuple[str, bytes]:
         for path in sorted(package.rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     }
+    files |= instead or {}
     files[f"{name}.dist-info/METADATA"] = (about.read_text("METADATA") or "").encode()
     files[f"{name}.dist-info/entry_points.txt"] = (
         b"[console_scripts]\nminitransformer = minitransformer.cli:main\n"  # no plugin of pytest
@@ -302,6 +335,26 @@ def _versions() -> dict[str, str]:
     return found
 
 
+def to_package(exercises: Sequence[Exercise], folder: Path, hints: int) -> str:
+    """This package for students: it has the answers of these exercises in place of solutions."""
+    chapters = Path(__file__).parent / "chapters"
+    sources = {path.stem: path.read_text(encoding="utf-8") for path in chapters.glob("*.py")}
+    within = "minitransformer/exercises"
+    files = {
+        f"{within}/chapters/{name}.py": text.encode()
+        for name, text in stored.cut(sources, hints).items()
+    }
+    for one in exercises:
+        files[f"{within}/{stored.PLACE.name}/{one.name}.pt"] = stored.pack(one)
+    name, data = this_wheel(files)
+    (folder / name).write_bytes(data)
+    student_notebook(exercises, folder / "exercises.ipynb", hints)
+    return (
+        f"hand out {folder / name} (pip install {name}) and exercises.ipynb; grade with the "
+        "package that you have: it draws other numbers"
+    )
+
+
 def to_solutions(exercises: Sequence[Exercise], folder: Path, hints: int) -> str:
     """For afterwards: a file for each exercise, solved."""
     for one in exercises:
@@ -315,5 +368,6 @@ EXPORTS: dict[str, Callable[[Sequence[Exercise], Path, int], str]] = {
     "otter": to_otter,
     "pytest": to_pytest,
     "gradescope": to_gradescope,
+    "package": to_package,
     "solutions": to_solutions,
 }

@@ -11,7 +11,7 @@ import math
 import re
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations, islice
@@ -67,17 +67,21 @@ class Case(NamedTuple):
     ordinary: bool  # of those on which no point counts unless it is right
 
 
+# A function, or the names of cases and what it gave on each.
+Answering = Callable | Mapping[str, Answer]
+
+
 class Candidate(NamedTuple):
     """A function that makes known mistakes."""
 
     says: tuple[str, ...]  # a sentence for each
-    fn: Callable
+    fn: Answering
 
 
 class Group(NamedTuple):
     """Candidates of one kind: how many are tried, and whether only until the first that fits."""
 
-    candidates: Iterator[Candidate]
+    candidates: Iterable[Candidate]
     most: int | None = None
     first_only: bool = False  # they are vague, and many come to the same
 
@@ -122,7 +126,7 @@ def function(source: str, name: str) -> Callable:
 def diagnose(
     fn: Callable,
     cases: Sequence[Case],
-    solution: Callable,
+    solution: Answering,
     groups: Sequence[Group],
     tolerance: float,
     with_gradients: bool = False,
@@ -152,6 +156,22 @@ def diagnose(
     return submission.in_general()
 
 
+def given(fn: Answering, case: Case, with_gradients: bool) -> Answer:
+    """What it gives, or gave, on a case."""
+    if isinstance(fn, Mapping):
+        return fn[case.name]
+    return answer(fn, case.arguments, with_gradients)
+
+
+def ask(fn: Answering, case: Case, with_gradients: bool, seconds: float = CANDIDATE) -> Answer:
+    """The same, or that there is no end to it."""
+    try:
+        with quarantine(), time_limit(seconds):
+            return given(fn, case, with_gradients)
+    except OutOfTime:
+        return without_answer("no end")
+
+
 class _Submission:
     """What a function answers, and on how much of it another must agree to explain it."""
 
@@ -159,13 +179,13 @@ class _Submission:
         self,
         fn: Callable,
         cases: Sequence[Case],
-        solution: Callable,
+        solution: Answering,
         tolerance: float,
         with_gradients: bool,
     ):
         self.tolerance, self.with_gradients, self.calls = tolerance, with_gradients, 0
-        found = [self.ask(fn, case, SUBMISSION) for case in cases]
-        right = [answer(solution, case.arguments, with_gradients) for case in cases]
+        found = [ask(fn, case, with_gradients, SUBMISSION) for case in cases]
+        right = [given(solution, case, with_gradients) for case in cases]
         wrong = [not a.equals(b, tolerance) for a, b in zip(found, right, strict=True)]
         # Where it is wrong first, of ordinary input if there: nearly every candidate differs there.
         astray = any(w and case.ordinary for w, case in zip(wrong, cases, strict=True))
@@ -175,29 +195,22 @@ class _Submission:
         )
         self.cases, self.found = [cases[i] for i in order], [found[i] for i in order]
         self.right = [right[i] for i in order]
-        given = [case for case, one in zip(self.cases, self.found, strict=True) if not one.raised]
-        counts = {ALL: len(cases), GIVEN: len(given)}
+        came = [case for case, one in zip(self.cases, self.found, strict=True) if not one.raised]
+        counts = {ALL: len(cases), GIVEN: len(came)}
         if astray:
-            counts[ORDINARY] = counts[NUMBERS] = sum(case.ordinary for case in given)
+            counts[ORDINARY] = counts[NUMBERS] = sum(case.ordinary for case in came)
         explains = {  # an error says more of itself than its name is worth
             level: any(wrong[i] and not found[i].raised for i in order[:count])
             for level, count in counts.items()
         }
         self.levels = {level: count for level, count in counts.items() if explains[level]}
 
-    def ask(self, fn: Callable, case: Case, seconds: float) -> Answer:
-        try:
-            with quarantine(), time_limit(seconds):
-                return answer(fn, case.arguments, self.with_gradients)
-        except OutOfTime:
-            return without_answer("no end")
-
-    def agrees_with(self, fn: Callable) -> Iterator[str]:
+    def agrees_with(self, fn: Answering) -> Iterator[str]:
         """The levels on which another function gives the same answers."""
         equal = alike = 0  # of the first so many; with gradients, and without
         for case, one in zip(self.cases, self.found, strict=True):
             self.calls += 1
-            theirs = self.ask(fn, case, CANDIDATE)
+            theirs = ask(fn, case, self.with_gradients)
             if not theirs.gives(one, self.tolerance):
                 break
             equal += equal == alike and theirs.equals(one, self.tolerance)
@@ -226,6 +239,31 @@ def _told(equal: list[Candidate], group: Group) -> tuple[str, ...]:
 
 
 # ---- candidates ----------------------------------------------------------------------------------
+
+
+def groups(mistakes: Sequence[Mistake], source: str, name: str) -> list[Group]:
+    """What is made of a solution's source, the likeliest first."""
+    return groups_of(
+        written(mistakes, source, name),
+        pairs(mistakes, source, name),
+        slips(source, name),
+        written_and_slips(mistakes, source, name),
+    )
+
+
+def groups_of(
+    written: Iterable[Candidate],
+    pairs: Iterable[Candidate],
+    slips: Iterable[Candidate],
+    both: Iterable[Candidate],
+) -> list[Group]:
+    """How many are tried of each kind."""
+    return [
+        Group(written),
+        Group(pairs, most=1200),
+        Group(slips, first_only=True),
+        Group(both, most=300, first_only=True),
+    ]
 
 
 def written(mistakes: Sequence[Mistake], source: str, name: str) -> Iterator[Candidate]:

@@ -108,6 +108,8 @@ def answer_of(name: str, statements: Sequence[ast.stmt]) -> str:
     leads, and for what is not there.
     """
     digest = _digest_of(name, statements)
+    if EXERCISES[name].stored:  # there is no solution to compare with
+        return digest
     solution = _digest_of(name, ast.parse(EXERCISES[name].source).body)
     return "" if digest == solution else digest
 

@@ -1017,18 +1017,18 @@ def _nothing_to_see(draw: Draw) -> Inputs:
         ]
     ).bool()
     dead = ~mask.any(dim=-1).unsqueeze(-1)
-    unused = ~mask.any(dim=-2).unsqueeze(-1)
+    unseen = ~mask.any(dim=-2)[..., None]
     query, key, value, _ = attention_arguments(draw, 3, 2, 3, 5, mask)
     nan, inf = float("nan"), float("inf")
     return {
         "a query that may see no key": (query, key, value, mask),
-        "NaN in a value that no query may see": (query, key, value.masked_fill(unused, nan), mask),
-        "NaN in a key that no query may see": (query, key.masked_fill(unused, nan), value, mask),
+        "NaN in a value that no query may see": (query, key, value.masked_fill(unseen, nan), mask),
+        "NaN in a key that no query may see": (query, key.masked_fill(unseen, nan), value, mask),
         "NaN in a query that may see no key": (query.masked_fill(dead, nan), key, value, mask),
         "Inf in keys and values that no query may see": (
             query,
-            key.masked_fill(unused, inf),
-            value.masked_fill(unused, inf),
+            key.masked_fill(unseen, inf),
+            value.masked_fill(unseen, inf),
             mask,
         ),
         "large scores": (query * 1e3, key * 1e3, value, mask),

@@ -24,8 +24,8 @@ def _loops(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
 
 
 def _plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    scores = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5
-    return scores.masked_fill(~mask, float("-inf")).softmax(dim=-1) @ value
+    scaled = query / query.shape[-1] ** 0.5
+    return torch.where(mask, scaled @ key.mT, float("-inf")).softmax(dim=-1) @ value
 
 
 def _double(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
