@@ -78,6 +78,20 @@ def bugs_asked_once():
         yield
 
 
+def pytest_collection_modifyitems(config, items):
+    """Where there is no GPU, of the variants of a test that need one the first stands for all."""
+    if torch.cuda.is_available():
+        return
+    kept, others, known = [], [], set()
+    for item in items:
+        on_gpu = hasattr(item, "callspec") and item.callspec.params.get("device") == "cuda"
+        test = item.nodeid.partition("[")[0]
+        (others if on_gpu and test in known else kept).append(item)
+        known |= {test} if on_gpu else set()
+    config.hook.pytest_deselected(items=others)
+    items[:] = kept
+
+
 @pytest.fixture(autouse=True)
 def nobodys_progress(monkeypatch):
     """What tests check is no progress of whoever runs them."""

@@ -475,7 +475,14 @@ def test_beams_are_searched(pretrained, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
-@pytest.mark.parametrize(("name", "kinds"), [("bert", 1), ("llama", 1), ("bart", 3)])
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("bert", 1),
+        pytest.param("llama", 1, marks=pytest.mark.slow),
+        pytest.param("bart", 3, marks=pytest.mark.slow),
+    ],
+)
 def test_pretrained_attention_is_drawn(pretrained, tmp_path, capsys, name, kinds):
     pytest.importorskip("matplotlib")
     folder = str(pretrained[name])

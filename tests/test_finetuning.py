@@ -188,7 +188,9 @@ TINY = "--d-model 16 --num-heads 2 --num-layers 2 --steps 1 --batch-size 4".spli
 
 
 @pytest.mark.parametrize("task", OWN)
-@pytest.mark.parametrize("tokenizer", ["characters", "wordpiece"])
+@pytest.mark.parametrize(
+    "tokenizer", ["characters", pytest.param("wordpiece", marks=pytest.mark.slow)]
+)
 def test_a_run_is_trained_for_every_task_that_fits(
     train, here, tmp_path, monkeypatch, capsys, task, tokenizer
 ):

@@ -52,7 +52,10 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n not in ("lines.txt", "b.csv"))) for n in FILES],
+)
 def test_the_pieces_are_those_in_memory(tmp_path, monkeypatch, name):
     options = DataOptions(written(tmp_path / name, FILES[name]))
     on_disk, small = LanguageModelTask(options, 64), in_memory(monkeypatch, options)
