@@ -310,6 +310,13 @@ def test_where_no_length_is_given_rows_of_pairs_are_evenly_full(sources, targets
     assert batch.source_ids.numel() + batch.target_ids.numel() <= (1 + waste) * tokens
 
 
+def test_the_number_of_rows_is_the_one_that_leaves_least_empty():
+    """Eight rows would do: of up to 12 pairs, six of them missing. In nine there are 10 in each."""
+    batch = pack_pairs([[5] * 5] * 90, [[3] * 3] * 90, None, BOS, EOS)
+    assert batch.source_mask.shape == (9, 50)
+    assert batch.source_mask.all()
+
+
 def test_rows_of_pairs_are_a_few_times_as_long_as_the_longest_source_where_nothing_is_said():
     """A mask has the square of their length."""
     assert pack_pairs([[5] * 20] * 16, [[3]] * 16, None, BOS, EOS).source_ids.shape == (4, 80)
