@@ -10,7 +10,7 @@ import torch
 from minitransformer import DecoderOnly, EncoderDecoder, EncoderOnly
 from minitransformer.checks.engine import diagnosis
 from minitransformer.checks.engine.bugs import Bug, bugs
-from minitransformer.checks.engine.running import run_check
+from minitransformer.checks.engine.running import run_check, seed
 
 # Pairwise different, so that no axis can be taken for another; lengths neither sorted nor
 # symmetric, so that a transposed mask is another mask; one row is only padding.
@@ -78,6 +78,7 @@ def bugs_asked_once():
         yield
 
 
+@pytest.hookimpl(trylast=True)  # of those that are asked for
 def pytest_collection_modifyitems(config, items):
     """Where there is no GPU, of the variants of a test that need one the first stands for all."""
     if torch.cuda.is_available():
@@ -120,13 +121,6 @@ def pytest_xdist_make_scheduler(config, log):
     return ByFile(config, log)
 
 
-# torch.manual_seed formats the caller's stack for each kind of GPU that is not in use: half a
-# millisecond below pytest.
-SEED = (
-    torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed
-)
-
-
 @pytest.fixture(
     params=[
         "cpu",
@@ -149,7 +143,7 @@ def deterministic():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("highest")
-    SEED(0)
+    seed(0)
     yield
     torch.set_num_threads(threads)
 

@@ -13,6 +13,7 @@ import pytest
 
 babel_dates = pytest.importorskip("babel.dates")
 from minitransformer.data import dates  # noqa: E402
+from minitransformer.training.tasks import DatesTask  # noqa: E402
 
 A_DAY = datetime.date(2025, 6, 3)  # a Tuesday
 
@@ -192,6 +193,13 @@ def test_without_babel(monkeypatch):
     assert len(fresh.held_out_days()) == 2000
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'minitransformer\[plot\]'"):
         fresh.writings(A_DAY, "fr")
+
+
+def test_half_a_percent_of_the_main_jobs_batches_is_padding():
+    batches = [DatesTask().batch(0, step, 128, packed=True) for step in range(0, 500, 25)]
+    masks = [mask for one in batches for mask in (one.source_mask, one.target_mask)]
+    tokens = sum(int((mask != 0).sum()) for mask in masks)
+    assert sum(mask.numel() for mask in masks) < 1.006 * tokens
 
 
 def test_a_batch_takes_less_than_8_ms_of_cpu_time():

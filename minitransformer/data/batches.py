@@ -278,18 +278,19 @@ WINDOW, CANDIDATES = 1_000, 24  # measured: more fill rows hardly better and tak
 def _even_rows(sizes: list[tuple[int, int]]) -> list[list[int]]:
     """Which pairs of the sizes (source, target) share a row, in rows that are evenly full.
 
-    Of some numbers of rows the one is taken that makes the smallest batch, padding included.
+    Of some numbers of rows, from few long ones on, the one is taken that makes the smallest batch,
+    padding included.
     """
     sources = [source for source, _ in sizes]
-    fewest = max(1, ceil(sum(sources) / max(64, 5 * max(sources, default=0))))
-    attempts = [_share_out(sizes, count) for count in range(fewest, fewest + 4)]
+    longest = max(64, LONGEST * max(sources, default=0))
+    fewest = max(1, ceil(sum(sources) / longest))
+    attempts = [_share_out(sizes, count) for count in range(fewest, fewest + ATTEMPTS)]
     return min(attempts, key=lambda bins: len(bins) * sum(_fullest(sizes, bins)))
 
 
 def _share_out(sizes: list[tuple[int, int]], count: int) -> list[list[int]]:
-    """The pairs in `count` rows: from the longest on, each where the fuller side is least full.
-
-    Only the rows that are the least full before are tried.
+    """The pairs in `count` rows. From the longest on, each goes where it leaves the fuller side the
+    least full, of the FEW rows that are the least full before.
     """
     all_sources, all_targets = (max(1, sum(size[side] for size in sizes)) for side in (0, 1))
     shares = [(source / all_sources, target / all_targets) for source, target in sizes]
@@ -298,12 +299,15 @@ def _share_out(sizes: list[tuple[int, int]], count: int) -> list[list[int]]:
         source, target = shares[i]
         choices = [
             (max(sources + source, targets + target), place)
-            for place, (_, sources, targets, _) in enumerate(rows[:8])
+            for place, (_, sources, targets, _) in enumerate(rows[:FEW])
         ]
         fuller, place = min(choices)
         _, sources, targets, pairs = rows.pop(place)
         insort(rows, (fuller, sources + source, targets + target, [*pairs, i]))
     return [pairs for *_, pairs in rows if pairs]
+
+
+LONGEST, ATTEMPTS, FEW = 5, 4, 8  # a row in longest sources; measured: more save nothing
 
 
 def _fullest(sizes: list[tuple[int, int]], bins: list[list[int]]) -> list[int]:

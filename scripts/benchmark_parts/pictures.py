@@ -32,7 +32,11 @@ def _bars(title: str, groups: Sequence[Group]) -> Figure:
         values = [base / median_of(group, name) for name in names]
         colors = [LINES[0] if name.startswith("ours") else PALE for name in names]
         bars = axes.barh(names, values, color=colors, height=0.7)
-        axes.bar_label(bars, [f"{v:.2f} ×" for v in values], padding=3, fontsize=8, color=INK)
+        labels = axes.bar_label(
+            bars, [f"{v:.2f} ×" for v in values], padding=3, fontsize=8, color=INK
+        )
+        for label in labels:  # not crossed by the line at 1
+            label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
         axes.axvline(1, color=INK, linewidth=0.8, linestyle=":")
         axes.set_xlim(0, max(values) * 1.15)
         axes.set_title(group["title"], loc="left", fontsize=9, color=INK)

@@ -300,11 +300,8 @@ def generators(bench: Bench, family: str) -> tuple[nn.Module, mt.DecoderOnly, Ba
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(8, 65, (16,), generator=generator).tolist()
     prompts = documents(lengths, Size.vocab_size, 0)
-    return (
-        theirs.to(bench.device),
-        ours,
-        mt.pad(prompts, side="left").to(bench.device),
-    )  # the side that theirs takes
+    batch = mt.pad(prompts, side="left").to(bench.device)  # the side that theirs takes
+    return theirs.to(bench.device), ours, batch
 
 
 def compare_generation(

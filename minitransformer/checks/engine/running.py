@@ -96,6 +96,13 @@ def place_of(frame: traceback.FrameSummary) -> str:
     return f"{place}: {frame.line[:80]}" if frame.line else place
 
 
+def seed(number: int) -> None:
+    """As `torch.manual_seed`, which formats the caller's stack for a GPU that is not there: half a
+    millisecond, longer than many a check."""
+    everywhere = torch.accelerator.is_available()
+    (torch.manual_seed if everywhere else torch.default_generator.manual_seed)(number)
+
+
 @contextmanager
 def quarantine() -> Iterator[io.StringIO]:
     """The same start for every check, and nothing of it left behind; yields what was printed."""
@@ -113,9 +120,7 @@ def quarantine() -> Iterator[io.StringIO]:
             warnings.simplefilter("ignore")
             torch.set_grad_enabled(True)
             torch.set_num_threads(1)  # the tensors are small: more threads would only wait
-            # torch.manual_seed also formats the stack, for GPUs that are seeded once in use: slow.
-            gpu = torch.accelerator.is_available()
-            (torch.manual_seed if gpu else torch.default_generator.manual_seed)(0)
+            seed(0)
             yield printed
     finally:
         sys.stdout, sys.stderr = streams
