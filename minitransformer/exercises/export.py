@@ -17,6 +17,8 @@ from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from minitransformer.data.files import InputError
 from minitransformer.exercises import stored
 from minitransformer.exercises.exercise import Exercise, find
@@ -344,7 +346,7 @@ def to_package(exercises: Sequence[Exercise], folder: Path, hints: int) -> str:
         f"{within}/chapters/{name}.py": text.encode()
         for name, text in stored.cut(sources, hints).items()
     }
-    for one in exercises:
+    for one in tqdm(exercises, "answers", unit="exercise", leave=False, disable=None):
         files[f"{within}/{stored.PLACE.name}/{one.name}.pt"] = stored.pack(one)
     name, data = this_wheel(files)
     (folder / name).write_bytes(data)
