@@ -25,6 +25,15 @@ def wait():
             time.sleep(0.01)
 
 
+class Lasting:
+    """Whose end takes longer than there is: an error in there comes to nobody."""
+
+    def __del__(self):
+        end = time.process_time() + 0.5
+        while time.process_time() < end:
+            pass
+
+
 def in_the_main_thread(function):
     function()
 
@@ -59,6 +68,34 @@ def run(way, monkeypatch):
         monkeypatch.delattr(time, "pthread_getcpuclockid")
         return in_the_main_thread
     return way
+
+
+@WAYS
+def test_where_an_error_is_lost_the_next_one_ends_the_block(way, run, monkeypatch, capsys):
+    monkeypatch.setattr(module, "AGAIN", 0.5)
+
+    def limited():
+        with time_limit(0.2):
+            Lasting()
+            spin()
+
+    with pytest.raises(OutOfTime, match=r"it used 0\.2 seconds of CPU time"):
+        run(limited)
+    assert capsys.readouterr().err == ""
+
+
+def test_other_errors_that_are_lost_are_told_as_before(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: told.append(lost.exc_type))
+
+    class Broken:
+        def __del__(self):
+            raise KeyError
+
+    with time_limit(60):
+        Broken()
+    Broken()
+    assert told == [KeyError, KeyError]
 
 
 @WAYS

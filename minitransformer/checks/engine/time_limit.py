@@ -5,10 +5,11 @@ Code that waits for ever uses no CPU time, so there is a limit by the clock too,
 
 import ctypes
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 
 PATIENCE = 120.0  # seconds by the clock that a block has at least
@@ -19,19 +20,38 @@ class OutOfTime(BaseException):
     """Says which limit it was. No Exception, so that `except Exception` cannot swallow it."""
 
 
-def time_limit(seconds: float, wall: float | None = None) -> AbstractContextManager[None]:
+@contextmanager
+def time_limit(seconds: float, wall: float | None = None) -> Iterator[None]:
     """Raise OutOfTime in the block after so many seconds of CPU time, or `wall` by the clock.
 
     In the main thread on POSIX the timers are the system's, and count the whole process. Elsewhere
     a second thread looks at the clocks; it cannot wake a block that waits, in a sleep say. A call
-    that never returns to Python, an endless loop in C, cannot be stopped either way.
+    that never returns to Python, an endless loop in C, cannot be stopped either way. Where Python
+    loses the error, in `__del__` and callbacks, it is silent there, and raised again after AGAIN.
     """
     wall = max(PATIENCE, 6 * seconds) if wall is None else wall
     used = f"it used {seconds:g} seconds of CPU time"
     waited = f"it had not come back after {wall:g} seconds"
     in_main = threading.current_thread() is threading.main_thread()
     limited = _by_signals if in_main and hasattr(signal, "setitimer") else _by_watching
-    return limited(seconds, used, wall, waited)
+    with _silent_where_lost(), limited(seconds, used, wall, waited):
+        yield
+
+
+@contextmanager
+def _silent_where_lost() -> Iterator[None]:
+    """Python prints errors that it cannot raise, and so do tools that watch for them."""
+    before = sys.unraisablehook
+
+    def hook(lost: "sys.UnraisableHookArgs") -> None:
+        if lost.exc_type is not OutOfTime:
+            before(lost)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextmanager
