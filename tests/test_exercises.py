@@ -561,9 +561,17 @@ def test_a_notebook_can_be_checked(tmp_path, monkeypatch, capsys):
 # ---- exports ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("to", [name for name in EXPORTS if name != "solutions"])
-def test_no_export_gives_a_solution_to_students(to, tmp_path):
-    said = export(NAMES, to, tmp_path / "out")
+@pytest.mark.parametrize(
+    ("to", "names"),
+    [
+        *((to, NAMES) for to in EXPORTS if to not in ("solutions", "package")),
+        ("package", ["causal_mask", "padding_mask"]),  # which tries all mistakes of each
+        pytest.param("package", NAMES, marks=pytest.mark.slow),
+    ],
+    ids=lambda given: given if isinstance(given, str) else f"{len(given)} exercises",
+)
+def test_no_export_gives_a_solution_to_students(to, names, tmp_path):
+    said = export(names, to, tmp_path / "out")
     assert said
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert files
@@ -573,7 +581,7 @@ def test_no_export_gives_a_solution_to_students(to, tmp_path):
     for path in files:
         assert BEGIN.encode() not in path.read_bytes()
     with pytest.raises(InputError, match="is there already"):
-        export(NAMES, to, tmp_path / "out")
+        export(names, to, tmp_path / "out")
 
 
 def test_solutions_are_handed_out_afterwards(tmp_path):
