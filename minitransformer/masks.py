@@ -40,7 +40,7 @@ def padding_mask(attention_mask: Tensor, key_attention_mask: Tensor | None = Non
         )
     queries = rearrange(attention_mask, "b q -> b 1 q 1")
     keys = rearrange(key_attention_mask, "b k -> b 1 1 k")
-    return (queries == keys) & (queries != 0)
+    return (queries == keys) & (keys != 0)
 
 
 def causal_mask(
