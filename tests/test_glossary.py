@@ -10,7 +10,7 @@ import minitransformer
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 TEXT = (FOLDER / "GLOSSARY.md").read_text(encoding="utf-8")
-ENTRY = re.compile(r"\*\*(.+?)\*\*: (.+) \[Chapter (\d+)\]\((\S+)\.ipynb\), `([\w.]+)`\.")
+ENTRY = re.compile(r"\*\*(.+?)\*\*: (.+) \[Chapter (\d+b?)\]\((\S+)\.ipynb\), `([\w.]+)`\.")
 ITEMS = [" ".join(item.split()) for item in TEXT.split("\n- ")[1:]]
 ENTRIES = [match for match in map(ENTRY.fullmatch, ITEMS) if match]
 MUST_BE_FOUND = """
@@ -53,7 +53,7 @@ def test_the_terms_of_the_field_are_there():
 def test_the_chapter_and_the_code_exist(entry):
     _, _, number, chapter, code = entry.groups()
     assert (FOLDER / f"{chapter}.py").is_file()
-    assert int(number) == int(chapter[:2])
+    assert number == chapter.partition("_")[0].lstrip("0")
     resolve(code)
 
 
