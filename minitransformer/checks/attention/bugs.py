@@ -1084,9 +1084,9 @@ def zeros_the_callers_padding(query, key, value, mask):
     "dropout never off",
     tier="core",
     caught_by=["the_same_call_gives_the_same_result"],
-    diagnosis="""Dropout is applied in every call, evaluation included: two equal calls differ.
-        F.dropout drops unless told training=False, and the functional attention of torch drops
-        whenever dropout_p is above 0.""",
+    diagnosis="""Dropout is applied in every call: two equal calls differ. F.dropout drops unless
+        told training=False, the functional attention of torch drops whenever dropout_p is above 0,
+        and a module that a function calls drops until eval() is called on it.""",
     source="PyTorch (issue 124464); timm (PR 1978)",
 )
 def dropout_never_off(query, key, value, mask):

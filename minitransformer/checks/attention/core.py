@@ -471,7 +471,8 @@ def mask_and_causal_flag_are_combined(subject: AttentionSubject) -> Iterator[flo
     """A mask together with the causal flag hides what either hides, or is refused."""
     needs(subject.causal_flag, "it declares no causal_flag")
     inputs = make_inputs(subject, queries=KEYS)
-    mask = keys_allowed(real_keys("right", subject.device), KEYS)
+    # the future of real queries holds padding on the right anyway
+    mask = keys_allowed(real_keys("left", subject.device), KEYS)
     try:
         output = subject(*inputs, mask, **{subject.causal_flag: True})
     except Failed:

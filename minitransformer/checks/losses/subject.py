@@ -69,7 +69,11 @@ class LossSubject(Subject):
         return torch.float32 if torch.float32 in self.dtypes else as_dtype(self.dtypes[0])
 
     def otherwise(self) -> Iterator[dict[str, Any]]:
-        """The other way to smooth labels."""
+        """Who shifts, the loss or the data; (N,classes); the other way to smooth labels."""
+        if not self.flat:
+            yield {"shifts": not self.shifts}
+        if not self.shifts:
+            yield {"flat": not self.flat}
         if self.label_smoothing:
             yield {"smoothing_over": "others" if self.smoothing_over == "all" else "all"}
 
