@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from minitransformer.checks.engine.check import expect, needs
-from minitransformer.checks.engine.subject import Subject, as_dtype, one_of, other_conventions
+from minitransformer.checks.engine.subject import Subject, one_of, other_conventions
 
 ANY_MASK = "b h q k"
 DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -103,9 +103,6 @@ class AttentionSubject(Subject):
             raise ValueError("give a reference or a softcap: the reference is the whole formula")
         if self.kv_heads < 0 or (self.kv_heads and "h" not in axes):
             raise ValueError(f"kv_heads must be 0 or more, in a layout with h: got {self.kv_heads}")
-        if isinstance(self.dtypes, str) or not self.dtypes:
-            raise ValueError(f"dtypes must be a tuple such as ('float32',), got {self.dtypes!r}")
-        object.__setattr__(self, "dtypes", tuple(as_dtype(dtype) for dtype in self.dtypes))
         if self.arrays == "numpy":
             of_numpy = tuple(dtype for dtype in self.dtypes if dtype != torch.bfloat16)
             if not of_numpy:
@@ -114,11 +111,6 @@ class AttentionSubject(Subject):
             object.__setattr__(self, "differentiable", False)
         if self.full_masks is None:
             object.__setattr__(self, "full_masks", "q" in mask_axes)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What ordinary users compute in: float32 where it is promised."""
-        return torch.float32 if torch.float32 in self.dtypes else as_dtype(self.dtypes[0])
 
     @property
     def heads(self) -> tuple[int, int]:

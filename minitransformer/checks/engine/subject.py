@@ -40,6 +40,20 @@ class Subject:
             object.__setattr__(self, "name", name_of(self.fn))
         flags = [getattr(self, one.name) for one in fields(self) if one.name.endswith("_flag")]
         object.__setattr__(self, "fn", by_name(self.fn, self.arguments, flags))
+        for name, example in {"dtypes": "float32", "sides": "right"}.items():
+            value = getattr(self, name, (example,))
+            if isinstance(value, str) or not value:
+                raise ValueError(f"{name} must be a tuple such as ('{example}',), got {value!r}")
+        if dtypes := getattr(self, "dtypes", None):
+            object.__setattr__(self, "dtypes", tuple(as_dtype(dtype) for dtype in dtypes))
+        for side in getattr(self, "sides", ()):
+            one_of("sides", side, ("right", "left"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of those declared what ordinary users compute in: float32 where it is promised."""
+        dtypes = vars(self)["dtypes"]
+        return torch.float32 if torch.float32 in dtypes else dtypes[0]
 
     def call(self, *given: Any, **flags: Any) -> Any:
         """What it returns. An error that it raises gets a note of what it was called with."""

@@ -37,13 +37,6 @@ class LabelsSubject(Subject):
     documents: bool = False
     device: str | torch.device = "cpu"
 
-    def __post_init__(self):
-        super().__post_init__()
-        if isinstance(self.sides, str) or not self.sides:
-            raise ValueError(f"sides must be a tuple such as ('right',), got {self.sides!r}")
-        for side in self.sides:
-            one_of("sides", side, ("right", "left"))
-
     def otherwise(self) -> Iterator[dict[str, Any]]:
         """The other convention of who shifts."""
         yield {"aligned": not self.aligned}
