@@ -58,8 +58,7 @@ def forbidden_keys_get_exactly_zero(subject: AttentionSubject) -> Iterator[float
 
 
 @core(
-    measures="keys wrongly hidden",
-    mirrors="https://github.com/harvard-edge/cs249r_book/pull/1785",
+    measures="keys wrongly hidden", mirrors="https://github.com/harvard-edge/cs249r_book/pull/1785"
 )
 def allowed_keys_get_weight(subject: AttentionSubject) -> Iterator[float]:
     """A key that the mask allows gets a weight above 0: nothing is hidden that may be seen."""

@@ -59,7 +59,7 @@ def _with_a_question(report: Report, subject: Subject, seconds: float) -> Report
 def diagnose(report: Report, subject: Subject) -> Report:
     """The report with the names of the bugs that behave as the subject does, if any do.
 
-    First the one that gives the subject's numbers in most checks, then in the museum's order. Of
+    First the one that gives the subject's numbers in most failures, then in the museum's order. Of
     models with weights of their own those are counts, of pairs or of tokens.
     """
     if not report.failed or not report.ran:
@@ -106,7 +106,7 @@ def _traits(subject: Subject) -> Any:
 
 
 def _equal_numbers(one: Bug, body: int, report: Report, subject: Subject) -> int:
-    """In how many checks this body of a bug gives the subject's number; -1: it behaves otherwise.
+    """In how many failures this body of a bug gives the subject's number; -1: it behaves otherwise.
 
     The failures first: nearly every bug differs in the first of them. Each check gets a new
     stand-in: what a bug keeps in one must not reach the next, in this order.
@@ -122,7 +122,7 @@ def _equal_numbers(one: Bug, body: int, report: Report, subject: Subject) -> int
             raise _CutOff
         if not _agree(result, other, numbers=subject.comparable):
             return -1
-        equal += _same_number(result, other)
+        equal += result.outcome == "fail" and _same_number(result, other)
     return equal
 
 
