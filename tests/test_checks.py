@@ -31,6 +31,9 @@ from minitransformer.checks.engine import diagnosis as diagnosis_module
 from minitransformer.checks.engine.bugs import bugs
 from minitransformer.checks.engine.check import Failed, NotApplicable, check
 from minitransformer.checks.engine.running import run_check
+from minitransformer.data import pad
+from minitransformer.loss import cross_entropy
+from minitransformer.masks import causal_mask
 
 
 def attention(query, key, value, mask):
@@ -150,6 +153,57 @@ def test_a_subject_that_hangs_is_left_alone_after_a_while(endless, said):
     result = run_check(first, AttentionSubject(endless), 0.2, wall)
     assert result.hung
     assert said in result.diagnosis
+
+
+def values_first(values, keys, queries, attn_mask=None):
+    return attention(queries, keys, values, attn_mask)
+
+
+def bias_between(query, key, value, bias=None, mask=None):
+    assert bias is None
+    return attention(query, key, value, mask)
+
+
+def by_keyword(*, query, key, value, mask, is_causal=False):
+    return attention(query, key, value, mask)
+
+
+@pytest.mark.parametrize("fn", [values_first, bias_between, by_keyword])
+def test_arguments_in_another_order_are_passed_by_name(fn):
+    report = check_attention(fn)
+    assert report.passed
+    assert report.subject == f"test_checks.{fn.__name__}"
+
+
+def test_a_flag_without_a_default_does_not_stand_in_the_way():
+    def fn(mask, query, key, value, causal):
+        both = mask & causal_mask(query.shape[2], key.shape[2]) if causal else mask
+        return attention(query, key, value, both)
+
+    report = run_checks(AttentionSubject(fn, causal_flag="causal"))
+    assert report["mask_and_causal_flag_are_combined"].outcome == "pass"
+
+
+def test_a_loss_that_begins_with_its_labels_is_understood():
+    assert check_loss(lambda labels, logits: cross_entropy(logits, labels)).passed
+
+
+class WithDropout(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.dropout = torch.nn.Dropout(0.5)
+
+    def forward(self, query, key, value, mask):
+        scores = query @ key.mT / query.shape[-1] ** 0.5
+        return self.dropout(scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)) @ value
+
+
+def test_a_module_is_checked_in_evaluation_mode_and_left_alone():
+    module = WithDropout()
+    assert check_attention(module).passed
+    assert module.training
+    inside_a_function = check_attention(lambda *given: module(*given))
+    assert "the_same_call_gives_the_same_result" in inside_a_function.failed
 
 
 def test_a_bug_that_ran_out_of_time_is_named_and_is_no_candidate(monkeypatch):
@@ -571,6 +625,58 @@ def of_numpy(query, key, value, mask):
     scores = query @ np.swapaxes(key, -1, -2) / np.sqrt(query.shape[-1])
     weights = np.exp(np.where(mask, scores, -np.inf))
     return weights / weights.sum(axis=-1, keepdims=True) @ value
+
+
+def one_sequence_each(query, key, value, mask):
+    """(B,T,d) and (B,Q,K), without heads."""
+    assert query.ndim == mask.ndim == 3
+    return attention(query, key, value, mask)
+
+
+def shifting(logits, labels):
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+
+def from_dicts(features):
+    return dict(pad([one["input_ids"] for one in features]))
+
+
+def padded_in_front(rows):
+    return dict(pad(rows, side="left"))
+
+
+@pytest.mark.parametrize(
+    ("ask", "fn", "declared"),
+    [
+        (check_attention, one_sequence_each, {"layout": "b t d", "mask_layout": "b q k"}),
+        (check_loss, shifting, {"shifts": True}),
+        (check_loss, torch.nn.CrossEntropyLoss(), {"flat": True}),
+        (checks.check_collator, from_dicts, {"rows": "dicts"}),
+        (checks.check_collator, padded_in_front, {"side": "left"}),
+    ],
+)
+def test_conventions_of_every_kind_are_asked_for(ask, fn, declared):
+    assert ask(fn).would_pass == declared
+    assert ask(fn, **declared).passed
+
+
+def test_aligned_labels_are_asked_for():
+    def aligned(input_ids, attention_mask):
+        before = torch.nn.functional.pad(attention_mask, (1, -1))
+        return input_ids.masked_fill((attention_mask & before) == 0, -100)
+
+    assert checks.check_labels(aligned).would_pass == {"aligned": True}
+
+
+def test_a_declaration_that_promises_less_is_no_answer():
+    """19 checks pass as declared: that with a mask of keys all of 17 do explains nothing."""
+
+    def first_heads(query, key, value, mask):
+        return attention(query, key, value, mask[:, :1])
+
+    report = check_attention(first_heads, mask_layout="b h q k")
+    assert report.failed == ["each_head_has_its_own_mask"]
+    assert report.question == ""
 
 
 def test_what_only_raises_is_asked_where_most_checks_would_pass():

@@ -2,8 +2,6 @@
 
 import importlib
 import importlib.util
-import inspect
-import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -14,8 +12,7 @@ from pathlib import Path
 from types import ModuleType, NoneType
 from typing import Any, get_args
 
-from torch import nn
-
+from minitransformer.checks.engine.arguments import by_name, parameters_of, required
 from minitransformer.checks.engine.subject import SUBJECTS, Subject
 from minitransformer.checks.engine.time_limit import OutOfTime, time_limit
 from minitransformer.checks.known import KNOWN, known
@@ -44,8 +41,8 @@ def find_subject(where: str, kind: str | None = None, declared: dict[str, str] |
     kind = kind or "attention"
     cls = SUBJECTS[kind]
     flags = {text for name, text in declared.items() if name.endswith("_flag")}
-    adapted = adapt(thing, cls.arguments, where, kind, flags)
-    return cls(adapted, name=where, **parse_declarations(cls, declared))
+    _refuse(thing, cls, where, flags)
+    return cls(thing, name=where, **parse_declarations(cls, declared))
 
 
 # ---- finding it ----------------------------------------------------------------------------------
@@ -172,69 +169,18 @@ def _known_beside(where: str) -> str:
     return f". Of {package} these can be checked as they are: {', '.join(near)}" if near else ""
 
 
-# ---- calling it ----------------------------------------------------------------------------------
-
-
-ROLES = {  # argument -> what it may be called
-    "query": "q|quer(y|ies)",
-    "key": "k|keys?",
-    "value": "v|values?",
-    "mask": ".*mask.*",
-    "input_ids": "input_ids|ids|tokens|inputs?|x|src|hidden_states|inputs_embeds",
-    "attention_mask": ".*mask.*",
-}
-
-
-def adapt(
-    fn: Callable, arguments: tuple[str, ...], where: str, kind: str, flags: Iterable[str] = ()
-) -> Callable:
-    """`fn` as it will be called: with these arguments by position, and with flags by name.
-
-    Where the names of its parameters tell another order, or others stand between, they are passed
-    by name: f(values, keys, query, dropout=0.0, mask=None) is understood.
-    """
-    try:
-        signature = inspect.signature(fn.forward if isinstance(fn, nn.Module) else fn)
-    except (TypeError, ValueError):  # written in C
-        return fn
-    parameters = signature.parameters.values()
-    if any(one.kind is one.VAR_POSITIONAL for one in parameters):
-        return fn
-    roles = [(role, one.name) for one in parameters for role in arguments if _means(one, role)]
-    names = dict(reversed(roles))  # of two masks the first
-    required = {one.name for one in parameters if one.default is one.empty} - set(flags)
-    required -= {one.name for one in parameters if one.kind is one.VAR_KEYWORD}
-    all_named = names.keys() == set(arguments) and required <= set(names.values())
-    in_order = [one.name for one in parameters][: len(arguments)] == [
-        names.get(role) for role in arguments
-    ]
-    if all_named and not in_order:
-        by_name = _ByName(fn, [names[role] for role in arguments])
-        return by_name if isinstance(fn, nn.Module) else by_name.forward
+def _refuse(fn: Callable, cls: type[Subject], where: str, flags: Iterable[str]) -> None:
+    """What cannot be called with the arguments of its kind, by position or by name."""
+    parameters, arguments = parameters_of(fn), cls.arguments
+    if not parameters or by_name(fn, arguments, flags) is not fn:
+        return
     by_position = [one for one in parameters if one.kind < one.VAR_POSITIONAL]
-    if len(by_position) < len(arguments) or len(required) > len(arguments):
+    if len(by_position) < len(arguments) or len(required(parameters, flags)) > len(arguments):
         raise TypeError(
-            f"{where} takes {signature}, but as {kind} it is called with "
-            f"({', '.join(arguments)}): wrap it in a function that takes these, or say with --as "
-            "what else it is"
+            f"{where} takes ({', '.join(map(str, parameters))}), but as {cls.kind} it is called "
+            f"with ({', '.join(arguments)}): wrap it in a function that takes these, or say with "
+            "--as what else it is"
         )
-    return fn
-
-
-class _ByName(nn.Module):
-    """A function or a module that is given its arguments by these names."""
-
-    def __init__(self, fn: Callable, names: list[str]):
-        super().__init__()
-        self.fn, self.names = fn, names
-
-    def forward(self, *given: Any, **flags: Any) -> Any:
-        return self.fn(**dict(zip(self.names, given, strict=True)), **flags)
-
-
-def _means(parameter: inspect.Parameter, role: str) -> bool:
-    """Whether the name of a parameter says that it is this argument."""
-    return re.fullmatch(ROLES.get(role, role), parameter.name.lower()) is not None
 
 
 # ---- what is declared ----------------------------------------------------------------------------

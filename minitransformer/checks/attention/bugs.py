@@ -5,15 +5,17 @@ no NaN out of the padding. Every bug after it is the same with one thing bent. M
 train and give falling losses.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from minitransformer.checks.attention.adapters import from_varlen
-from minitransformer.checks.engine.bugs import bug
+from minitransformer.checks.engine import bugs
 from minitransformer.masks import causal_mask
 
-OURS = "a mutant of our own"
+bug = partial(bugs.bug, "attention")
 
 
 # ---- how it should be ----------------------------------------------------------------------------
@@ -63,9 +65,7 @@ def keys_used(mask: Tensor) -> Tensor:
 
 
 @bug(
-    "attention",
     "no mask at all",
-    tier="core",
     caught_by=["forbidden_keys_get_exactly_zero", "how_much_padding_is_irrelevant"],
     diagnosis="""The mask is accepted and never used: every query sees every key, padding and
         future. It must reach the scores before the softmax.""",
@@ -77,9 +77,7 @@ def no_mask_at_all(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "mask after the softmax",
-    tier="core",
     caught_by=["weights_sum_to_one", "what_padding_holds_is_irrelevant"],
     diagnosis="""The mask is multiplied in after the softmax. The weights of forbidden keys are 0,
         but their scores are still in the denominator, so the rows no longer sum to 1 and depend
@@ -92,9 +90,7 @@ def mask_after_the_softmax(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "masked after the softmax, then normalized again",
-    tier="core",
     caught_by=["what_padding_holds_is_irrelevant", "no_gradient_reaches_padding"],
     diagnosis="""The weights are masked after the softmax and divided by their new sum. On paper
         this is right, but the forbidden scores were in the first softmax: they move the last bits
@@ -109,13 +105,10 @@ def masked_and_normalized_again(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "mask multiplied into the scores",
-    tier="core",
     caught_by=["forbidden_keys_get_exactly_zero"],
     diagnosis="""The scores are multiplied by the mask, so a forbidden key has the score 0, and
         exp(0) is 1: as good as an average key. A score is forbidden by -inf, not by 0.""",
-    source=OURS,
 )
 def mask_multiplied_into_the_scores(query, key, value, mask):
     """The matrix of scores looked right: zeros where the mask is 0."""
@@ -123,9 +116,7 @@ def mask_multiplied_into_the_scores(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "bool mask added to the scores",
-    tier="core",
     caught_by=["forbidden_keys_get_exactly_zero"],
     diagnosis="""The mask of True and False is added to the scores as 1 and 0, as if it were a bias
         of 0 and -inf: allowed keys are preferred by a factor e, and nothing is hidden.""",
@@ -137,14 +128,11 @@ def bool_mask_added_to_the_scores(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "keys zeroed, not masked",
-    tier="core",
     caught_by=["forbidden_keys_get_exactly_zero", "how_much_padding_is_irrelevant"],
     diagnosis="""Padded keys are set to zero instead of being masked: their scores become 0, not
         -inf, and each takes a weight of exp(0) / sum. What padding holds no longer matters, but
         how much of it there is does.""",
-    source=OURS,
 )
 def keys_zeroed_not_masked(query, key, value, mask):
     """A test that fills the padding with other numbers passes: content is not amount."""
@@ -152,14 +140,11 @@ def keys_zeroed_not_masked(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "values zeroed, scores not masked",
-    tier="core",
     caught_by=["weights_sum_to_one", "how_much_padding_is_irrelevant"],
     diagnosis="""Padded values are set to zero and the scores are left alone: padding adds nothing
         to the output, but its scores take weight away from the real keys, so outputs shrink as
         padding grows.""",
-    source=OURS,
 )
 def values_zeroed_scores_not_masked(query, key, value, mask):
     """Padding cannot leak if it is zero, its author thought. It dilutes."""
@@ -170,9 +155,7 @@ def values_zeroed_scores_not_masked(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "additive mask made bool",
-    tier="core",
     caught_by=["forbidden_keys_get_exactly_zero", "allowed_keys_get_weight"],
     diagnosis="""A mask of 0 and -inf is turned into True and False by .bool(): 0, which may be
         seen, becomes False, and -inf becomes True. Everything is upside down: what is padding or
@@ -186,9 +169,7 @@ def additive_mask_made_bool(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "polarity inverted",
-    tier="core",
     caught_by=["forbidden_keys_get_exactly_zero", "allowed_keys_get_weight"],
     diagnosis="""The mask is read upside down: the keys that it allows are hidden, and those that it
         forbids are seen. With a causal mask each token sees only its future. Is True "may attend"
@@ -205,9 +186,7 @@ def polarity_inverted(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "additive mask read as binary",
-    tier="core",
     caught_by=["forbidden_keys_get_exactly_zero", "without_padding_it_is_the_formula"],
     diagnosis="""A mask of 0 and -inf, made to be added, meets code that hides what is 0: every
         allowed key is blocked, and where all are, the attention is uniform. Add such a mask, or
@@ -221,9 +200,7 @@ def additive_mask_read_as_binary(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "mask transposed",
-    tier="core",
     caught_by=["with_a_mask_it_is_the_formula", "the_future_is_invisible"],
     diagnosis="""The mask is used as (keys, queries): each query looks where it may be looked at
         from. With a causal mask it sees the future; with padding, padded queries are hidden
@@ -237,9 +214,7 @@ def mask_transposed(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "padding on the query axis",
-    tier="core",
     caught_by=["forbidden_keys_get_exactly_zero", "what_padding_holds_is_irrelevant"],
     diagnosis="""Padded queries are masked, not padded keys: the real tokens go on reading the
         padding, and a finite fill hides that whole rows are masked. A mask of keys needs its
@@ -254,13 +229,10 @@ def padding_on_the_query_axis(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "mask of the first sequence for all",
-    tier="core",
     caught_by=["a_row_alone_equals_it_in_the_batch", "with_a_mask_it_is_the_formula"],
     diagnosis="""Every sequence of the batch gets the mask of the first. Alone each one is right;
         together, long ones are cut and short ones read their padding.""",
-    source=OURS,
 )
 def mask_of_the_first_sequence(query, key, value, mask):
     """Debugged with a batch of 1."""
@@ -268,9 +240,7 @@ def mask_of_the_first_sequence(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "batch read as heads",
-    tier="core",
     caught_by=["a_row_alone_equals_it_in_the_batch", "long_sequences_are_masked_too"],
     diagnosis="""A mask of (batch, queries, keys) gets its missing axis in front, as if it were
         (heads, queries, keys). With as many sequences as heads the shapes fit by accident, and each
@@ -286,9 +256,7 @@ def batch_read_as_heads(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "mask only for batches",
-    tier="core",
     caught_by=["a_row_alone_equals_it_in_the_batch"],
     diagnosis="""A batch of one is taken to have no padding, so that its mask is skipped: a sentence
         alone, padded to a fixed length, reads its padding. In a larger batch it is right.""",
@@ -302,12 +270,9 @@ def mask_only_for_batches(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "mask of the first head for all",
-    tier="core",
     caught_by=["each_head_has_its_own_mask"],
     diagnosis="""A mask with a head axis is taken, but every head gets the first head's.""",
-    source=OURS,
     mask_layout="b h q k",
 )
 def mask_of_the_first_head(query, key, value, mask):
@@ -316,9 +281,7 @@ def mask_of_the_first_head(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "causal from the top left",
-    tier="core",
     caught_by=["the_last_queries_alone_give_the_same", "with_a_mask_it_is_the_formula"],
     diagnosis="""A causal mask is laid over the one given, aligned at the *first* query and key.
         The last queries, asked alone as in decoding with a cache, then count as the first ones
@@ -331,13 +294,10 @@ def causal_from_the_top_left(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "causal uninvited",
-    tier="core",
     caught_by=["allowed_keys_get_weight", "the_order_of_keys_is_irrelevant"],
     diagnosis="""A causal mask is combined with every mask, wanted or not: an encoder that uses
         this function reads in one direction only. No leak test finds it, for it hides too much.""",
-    source=OURS,
 )
 def causal_uninvited(query, key, value, mask):
     """It served a decoder; then the encoder imported it."""
@@ -345,13 +305,10 @@ def causal_uninvited(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "causal where it is square",
-    tier="core",
     caught_by=["with_a_mask_it_is_the_formula"],
     diagnosis="""Where there are as many queries as keys, a causal mask is laid over the one given:
         that shape is taken for a decoder in training. An encoder's has it, too.""",
-    source=OURS,
 )
 def causal_where_it_is_square(query, key, value, mask):
     """One query is decoding, as many as keys is training: a third case was not thought of."""
@@ -361,13 +318,10 @@ def causal_where_it_is_square(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "no token sees itself",
-    tier="core",
     caught_by=["allowed_keys_get_weight"],
     diagnosis="""The diagonal is hidden: a token may not attend to itself (tril(-1) for tril(0)).
         Nothing leaks, so tests of leaks pass; the first token sees nothing at all.""",
-    source=OURS,
 )
 def no_token_sees_itself(query, key, value, mask):
     """tril(diagonal=-1): strictly below the diagonal, where "on and below" was meant."""
@@ -377,13 +331,10 @@ def no_token_sees_itself(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "one token ahead",
-    tier="core",
     caught_by=["forbidden_keys_get_exactly_zero", "the_future_is_invisible"],
     diagnosis="""Every query may also see the key after the last one allowed: off by one. In a
         language model that key is the token to be predicted.""",
-    source=OURS,
 )
 def one_token_ahead(query, key, value, mask):
     """tril(diagonal=1), to "include the diagonal". The loss fell to nearly 0 within minutes."""
@@ -391,13 +342,10 @@ def one_token_ahead(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "mask one key late",
-    tier="core",
     caught_by=["forbidden_keys_get_exactly_zero", "allowed_keys_get_weight"],
     diagnosis="""The mask is shifted by one key against the keys it is for: every row loses one key
         at one end and gains a forbidden one at the other.""",
-    source=OURS,
 )
 def mask_one_key_late(query, key, value, mask):
     """A BOS token was put before each sequence, after its mask had been made."""
@@ -405,9 +353,7 @@ def mask_one_key_late(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "mask turned into lengths",
-    tier="core",
     caught_by=["with_a_mask_it_is_the_formula", "the_order_of_keys_is_irrelevant"],
     diagnosis="""The mask is counted, and as many keys are shown from the left: right for padding
         on the right, wrong for padding on the left and for holes. A mask says which, a length only
@@ -425,13 +371,10 @@ def mask_turned_into_lengths(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "not scaled",
-    tier="core",
     caught_by=["without_padding_it_is_the_formula", "gradients_are_right"],
     diagnosis="""The scores are not divided by √d: the softmax is too sharp, nearly one-hot for
         wide heads, and its gradients vanish. No mask is involved.""",
-    source=OURS,
 )
 def not_scaled(query, key, value, mask):
     """It trains, a little worse."""
@@ -439,13 +382,10 @@ def not_scaled(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "scaled by d",
-    tier="core",
     caught_by=["without_padding_it_is_the_formula"],
     diagnosis="""The scores are divided by d instead of √d: the softmax is too flat, and attention
         comes close to an average. No mask is involved.""",
-    source=OURS,
 )
 def scaled_by_d(query, key, value, mask):
     """The ** 0.5 got lost."""
@@ -458,9 +398,7 @@ def capped(scores: Tensor, softcap: float) -> Tensor:
 
 
 @bug(
-    "attention",
     "soft cap after the mask",
-    tier="core",
     caught_by=["forbidden_keys_get_exactly_zero", "the_backward_pass_uses_the_same_weights"],
     diagnosis="""The soft cap comes after the mask: tanh(-inf) is -1, so a masked score becomes
         -softcap, a number like any other, and masked keys get weight. Cap the scores first, and
@@ -475,13 +413,10 @@ def soft_cap_after_the_mask(query, key, value, mask, softcap=30.0):
 
 
 @bug(
-    "attention",
     "soft cap left out",
-    tier="core",
     caught_by=["with_a_mask_it_is_the_formula"],
     diagnosis="""The scores are not capped: another path, such as a fused kernel that knows no soft
         cap, computes plain attention. Small scores hide it, for tanh(x) is about x.""",
-    source=OURS,
     softcap=30.0,
 )
 def soft_cap_left_out(query, key, value, mask, softcap=30.0):
@@ -490,13 +425,10 @@ def soft_cap_left_out(query, key, value, mask, softcap=30.0):
 
 
 @bug(
-    "attention",
     "soft cap not scaled back",
-    tier="core",
     caught_by=["without_padding_it_is_the_formula"],
     diagnosis="""The scores are divided by the soft cap and go through tanh, but are not multiplied
         by it again: they all lie between -1 and 1, and attention comes close to an average.""",
-    source=OURS,
     softcap=30.0,
 )
 def soft_cap_not_scaled_back(query, key, value, mask, softcap=30.0):
@@ -505,14 +437,11 @@ def soft_cap_not_scaled_back(query, key, value, mask, softcap=30.0):
 
 
 @bug(
-    "attention",
     "masked keys beside the sink",
-    tier="core",
     caught_by=["what_padding_holds_is_irrelevant", "how_much_padding_is_irrelevant"],
     diagnosis="""Weights may sum to less than 1 here, since some of the attention goes to a sink (a
         1 in the softmax's denominator). But the masked keys stand in the denominator as well: the
         mask comes after the softmax, and padding takes weight away. Mask the scores first.""",
-    source=OURS,
     sums_to_one=False,
 )
 def masked_keys_beside_the_sink(query, key, value, mask):
@@ -524,9 +453,7 @@ def masked_keys_beside_the_sink(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "key heads interleaved",
-    tier="core",
     caught_by=["without_padding_it_is_the_formula", "gradients_are_right"],
     diagnosis="""Grouped heads: the heads of keys are repeated as a whole (0, 1, 0, 1), where
         neighboring heads of queries share one (0, 0, 1, 1). The shapes fit, and most query heads
@@ -541,13 +468,10 @@ def key_heads_interleaved(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "softmax over the queries",
-    tier="core",
     caught_by=["weights_sum_to_one", "the_last_queries_alone_give_the_same"],
     diagnosis="""The softmax runs over the queries instead of the keys: each key's weights sum to 1,
         not each query's, and the queries compete with each other, future ones included.""",
-    source=OURS,
 )
 def softmax_over_the_queries(query, key, value, mask):
     """dim=-2 for dim=-1. With as many queries as keys no shape complains."""
@@ -556,13 +480,10 @@ def softmax_over_the_queries(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "softmax over the heads",
-    tier="core",
     caught_by=["weights_sum_to_one", "without_padding_it_is_the_formula"],
     diagnosis="""The softmax runs over the heads: a query's weights of one key sum to 1 over all
         heads, and over the keys they sum to anything.""",
-    source=OURS,
 )
 def softmax_over_the_heads(query, key, value, mask):
     """dim=1 was right as long as there were no heads and the shape was (batch, keys)."""
@@ -571,13 +492,10 @@ def softmax_over_the_heads(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "softmax over the whole batch",
-    tier="core",
     caught_by=["weights_sum_to_one", "a_row_alone_equals_it_in_the_batch"],
     diagnosis="""The exponentials are divided by one sum over everything: sequences of a batch
         share their weights, and a query's no longer sum to 1. sum() needs dim=-1, keepdim=True.""",
-    source=OURS,
 )
 def softmax_over_the_whole_batch(query, key, value, mask):
     """exp(x) / exp(x).sum(), from the definition for a vector."""
@@ -586,13 +504,10 @@ def softmax_over_the_whole_batch(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "heads merged in the wrong order",
-    tier="core",
     caught_by=["without_padding_it_is_the_formula", "the_future_is_invisible"],
     diagnosis="""The output is reshaped where it should be transposed: heads and positions are
         mixed, so the outputs of later tokens land at earlier ones. The shapes fit.""",
-    source=OURS,
 )
 def heads_merged_in_the_wrong_order(query, key, value, mask):
     """view() gives any shape of the right size, silently; rearrange() names what it moves."""
@@ -620,9 +535,7 @@ def in_blocks(query, key, value, mask, size=64, rescaled=True):
 
 
 @bug(
-    "attention",
     "blocks not rescaled",
-    tier="core",
     caught_by=["long_sequences_are_masked_too"],
     diagnosis="""The softmax is computed block by block, but when a later block brings a higher
         maximum, what was summed before is not rescaled to it. Short sequences, one block, are
@@ -635,13 +548,10 @@ def blocks_not_rescaled(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "only the first block masked",
-    tier="core",
     caught_by=["long_sequences_are_masked_too"],
     diagnosis="""Only the keys of the first block obey the mask; from key 64 on everything is seen.
         Short sequences are right.""",
-    source=OURS,
 )
 def only_the_first_block_masked(query, key, value, mask):
     """The offset of the block was missing in the mask's index."""
@@ -650,13 +560,10 @@ def only_the_first_block_masked(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "last block left out",
-    tier="core",
     caught_by=["long_sequences_are_masked_too"],
     diagnosis="""The keys are cut into whole blocks, and the rest at the end is never seen: with 300
         keys in blocks of 64 the last 44 are lost.""",
-    source=OURS,
 )
 def last_block_left_out(query, key, value, mask):
     """keys // size blocks, where it should be rounded up."""
@@ -666,9 +573,7 @@ def last_block_left_out(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "the filling of the last block counted",
-    tier="core",
     caught_by=["weights_sum_to_one", "without_padding_it_is_the_formula"],
     diagnosis="""The number of keys is rounded up to a whole block, and the zeros that fill it are
         seen: each has a score of 0 and takes a weight of exp(0) / sum from the real keys. It shows
@@ -684,9 +589,7 @@ def filling_of_the_last_block_counted(query, key, value, mask, block=16):
 
 
 @bug(
-    "attention",
     "boundaries of the sequences ignored",
-    tier="core",
     caught_by=["a_row_alone_equals_it_in_the_batch", "with_a_mask_it_is_the_formula"],
     diagnosis="""The sequences are packed without padding, one after the other, and every token
         attends to all of them: the boundaries (cu_seqlens) are not used.""",
@@ -714,9 +617,7 @@ def filled(query, key, value, mask, number):
 
 
 @bug(
-    "attention",
     "fill of -15",
-    tier="core",
     caught_by=["forbidden_keys_get_exactly_zero", "no_gradient_reaches_padding"],
     diagnosis="""Forbidden keys have a score of -15, so they get weights of about e^-15, a few
         ten-millionths: too small to see, and large enough for a network to learn to use.""",
@@ -728,9 +629,7 @@ def fill_of_minus_15(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "logarithm of the mask",
-    tier="core",
     caught_by=["forbidden_keys_get_exactly_zero", "no_gradient_reaches_padding"],
     diagnosis="""log(mask + 1e-45) is added to the scores: 0 for allowed keys, but only -103 for
         forbidden ones. They keep a weight of about 1e-45, the smallest of float32, and a forbidden
@@ -744,7 +643,6 @@ def logarithm_of_the_mask(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "fill of -1e4",
     tier="robust",
     caught_by=["no_score_is_large_enough_to_leak", "a_query_that_sees_nothing_gets_zeros"],
@@ -759,7 +657,6 @@ def fill_of_minus_1e4(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "fill of -1e9",
     tier="robust",
     caught_by=[
@@ -778,7 +675,6 @@ def fill_of_minus_1e9(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "fill of the smallest number",
     tier="robust",
     caught_by=["a_query_that_sees_nothing_gets_zeros"],
@@ -795,7 +691,6 @@ def fill_of_the_smallest_number(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "smallest number of another dtype",
     tier="robust",
     caught_by=["autocast_changes_nothing_but_rounding"],
@@ -815,7 +710,6 @@ def smallest_number_of_another_dtype(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "bare -inf",
     tier="robust",
     caught_by=[
@@ -833,7 +727,6 @@ def bare_minus_infinity(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "NaN replaced after the softmax",
     tier="robust",
     caught_by=["there_is_no_nan_inside_the_graph"],
@@ -849,7 +742,6 @@ def nan_replaced_after_the_softmax(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "-inf added, NaN replaced",
     tier="robust",
     caught_by=[
@@ -868,7 +760,6 @@ def minus_infinity_added_nan_replaced(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "nothing to see, so everything",
     tier="robust",
     caught_by=["a_query_that_sees_nothing_gets_zeros"],
@@ -882,14 +773,12 @@ def nothing_to_see_so_everything(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "epsilon in the denominator",
     tier="robust",
     caught_by=["one_visible_key_gives_its_value", "float64_is_computed_in_float64"],
     diagnosis="""1e-6 is added to the softmax's denominator so that queries that may see nothing
         divide by it and get 0. Every other query's weights then sum to a millionth less than
         1.""",
-    source=OURS,
 )
 def epsilon_in_the_denominator(query, key, value, mask):
     """A neat trick for empty rows, paid by the full ones."""
@@ -903,7 +792,6 @@ def epsilon_in_the_denominator(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "exp without the maximum",
     tier="robust",
     caught_by=["every_length_works", "no_score_is_large_enough_to_leak"],
@@ -920,7 +808,6 @@ def exp_without_the_maximum(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "scaled after the product",
     tier="robust",
     caught_by=["scores_beyond_float16_are_right"],
@@ -936,7 +823,6 @@ def scaled_after_the_product(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "float64 rounded to float32",
     tier="robust",
     caught_by=["float64_is_computed_in_float64", "gradcheck_passes"],
@@ -951,13 +837,11 @@ def float64_rounded_to_float32(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "half precision in bfloat16",
     tier="robust",
     caught_by=["half_precision_gets_exact_zeros_too"],
     diagnosis="""float16 is turned into bfloat16 for its range and back again: 8 of 11 bits of each
         number are left.""",
-    source=OURS,
 )
 def half_precision_in_bfloat16(query, key, value, mask):
     """It cured an overflow. Nobody compared digits."""
@@ -967,13 +851,10 @@ def half_precision_in_bfloat16(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "answers in float64",
-    tier="core",
     caught_by=["the_output_has_the_shape_dtype_and_device_of_its_inputs"],
     diagnosis="""It returns float64 for float32 inputs: a constant or an array of NumPy's default
         dtype joined in. The next layer raises an error, or runs at half the speed.""",
-    source=OURS,
 )
 def answers_in_float64(query, key, value, mask):
     """Written with NumPy, whose numbers are float64 unless told otherwise."""
@@ -984,13 +865,10 @@ def answers_in_float64(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "weights detached",
-    tier="core",
     caught_by=["gradients_are_right"],
     diagnosis="""The weights are cut off from the graph (detach, .data or no_grad): the values
         learn, queries and keys never do. The forward pass is right.""",
-    source=OURS,
 )
 def weights_detached(query, key, value, mask):
     """Detached to be plotted; the detached ones were used."""
@@ -1015,13 +893,10 @@ class _ForgetsTheMaskBackward(torch.autograd.Function):
 
 
 @bug(
-    "attention",
     "mask forgotten in the backward pass",
-    tier="core",
     caught_by=["the_backward_pass_uses_the_same_weights", "no_gradient_reaches_padding"],
     diagnosis="""The output is right, but the backward pass computes the weights again without the
         mask: padding and future receive gradients, and the others' are wrong.""",
-    source=OURS,
 )
 def mask_forgotten_in_the_backward_pass(query, key, value, mask):
     """A hand-written kernel, compared with torch in its outputs only."""
@@ -1029,7 +904,6 @@ def mask_forgotten_in_the_backward_pass(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "NaN gradient at some lengths",
     tier="robust",
     caught_by=["every_length_works"],
@@ -1049,13 +923,10 @@ def nan_gradient_at_some_lengths(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "scales the caller's query",
-    tier="core",
     caught_by=["the_arguments_are_left_alone"],
     diagnosis="""query /= ... changes the caller's tensor: whoever uses it again, for a second
         attention or a residual connection, has another one.""",
-    source=OURS,
 )
 def scales_the_callers_query(query, key, value, mask):
     """To save memory."""
@@ -1064,9 +935,7 @@ def scales_the_callers_query(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "zeros the caller's padding",
-    tier="core",
     caught_by=["the_arguments_are_left_alone"],
     diagnosis="""Padded keys and values are overwritten in place: the result is right, and the
         caller's tensors have changed. masked_fill, without the final _, makes a copy.""",
@@ -1080,13 +949,11 @@ def zeros_the_callers_padding(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "dropout never off",
-    tier="core",
     caught_by=["the_same_call_gives_the_same_result"],
-    diagnosis="""Dropout is applied in every call, evaluation included: two equal calls differ.
-        F.dropout drops unless told training=False, and the functional attention of torch drops
-        whenever dropout_p is above 0.""",
+    diagnosis="""Dropout is applied in every call: two equal calls differ. F.dropout drops unless
+        told training=False, the functional attention of torch drops whenever dropout_p is above 0,
+        and a module that a function calls drops until eval() is called on it.""",
     source="PyTorch (issue 124464); timm (PR 1978)",
 )
 def dropout_never_off(query, key, value, mask):
@@ -1096,9 +963,7 @@ def dropout_never_off(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "weights returned without the mask",
-    tier="core",
     caught_by=["returned_weights_are_those_used"],
     diagnosis="""The output is right, but the weights returned for a picture are those without the
         mask: the picture shows attention to padding and future that does not happen.""",
@@ -1110,9 +975,7 @@ def weights_returned_without_the_mask(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "weights returned after dropout",
-    tier="core",
     caught_by=["returned_weights_are_those_used"],
     diagnosis="""The weights returned have gone through dropout, those that make the output are
         others: in the picture some are 0 and the rest too large.""",
@@ -1125,9 +988,7 @@ def weights_returned_after_dropout(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "fast path forgets the mask",
-    tier="core",
     caught_by=["the_result_is_the_same_without_gradients"],
     diagnosis="""Under no_grad another, faster path is taken, and it does not get the mask:
         training is right, and evaluation sees padding and future.""",
@@ -1141,7 +1002,6 @@ def fast_path_forgets_the_mask(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "fused kernel under autocast without the mask",
     tier="robust",
     caught_by=["autocast_changes_nothing_but_rounding"],
@@ -1157,7 +1017,6 @@ def fused_kernel_under_autocast(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "memory taken to be contiguous",
     tier="robust",
     caught_by=["how_tensors_lie_in_memory_is_irrelevant"],
@@ -1175,9 +1034,7 @@ def memory_taken_to_be_contiguous(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "causal flag replaces the mask",
-    tier="core",
     caught_by=["mask_and_causal_flag_are_combined"],
     diagnosis="""With is_causal=True the mask is not used any more: padding, documents and windows
         that it described are seen again.""",
@@ -1192,9 +1049,7 @@ def causal_flag_replaces_the_mask(query, key, value, mask, is_causal=False):
 
 
 @bug(
-    "attention",
     "causal flag ignored",
-    tier="core",
     caught_by=["mask_and_causal_flag_are_combined"],
     diagnosis="""Where a mask is given, is_causal=True has no effect: every query sees its
         future.""",
@@ -1209,13 +1064,10 @@ def causal_flag_ignored(query, key, value, mask, is_causal=False):
 
 
 @bug(
-    "attention",
     "padding combined by or",
-    tier="core",
     caught_by=["mask_and_causal_flag_are_combined"],
     diagnosis="""Mask and causal mask are combined by | although True means "may attend": a key is
         seen if *either* allows it. Masks that allow combine by &, masks that hide by |.""",
-    source=OURS,
     causal_flag="is_causal",
 )
 def padding_combined_by_or(query, key, value, mask, is_causal=False):
@@ -1226,7 +1078,6 @@ def padding_combined_by_or(query, key, value, mask, is_causal=False):
 
 
 @bug(
-    "attention",
     "causal flag aligned at the first key",
     tier="robust",
     caught_by=["the_causal_flag_aligns_the_last_query_with_the_last_key"],
@@ -1242,9 +1093,7 @@ def causal_flag_aligned_at_the_first_key(query, key, value, mask, is_causal=Fals
 
 
 @bug(
-    "attention",
     "mask ignored with dropout",
-    tier="core",
     caught_by=["dropout_leaves_forbidden_keys_at_zero"],
     diagnosis="""With dropout another path is taken, and it does not get the mask: training sees
         padding and future, evaluation does not.""",
@@ -1259,13 +1108,10 @@ def mask_ignored_with_dropout(query, key, value, mask, dropout_p=0.0):
 
 
 @bug(
-    "attention",
     "dropout before the softmax",
-    tier="core",
     caught_by=["dropout_leaves_forbidden_keys_at_zero"],
     diagnosis="""Dropout is applied to the scores, not to the weights: a dropped score is 0, and
         exp(0) is 1, not 0. Nothing is dropped, and the others are doubled in the exponent.""",
-    source=OURS,
     dropout_flag="dropout_p",
 )
 def dropout_before_the_softmax(query, key, value, mask, dropout_p=0.0):
@@ -1279,7 +1125,6 @@ def dropout_before_the_softmax(query, key, value, mask, dropout_p=0.0):
 
 
 @bug(
-    "attention",
     "mask of keys read as one of queries",
     tier="robust",
     caught_by=["a_mask_of_keys_is_not_taken_for_one_of_queries"],
@@ -1295,7 +1140,6 @@ def mask_of_keys_read_as_one_of_queries(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "mask of integers added as a bias",
     tier="robust",
     caught_by=["ones_and_zeros_are_understood_or_refused"],
@@ -1315,7 +1159,6 @@ def mask_of_integers_added(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "a plan kept by the mask's version",
     tier="robust",
     caught_by=[
@@ -1344,7 +1187,6 @@ class PlanByVersion:
 
 
 @bug(
-    "attention",
     "a plan kept by the mask's id",
     tier="robust",
     caught_by=["a_mask_that_is_written_to_is_read_anew"],
@@ -1365,7 +1207,6 @@ class PlanById(PlanByVersion):
 
 
 @bug(
-    "attention",
     "zero times NaN",
     tier="strict",
     caught_by=[
@@ -1384,7 +1225,6 @@ def zero_times_nan(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "zero times NaN on the way back",
     tier="strict",
     caught_by=["nan_in_padding_reaches_no_gradient"],
@@ -1400,14 +1240,12 @@ def zero_times_nan_on_the_way_back(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "padded queries multiplied",
     tier="strict",
     caught_by=["nan_in_queries_that_see_nothing_reaches_nothing"],
     diagnosis="""A padded query is multiplied: its NaN reaches the keys' gradients. Its weights are
         set to 0, so the output is right, but d key is d scores · query, and 0 · NaN is NaN. Fill
         the queries that may see nothing with zeros, as you fill keys and values.""",
-    source=OURS,
 )
 def padded_queries_multiplied(query, key, value, mask):
     """Keys and values were cleaned. A query, its author thought, is read by nobody else."""
@@ -1417,7 +1255,6 @@ def padded_queries_multiplied(query, key, value, mask):
 
 
 @bug(
-    "attention",
     "-inf added to NaN",
     tier="strict",
     caught_by=["nan_in_padded_keys_reaches_nothing"],

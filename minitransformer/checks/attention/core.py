@@ -58,8 +58,7 @@ def forbidden_keys_get_exactly_zero(subject: AttentionSubject) -> Iterator[float
 
 
 @core(
-    measures="keys wrongly hidden",
-    mirrors="https://github.com/harvard-edge/cs249r_book/pull/1785",
+    measures="keys wrongly hidden", mirrors="https://github.com/harvard-edge/cs249r_book/pull/1785"
 )
 def allowed_keys_get_weight(subject: AttentionSubject) -> Iterator[float]:
     """A key that the mask allows gets a weight above 0: nothing is hidden that may be seen."""
@@ -471,7 +470,8 @@ def mask_and_causal_flag_are_combined(subject: AttentionSubject) -> Iterator[flo
     """A mask together with the causal flag hides what either hides, or is refused."""
     needs(subject.causal_flag, "it declares no causal_flag")
     inputs = make_inputs(subject, queries=KEYS)
-    mask = keys_allowed(real_keys("right", subject.device), KEYS)
+    # the future of real queries holds padding on the right anyway
+    mask = keys_allowed(real_keys("left", subject.device), KEYS)
     try:
         output = subject(*inputs, mask, **{subject.causal_flag: True})
     except Failed:

@@ -90,8 +90,7 @@ def nan_in_whole_padded_tokens_reaches_nothing(subject: AttentionSubject) -> Ite
 
 
 @strict(
-    measures="gradients that are not finite or not 0 at padding",
-    mirrors=TORCH + "issues/101967",
+    measures="gradients that are not finite or not 0 at padding", mirrors=TORCH + "issues/101967"
 )
 def nan_in_padding_reaches_no_gradient(subject: AttentionSubject) -> Iterator[float]:
     """With NaN in padded keys and values, real gradients stay as they were, padded ones are 0."""

@@ -5,6 +5,7 @@ c · identity makes the output c · weights.
 """
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite, prod
@@ -12,10 +13,10 @@ from typing import Any, ClassVar
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from minitransformer.checks.engine.check import expect, needs
-from minitransformer.checks.engine.subject import Subject, as_dtype, one_of, other_conventions
+from minitransformer.checks.engine.subject import Subject, one_of, other_conventions
 
 ANY_MASK = "b h q k"
 DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -30,7 +31,8 @@ Reference = Callable[[Tensor, Tensor, Tensor], Tensor]  # (query, key, mask) -> 
 class AttentionSubject(Subject):
     """An attention function `fn(query, key, value, mask) -> output` or `(output, weights)`.
 
-    What it may declare, with the defaults that fit torch's `scaled_dot_product_attention`:
+    An nn.Module is never touched: a copy of it in evaluation mode is checked. What it may declare,
+    with the defaults that fit torch's `scaled_dot_product_attention`:
 
     layout        the axes of query, key, value and output, as an einops pattern: "b h t d". Others:
                   "b t h d", "b t d" (no heads), "t d" (one sequence, two matrices)
@@ -81,6 +83,8 @@ class AttentionSubject(Subject):
 
     def __post_init__(self):
         super().__post_init__()
+        if isinstance(self.fn, nn.Module):
+            object.__setattr__(self, "fn", deepcopy(self.fn).eval())
         axes = self.layout.split()
         if not {"t", "d"} <= set(axes) <= AXES or len(set(axes)) < len(axes):
             raise ValueError(f"layout must name t and d, and b and h if any: got {self.layout!r}")
@@ -99,9 +103,6 @@ class AttentionSubject(Subject):
             raise ValueError("give a reference or a softcap: the reference is the whole formula")
         if self.kv_heads < 0 or (self.kv_heads and "h" not in axes):
             raise ValueError(f"kv_heads must be 0 or more, in a layout with h: got {self.kv_heads}")
-        if isinstance(self.dtypes, str) or not self.dtypes:
-            raise ValueError(f"dtypes must be a tuple such as ('float32',), got {self.dtypes!r}")
-        object.__setattr__(self, "dtypes", tuple(as_dtype(dtype) for dtype in self.dtypes))
         if self.arrays == "numpy":
             of_numpy = tuple(dtype for dtype in self.dtypes if dtype != torch.bfloat16)
             if not of_numpy:
@@ -110,11 +111,6 @@ class AttentionSubject(Subject):
             object.__setattr__(self, "differentiable", False)
         if self.full_masks is None:
             object.__setattr__(self, "full_masks", "q" in mask_axes)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What ordinary users compute in: float32 where it is promised."""
-        return torch.float32 if torch.float32 in self.dtypes else as_dtype(self.dtypes[0])
 
     @property
     def heads(self) -> tuple[int, int]:
@@ -174,10 +170,12 @@ class AttentionSubject(Subject):
         )
 
     def otherwise(self) -> Iterator[dict[str, Any]]:
-        """The other values and polarities of a mask; masks of keys alone; heads behind tokens;
-        arrays of NumPy."""
+        """The other values and polarities of a mask; heads behind tokens, or none; masks of keys
+        alone; arrays of NumPy."""
         yield from other_conventions(self)
         yield {"layout": "b h t d" if self.layout == "b t h d" else "b t h d"}
+        if not self.kv_heads:
+            yield {"layout": "b t d", "mask_layout": "b q k"}
         for layout in ("b k", "b 1 1 k"):
             for means in ("attend", "ignore"):
                 yield {"mask_layout": layout, "mask_means": means, "full_masks": None}

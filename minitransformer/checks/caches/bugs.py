@@ -3,15 +3,17 @@
 `Cached` is right: an ordinary small decoder. Each bug overrides one of its methods.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minitransformer.checks.engine.bugs import bug
+from minitransformer.checks.engine import bugs
 
-KIND = "cached-decoder"
+bug = partial(bugs.bug, "cached-decoder")
+
 VOCAB, WIDTH, HEADS, LONGEST = 11, 16, 2, 32
 ONE = "one_token_at_a_time_gives_what_the_whole_gives"
 SEVERAL = "several_tokens_at_a_time_give_what_the_whole_gives"
@@ -98,9 +100,7 @@ class Cached(nn.Module):
 
 
 @bug(
-    KIND,
     "one position for all rows",
-    tier="core",
     caught_by=[LEFT, RIGHT],
     diagnosis="""While decoding, the new token of every row gets the same position, the number of
     columns: rows with padding go on at a later place than their text has. Count the real tokens of
@@ -119,9 +119,7 @@ class OnePosition(Cached):
 
 
 @bug(
-    KIND,
     "one position for all rows and new tokens",
-    tier="core",
     caught_by=[SEVERAL, LEFT, RIGHT],
     diagnosis="""While decoding, every new token of every row gets the position of the last column.
     Count the real tokens of each row, and give each new token its own.""",
@@ -139,9 +137,7 @@ class LastColumn(Cached):
 
 
 @bug(
-    KIND,
     "positions begin again at 0",
-    tier="core",
     caught_by=[ONE, SEVERAL, LEFT, RIGHT],
     diagnosis="""Positions are counted over the tokens of the call, not over those in the cache
     too: every new token stands at the start of the text.""",
@@ -158,9 +154,7 @@ class PositionsBeginAgain(Cached):
 
 
 @bug(
-    KIND,
     "padding seen from the second step on",
-    tier="core",
     caught_by=[LEFT, RIGHT, CONTENT],
     diagnosis="""The prompt is read with its padding mask, and the new tokens without: they attend
     to the cached keys of padding.""",
@@ -175,9 +169,7 @@ class PaddingSeenLater(Cached):
 
 
 @bug(
-    KIND,
     "a causal flag while decoding",
-    tier="core",
     caught_by=[ONE, SEVERAL, LEFT, RIGHT],
     diagnosis="""The causal mask begins in the upper left corner, also where keys are cached: the
     first of the new tokens sees the first key only, the next one two.""",
@@ -192,9 +184,7 @@ class CausalFlag(Cached):
 
 
 @bug(
-    KIND,
     "new tokens see each other's future",
-    tier="core",
     caught_by=[SEVERAL],
     diagnosis="""Behind a cache there is no causal mask: of several new tokens, the first sees the
     last.""",
@@ -209,7 +199,6 @@ class SeveralSeeTheFuture(Cached):
 
 
 @bug(
-    KIND,
     "a penalty instead of a mask (cached-decoder)",
     tier="robust",
     caught_by=[LARGE],
@@ -228,9 +217,7 @@ class Penalty(Cached):
 
 
 @bug(
-    KIND,
     "the cache of the text before",
-    tier="core",
     caught_by=[SECOND],
     diagnosis="""The decoder keeps its cache from one text to the next, and the second text attends
     to the first. Clear it where there is no past.""",
@@ -255,9 +242,7 @@ class TextBefore(Cached):
 
 
 @bug(
-    KIND,
     "lengths that stay with their rows",
-    tier="core",
     caught_by=[ROWS],
     diagnosis="""How much padding each row has is noted when the prompts are read, and stays where
     it is when the rows of the cache are reordered: a text that moves to another row gets that

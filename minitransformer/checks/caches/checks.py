@@ -5,6 +5,7 @@ read with a cache, the prompt first and then a token or three at a time, must gi
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,7 +16,9 @@ from minitransformer.checks.engine.check import at_most, check, needs
 from minitransformer.checks.models.cases import batch_of, others
 from minitransformer.checks.models.ready import difference, tolerance
 
-KIND = "cached-decoder"
+core = partial(check, "cached-decoder", "core")
+robust = partial(check, "cached-decoder", "robust")
+
 DIFFERENCE = "largest difference from the whole"
 CHANGE = "largest change of an output"
 UNSLOTH = "https://github.com/unslothai/unsloth/"
@@ -45,7 +48,7 @@ def _as_alone(subject: CachedDecoderSubject, side: str) -> Iterator[float]:
 # ---- core: the whole -----------------------------------------------------------------------------
 
 
-@check(KIND, "core", DIFFERENCE, "https://github.com/google/flax/issues/5591")
+@core(DIFFERENCE, "https://github.com/google/flax/issues/5591")
 def one_token_at_a_time_gives_what_the_whole_gives(
     subject: CachedDecoderSubject,
 ) -> Iterator[float]:
@@ -59,7 +62,7 @@ def one_token_at_a_time_gives_what_the_whole_gives(
     )
 
 
-@check(KIND, "core", DIFFERENCE)
+@core(DIFFERENCE)
 def several_tokens_at_a_time_give_what_the_whole_gives(
     subject: CachedDecoderSubject,
 ) -> Iterator[float]:
@@ -77,18 +80,13 @@ def several_tokens_at_a_time_give_what_the_whole_gives(
 # ---- core: padding -------------------------------------------------------------------------------
 
 
-@check(
-    KIND,
-    "core",
-    DIFFERENCE,
-    (UNSLOTH + "issues/3699", "https://github.com/ml-explore/mlx-lm/issues/1906"),
-)
+@core(DIFFERENCE, (UNSLOTH + "issues/3699", "https://github.com/ml-explore/mlx-lm/issues/1906"))
 def prompts_padded_on_the_left_go_on_as_alone(subject: CachedDecoderSubject) -> Iterator[float]:
     """Prompts of different lengths, padded on the left, go on as each does alone."""
     yield from _as_alone(subject, "left")
 
 
-@check(KIND, "core", DIFFERENCE)
+@core(DIFFERENCE)
 def prompts_padded_on_the_right_go_on_as_alone(subject: CachedDecoderSubject) -> Iterator[float]:
     """Prompts of different lengths, padded on the right, go on as each does alone.
 
@@ -97,7 +95,7 @@ def prompts_padded_on_the_right_go_on_as_alone(subject: CachedDecoderSubject) ->
     yield from _as_alone(subject, "right")
 
 
-@check(KIND, "core", CHANGE)
+@core(CHANGE)
 def what_padding_holds_is_irrelevant(subject: CachedDecoderSubject) -> Iterator[float]:
     """Other token ids at the padding of the prompts change no bit of any real token's logits."""
     decoder = Decoder(subject)
@@ -120,7 +118,7 @@ def what_padding_holds_is_irrelevant(subject: CachedDecoderSubject) -> Iterator[
 # ---- core: one text and another ------------------------------------------------------------------
 
 
-@check(KIND, "core", DIFFERENCE, "https://github.com/Lightning-AI/litgpt/pull/1596")
+@core(DIFFERENCE, "https://github.com/Lightning-AI/litgpt/pull/1596")
 def a_second_text_knows_nothing_of_the_first(subject: CachedDecoderSubject) -> Iterator[float]:
     """A text that begins without a past gives what it gives to a decoder that never read any."""
     longer, given = text(subject, subject.sides[0], seed=4), text(subject, "full")
@@ -134,7 +132,7 @@ def a_second_text_knows_nothing_of_the_first(subject: CachedDecoderSubject) -> I
     )
 
 
-@check(KIND, "core", DIFFERENCE)
+@core(DIFFERENCE)
 def rows_go_on_from_the_rows_that_they_are_given(subject: CachedDecoderSubject) -> Iterator[float]:
     """When the rows of the past are put in another order, as in beam search, so are the texts."""
     decoder, given = Decoder(subject), text(subject, subject.sides[0])
@@ -160,7 +158,7 @@ def _along_the_columns(mask: Tensor, x: Tensor) -> Tensor:
     return mask.view([batch, *(length if axis in axes else 1 for axis in range(1, x.ndim))])
 
 
-@check(KIND, "robust", CHANGE)
+@robust(CHANGE)
 def large_numbers_cached_at_padding_are_irrelevant(
     subject: CachedDecoderSubject,
 ) -> Iterator[float]:

@@ -4,10 +4,10 @@ Each bug is a broken implementation with its story, its source, the checks that 
 diagnosis that must be given. The same bugs give a report its words: a subject that fails as one of
 them does, by the same numbers, gets its diagnosis.
 
+    bug = partial(bugs.bug, "attention")
+
     @bug(
-        "attention",
         "mask after the softmax",
-        tier="core",
         caught_by=["weights_sum_to_one"],
         diagnosis="The mask is multiplied in after the softmax, so ...",
         source="the commonest first try",
@@ -47,6 +47,7 @@ class Bug:
         return SUBJECTS[self.kind](fn, name=f"museum: {self.name}", **self.conventions)
 
 
+OURS = "a mutant of our own"
 _BUGS: list[Bug] = []
 _KINDS = ("attention", "masks", "models", "caches", "losses", "labels", "generators")
 
@@ -55,10 +56,10 @@ def bug(
     kind: str,
     name: str,
     *,
-    tier: str,
+    tier: str = "core",
     caught_by: Iterable[str],
     diagnosis: str,
-    source: str,
+    source: str = OURS,
     also: Iterable[Any] = (),
     **conventions: Any,
 ) -> Callable[[Any], Any]:

@@ -1,11 +1,13 @@
 """What is checked: any callable, with a declaration of what it takes and promises."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+
+from minitransformer.checks.engine.arguments import by_name
 
 SUBJECTS: dict[str, type["Subject"]] = {}  # kind of subject -> what it may declare
 
@@ -13,6 +15,9 @@ SUBJECTS: dict[str, type["Subject"]] = {}  # kind of subject -> what it may decl
 @dataclass(frozen=True)
 class Subject:
     """A callable and its name. Each kind of subject adds what it may declare, and how it is called.
+
+    Where the names of its parameters tell another order than that of `arguments`, it is called by
+    them.
 
     `comparable`: two subjects of this kind with the same bug give the same numbers (functions do;
     models with weights of their own do not), so a bug can be told by its numbers.
@@ -33,6 +38,22 @@ class Subject:
             raise TypeError(f"expected a callable as {self.kind}, got {type(self.fn).__name__}")
         if not self.name:
             object.__setattr__(self, "name", name_of(self.fn))
+        flags = [getattr(self, one.name) for one in fields(self) if one.name.endswith("_flag")]
+        object.__setattr__(self, "fn", by_name(self.fn, self.arguments, flags))
+        for name, example in {"dtypes": "float32", "sides": "right"}.items():
+            value = getattr(self, name, (example,))
+            if isinstance(value, str) or not value:
+                raise ValueError(f"{name} must be a tuple such as ('{example}',), got {value!r}")
+        if dtypes := getattr(self, "dtypes", None):
+            object.__setattr__(self, "dtypes", tuple(as_dtype(dtype) for dtype in dtypes))
+        for side in getattr(self, "sides", ()):
+            one_of("sides", side, ("right", "left"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of those declared what ordinary users compute in: float32 where it is promised."""
+        dtypes = vars(self)["dtypes"]
+        return torch.float32 if torch.float32 in dtypes else dtypes[0]
 
     def call(self, *given: Any, **flags: Any) -> Any:
         """What it returns. An error that it raises gets a note of what it was called with."""

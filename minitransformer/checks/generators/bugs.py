@@ -4,13 +4,16 @@
 each bug overrides one. All of them write fluent text.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from minitransformer.checks.engine.bugs import bug
+from minitransformer.checks.engine import bugs
 from minitransformer.models import DecoderOnly
 
-OURS = "a mutant of our own"
+bug = partial(bugs.bug, "generator", eos_flag="eos_id")
+
 ALONE = "each_token_is_the_likeliest"
 LEFT = "prompts_padded_on_the_left_give_what_they_give_alone"
 RIGHT = "prompts_padded_on_the_right_give_what_they_give_alone"
@@ -99,11 +102,8 @@ class Greedy:
 
 
 @bug(
-    "generator",
     "newest token only",
-    tier="core",
     caught_by=[ALONE, LEFT, RIGHT],
-    eos_flag="eos_id",
     diagnosis="""From the second step on the model is given the newest token alone, as if it had a
         cache of the others: each token has position 0 and follows upon nothing. Give it all tokens,
         or their keys, values and the right position.""",
@@ -124,11 +124,8 @@ class NewestTokenOnly(Greedy):
 
 
 @bug(
-    "generator",
     "the last column is read",
-    tier="core",
     caught_by=[RIGHT, HOW_MUCH],
-    eos_flag="eos_id",
     diagnosis="""The next token is read from the last column, which is padding in the shorter rows
         where it stands on the right: they are continued from nothing. Read each row at its last
         real token, or pad prompts on the left.""",
@@ -142,14 +139,10 @@ class LastColumn(Greedy):
 
 
 @bug(
-    "generator",
     "the first row's end is everyone's",
-    tier="core",
     caught_by=[RIGHT, NEIGHBOURS],
-    eos_flag="eos_id",
     diagnosis="""Where the prompt ends is computed for the first row and used for all: what the
         others write depends on which prompt comes first. Compute it row by row.""",
-    source=OURS,
 )
 class FirstRowsEnd(Greedy):
     """Tried with one prompt, and with prompts of one length."""
@@ -159,11 +152,8 @@ class FirstRowsEnd(Greedy):
 
 
 @bug(
-    "generator",
     "prompts without a mask",
-    tier="core",
     caught_by=[LEFT, RIGHT, HOW_MUCH],
-    eos_flag="eos_id",
     diagnosis="""The attention_mask does not reach the model: padding is read as text, and shifts
         the positions of what follows. Pass it at every step, longer by a column each time.""",
     source="prompts in batches without attention_mask: transformers issue 3021 and many like it",
@@ -176,14 +166,10 @@ class NoMask(Greedy):
 
 
 @bug(
-    "generator",
     "the mask does not grow",
-    tier="core",
     caught_by=[ALONE, LEFT],
-    eos_flag="eos_id",
     diagnosis="""The mask is that of the prompt, and new tokens are filled up as padding: the model
         never reads what it wrote, and repeats itself. Each new token adds a 1 to its row.""",
-    source=OURS,
 )
 class MaskDoesNotGrow(Greedy):
     """The same word, again and again: it was put down to the small model."""
@@ -196,11 +182,8 @@ class MaskDoesNotGrow(Greedy):
 
 
 @bug(
-    "generator",
     "prompts whose mask is made from ids",
-    tier="core",
     caught_by=["a_prompt_may_hold_the_id_of_padding"],
-    eos_flag="eos_id",
     diagnosis="""The mask of the prompt is made by `ids != pad_id`, whatever mask was given: a real
         token with the id of padding, such as the end of a turn where pad = eos, is hidden.""",
     source="transformers issue 23530 and trl issue 976: pad = eos",
@@ -213,11 +196,8 @@ class MaskFromIds(Greedy):
 
 
 @bug(
-    "generator",
     "it starts from padding",
-    tier="core",
     caught_by=[ALONE, LEFT, RIGHT],
-    eos_flag="eos_id",
     diagnosis="""The padding id is put before the first new token, as a start, though the model was
         never trained to go on from it: it begins somewhere else than training did. Start from what
         training started from.""",
@@ -232,14 +212,10 @@ class StartsFromPadding(Greedy):
 
 
 @bug(
-    "generator",
     "padding overwritten in the prompt",
-    tier="core",
     caught_by=["the_prompts_are_left_alone"],
-    eos_flag="eos_id",
     diagnosis="""It replaces the padding of the caller's prompt in place, so that no strange id
         reaches the embedding. The text is right, and the prompt is another afterwards.""",
-    source=OURS,
 )
 class PaddingOverwritten(Greedy):
     """Found when the prompts were cut off the text, by comparison."""
@@ -253,14 +229,10 @@ class PaddingOverwritten(Greedy):
 
 
 @bug(
-    "generator",
     "drawn, not chosen",
-    tier="core",
     caught_by=[ALONE, "the_same_prompts_give_the_same_text"],
-    eos_flag="eos_id",
     diagnosis="""It draws the next token from the probabilities where the likeliest was asked for:
         every call writes something else, and no two evaluations agree.""",
-    source=OURS,
 )
 class Drawn(Greedy):
     """temperature=0.0 was the default, and `temperature or 1.0` made 1 of it."""
@@ -270,14 +242,10 @@ class Drawn(Greedy):
 
 
 @bug(
-    "generator",
     "the least likely token",
-    tier="core",
     caught_by=[ALONE],
-    eos_flag="eos_id",
     diagnosis="""It takes the smallest logit: a sign was lost, as of a loss that is used as a score.
         The likeliest token has the largest logit.""",
-    source=OURS,
 )
 class LeastLikely(Greedy):
     """argmin over negative log-likelihoods is right; over logits it is the worst token."""
@@ -287,11 +255,8 @@ class LeastLikely(Greedy):
 
 
 @bug(
-    "generator",
     "the prompt counts as written",
-    tier="core",
     caught_by=["it_writes_as_many_tokens_as_it_is_asked_for"],
-    eos_flag="eos_id",
     diagnosis="""The length of the padded prompt is subtracted from max_new_tokens: long prompts get
         short answers or none, and a longer neighbour shortens everyone's. max_length and
         max_new_tokens are two things.""",
@@ -305,14 +270,11 @@ class PromptCounts(Greedy):
 
 
 @bug(
-    "generator",
     "always one token",
     tier="robust",
     caught_by=["no_new_tokens_are_none"],
-    eos_flag="eos_id",
     diagnosis="""Asked for no new token it writes one: the loop asks whether it is done only after
         the first.""",
-    source=OURS,
 )
 class AlwaysOne(Greedy):
     """The budget of the last prompt was used up, and it went over it."""
@@ -325,14 +287,10 @@ class AlwaysOne(Greedy):
 
 
 @bug(
-    "generator",
     "one end for all",
-    tier="core",
     caught_by=["a_row_that_ends_leaves_its_neighbours_alone"],
-    eos_flag="eos_id",
     diagnosis="""The batch is over as soon as one row has ended: the others are cut off in the
         middle. It is over when all rows are.""",
-    source=OURS,
 )
 class OneEndForAll(Greedy):
     """any instead of all. With a batch of one they are the same."""
@@ -342,14 +300,10 @@ class OneEndForAll(Greedy):
 
 
 @bug(
-    "generator",
     "on after the end",
-    tier="core",
     caught_by=[OWN_END],
-    eos_flag="eos_id",
     diagnosis="""It stops when all rows end at the same step, which hardly happens, and remembers no
         row that is over: what such rows write after their end is returned as text.""",
-    source=OURS,
 )
 class OnAfterTheEnd(Greedy):
     """The scores fell with the size of the batch."""
@@ -359,14 +313,10 @@ class OnAfterTheEnd(Greedy):
 
 
 @bug(
-    "generator",
     "the end is cut off",
-    tier="core",
     caught_by=[OWN_END],
-    eos_flag="eos_id",
     diagnosis="""The end token is dropped: a row that has ended cannot be told from one that ran out
         of tokens, and who scores the text misses the probability of its end.""",
-    source=OURS,
 )
 class EndCutOff(Greedy):
     """It was not to be shown; now it is not there."""
@@ -377,11 +327,8 @@ class EndCutOff(Greedy):
 
 
 @bug(
-    "generator",
     "an end of 0 is none",
-    tier="core",
     caught_by=["an_end_of_0_ends_a_row_too"],
-    eos_flag="eos_id",
     diagnosis="""`if eos_id:` takes the id 0 for `not given`, and rows never end. Ask whether it is
         None.""",
     source="transformers, beam search: `pad_token_id or eos_token_id` with a padding id of 0",
@@ -397,15 +344,12 @@ class EndOfZero(Greedy):
 
 
 @bug(
-    "generator",
     "dropout while writing",
     tier="robust",
     caught_by=["dropout_is_off_while_it_writes"],
-    eos_flag="eos_id",
     diagnosis="""It writes with the model in whatever mode it is: in the middle of training dropout
         is on, and the samples look worse than the model is. Call eval() before and train() after.
         """,
-    source=OURS,
 )
 class DropoutWhileWriting(Greedy):
     """The samples in the log of the training were poor until the last line, written after it."""
@@ -415,11 +359,9 @@ class DropoutWhileWriting(Greedy):
 
 
 @bug(
-    "generator",
     "eval mode for good",
     tier="robust",
     caught_by=["the_model_is_left_as_it_was"],
-    eos_flag="eos_id",
     diagnosis="""It calls eval() and leaves it at that: training goes on without dropout after the
         first sample. Restore the mode that was found.""",
     source="a common oversight of training loops that print samples",
@@ -432,11 +374,9 @@ class EvalForGood(Greedy):
 
 
 @bug(
-    "generator",
     "a cache made by the first text",
     tier="robust",
     caught_by=["inside_inference_mode_it_is_the_same"],
-    eos_flag="eos_id",
     diagnosis="""What is kept while it writes has a buffer, made when a longer text than any before
         comes. Made inside torch.inference_mode it cannot be written to afterwards: the next text
         written outside fails. Make a cache for each call.""",

@@ -6,6 +6,7 @@ no padding anywhere, and compared token by token.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 
@@ -25,13 +26,16 @@ from minitransformer.checks.generators.cases import (
 )
 from minitransformer.checks.generators.subject import GeneratorSubject
 
+core = partial(check, "generator", "core")
+robust = partial(check, "generator", "robust")
+
 HF = "https://github.com/huggingface/transformers/"
 
 
 # ---- core: which tokens --------------------------------------------------------------------------
 
 
-@check("generator", "core", measures=DISTANCE)
+@core(measures=DISTANCE)
 def each_token_is_the_likeliest(subject: GeneratorSubject) -> Iterator[float]:
     """One prompt without padding is continued with the likeliest token, time after time."""
     asks = "No padding is involved: is the last position read, after everything written so far?"
@@ -39,9 +43,7 @@ def each_token_is_the_likeliest(subject: GeneratorSubject) -> Iterator[float]:
         yield compare(subject([prompt]), wanted([prompt]), "Alone and without padding", asks)
 
 
-@check(
-    "generator",
-    "core",
+@core(
     measures=DISTANCE,
     mirrors=(HF + "issues/3021", "https://github.com/OpenNMT/OpenNMT-py/issues/137"),
 )
@@ -54,7 +56,7 @@ def prompts_padded_on_the_left_give_what_they_give_alone(
     yield compare(subject(PROMPTS, "left"), wanted(PROMPTS), "With padding on the left", asks)
 
 
-@check("generator", "core", measures=DISTANCE, mirrors=HF + "issues/18478")
+@core(measures=DISTANCE, mirrors=HF + "issues/18478")
 def prompts_padded_on_the_right_give_what_they_give_alone(
     subject: GeneratorSubject,
 ) -> Iterator[float]:
@@ -64,7 +66,7 @@ def prompts_padded_on_the_right_give_what_they_give_alone(
     yield compare(subject(PROMPTS, "right"), wanted(PROMPTS), "With padding on the right", asks)
 
 
-@check("generator", "core", measures=DISTANCE)
+@core(measures=DISTANCE)
 def how_much_padding_makes_no_other_text(subject: GeneratorSubject) -> Iterator[float]:
     """1, 3 or 6 more columns of padding change no token."""
     right, asks = subject(PROMPTS), "Is there a mask at every step?"
@@ -74,7 +76,7 @@ def how_much_padding_makes_no_other_text(subject: GeneratorSubject) -> Iterator[
             yield compare(subject(PROMPTS, side, extra), right, when, asks)
 
 
-@check("generator", "core", measures=DISTANCE, mirrors=HF + "issues/25455")
+@core(measures=DISTANCE, mirrors=HF + "issues/25455")
 def neighbours_make_no_other_text(subject: GeneratorSubject) -> Iterator[float]:
     """A prompt is continued the same first or last in a batch, and beside other prompts."""
     right, asks = subject(PROMPTS), "Is anything computed for one row and used for all?"
@@ -84,12 +86,7 @@ def neighbours_make_no_other_text(subject: GeneratorSubject) -> Iterator[float]:
         yield compare(found, [right[i] for i in order], when, asks)
 
 
-@check(
-    "generator",
-    "core",
-    measures=DISTANCE,
-    mirrors=(HF + "issues/23530", HF + "issues/26357"),
-)
+@core(measures=DISTANCE, mirrors=(HF + "issues/23530", HF + "issues/26357"))
 def a_prompt_may_hold_the_id_of_padding(subject: GeneratorSubject) -> Iterator[float]:
     """A real token of the prompt counts, though it has the id of padding, as an end may."""
     prompts = ((10, PAD, 6), (9, PAD, 3, 10, PAD), (PAD, 2, 10, 1))
@@ -102,7 +99,7 @@ def a_prompt_may_hold_the_id_of_padding(subject: GeneratorSubject) -> Iterator[f
 # ---- core: how many tokens -----------------------------------------------------------------------
 
 
-@check("generator", "core", measures="tokens too many or too few")
+@core(measures="tokens too many or too few")
 def it_writes_as_many_tokens_as_it_is_asked_for(subject: GeneratorSubject) -> Iterator[float]:
     """Without an end each row gets max_new_tokens new tokens, however long its prompt is."""
     for new in (1, 4, NEW):
@@ -114,7 +111,7 @@ def it_writes_as_many_tokens_as_it_is_asked_for(subject: GeneratorSubject) -> It
         )
 
 
-@check("generator", "core", measures=DISTANCE, mirrors="https://github.com/joeynmt/joeynmt/pull/50")
+@core(measures=DISTANCE, mirrors="https://github.com/joeynmt/joeynmt/pull/50")
 def each_row_stops_at_its_own_end(subject: GeneratorSubject) -> Iterator[float]:
     """A row is over with its end token, which it keeps; after it nothing comes, or padding."""
     needs(subject.eos_flag, EOS)
@@ -126,7 +123,7 @@ def each_row_stops_at_its_own_end(subject: GeneratorSubject) -> Iterator[float]:
     yield compare(rows, [right[i] for i in ended], f"Where {END} ends a row,", asks)
 
 
-@check("generator", "core", measures=DISTANCE)
+@core(measures=DISTANCE)
 def a_row_that_ends_leaves_its_neighbours_alone(subject: GeneratorSubject) -> Iterator[float]:
     """Rows that are not over are continued as if no other had ended."""
     needs(subject.eos_flag, EOS)
@@ -138,7 +135,7 @@ def a_row_that_ends_leaves_its_neighbours_alone(subject: GeneratorSubject) -> It
     yield compare(rows, [right[i] for i in going], "Where their neighbours end,", asks)
 
 
-@check("generator", "core", measures=DISTANCE, mirrors=HF + "pull/47286")
+@core(measures=DISTANCE, mirrors=HF + "pull/47286")
 def an_end_of_0_ends_a_row_too(subject: GeneratorSubject) -> Iterator[float]:
     """The end token may have the id 0."""
     needs(subject.eos_flag, EOS)
@@ -150,7 +147,7 @@ def an_end_of_0_ends_a_row_too(subject: GeneratorSubject) -> Iterator[float]:
 # ---- core: manners -------------------------------------------------------------------------------
 
 
-@check("generator", "core", measures="changed entries")
+@core(measures="changed entries")
 def the_prompts_are_left_alone(subject: GeneratorSubject) -> Iterator[float]:
     """input_ids and attention_mask are the same after the call as before."""
     for side in subject.sides:
@@ -166,7 +163,7 @@ def the_prompts_are_left_alone(subject: GeneratorSubject) -> Iterator[float]:
             )
 
 
-@check("generator", "core", measures=DISTANCE)
+@core(measures=DISTANCE)
 def the_same_prompts_give_the_same_text(subject: GeneratorSubject) -> Iterator[float]:
     """Called again it writes the same."""
     first, second = subject(PROMPTS), subject(PROMPTS)
@@ -177,7 +174,7 @@ def the_same_prompts_give_the_same_text(subject: GeneratorSubject) -> Iterator[f
 # ---- robust --------------------------------------------------------------------------------------
 
 
-@check("generator", "robust", measures=DISTANCE)
+@robust(measures=DISTANCE)
 def dropout_is_off_while_it_writes(subject: GeneratorSubject) -> Iterator[float]:
     """A model in training mode writes as it does in eval mode: no dropout, and the same twice."""
     model = the_model(str(subject.device), dropout=0.5)
@@ -187,7 +184,7 @@ def dropout_is_off_while_it_writes(subject: GeneratorSubject) -> Iterator[float]
     yield compare(found, right, "With a model in training mode", asks)
 
 
-@check("generator", "robust")
+@robust()
 def the_model_is_left_as_it_was(subject: GeneratorSubject) -> None:
     """The model is in the mode in which it was before, and no gradient was written."""
     for training in (True, False):
@@ -199,7 +196,7 @@ def the_model_is_left_as_it_was(subject: GeneratorSubject) -> None:
         expect(left, f"A model that was in {mode} mode is in {others} mode afterwards.")
 
 
-@check("generator", "robust", measures="new tokens")
+@robust(measures="new tokens")
 def no_new_tokens_are_none(subject: GeneratorSubject) -> Iterator[float]:
     """Asked for 0 new tokens it writes none."""
     lengths = [len(row) for row in subject(PROMPTS, new=0)]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from minitransformer.checks.engine.check import expect
-from minitransformer.checks.engine.subject import Subject, one_of
+from minitransformer.checks.engine.subject import Subject
 from minitransformer.checks.generators.cases import NEW, PAD, Rows, the_model
 from minitransformer.data import pad
 from minitransformer.models import DecoderOnly
@@ -41,13 +41,6 @@ class GeneratorSubject(Subject):
     pad_id: int = PAD
     includes_prompt: bool = False
     device: str | torch.device = "cpu"
-
-    def __post_init__(self):
-        super().__post_init__()
-        if isinstance(self.sides, str) or not self.sides:
-            raise ValueError(f"sides must be a tuple such as ('right',), got {self.sides!r}")
-        for side in self.sides:
-            one_of("sides", side, ("right", "left"))
 
     def stand_in(self, other: Subject) -> "GeneratorSubject":
         """Called as it wishes, but asked only what this subject is asked."""

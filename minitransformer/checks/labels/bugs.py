@@ -1,12 +1,15 @@
 """Labels and collators that teach the wrong token, or forget the end."""
 
+from functools import partial
+
 import torch
 from torch.nn import functional as F
 
-from minitransformer.checks.engine.bugs import bug
+from minitransformer.checks.engine import bugs
 from minitransformer.data import next_token_labels, pad
 
-OURS = "a mutant of our own"
+labels_bug = partial(bugs.bug, "labels")
+collator_bug = partial(bugs.bug, "collator")
 
 
 def shifted(input_ids):
@@ -18,10 +21,8 @@ def shifted(input_ids):
 # ---- labels --------------------------------------------------------------------------------------
 
 
-@bug(
-    "labels",
+@labels_bug(
     "labels where ids are not the padding's",
-    tier="core",
     caught_by=["a_real_end_is_learned_though_padding_looks_the_same"],
     diagnosis="""Labels are dropped where the id is 2, because padding has that id: but the real end
         of sequence has it, too, and is dropped with it. The model is never taught to stop.""",
@@ -36,10 +37,8 @@ def labels_by_id(input_ids, attention_mask):
     )
 
 
-@bug(
-    "labels",
+@labels_bug(
     "leading padding told by its id",
-    tier="core",
     caught_by=["a_real_end_is_learned_though_padding_looks_the_same"],
     diagnosis="""Padding on the left is taken to end at the first id that is not the padding's. A
         text that begins with that id, as GPT-2's do where bos = eos = pad, loses its first token.
@@ -52,24 +51,19 @@ def leading_padding_by_id(input_ids, attention_mask):
     return next_token_labels(input_ids, attention_mask.long() * (1 - leading))
 
 
-@bug(
-    "labels",
+@labels_bug(
     "padding is a label",
-    tier="core",
     caught_by=["labels_are_the_next_tokens"],
     diagnosis="""Only positions at padding are ignored; the last real token is still asked for what
         comes next, and that is padding.""",
-    source=OURS,
 )
 def padding_is_a_label(input_ids, attention_mask):
     """One label too many in each row, and always the same one, quickly learned."""
     return shifted(input_ids).masked_fill(attention_mask == 0, -100)
 
 
-@bug(
-    "labels",
+@labels_bug(
     "first token predicted from padding",
-    tier="core",
     caught_by=["padding_predicts_nothing", "labels_are_the_next_tokens"],
     diagnosis="""-100 stands where the label is padding. With padding on the left, the position
         before the first real token is padding too, but its label is real: a token is predicted
@@ -84,10 +78,8 @@ def first_token_from_padding(input_ids, attention_mask):
     return torch.where(first, shifted(input_ids), labels)
 
 
-@bug(
-    "labels",
+@labels_bug(
     "labels not shifted",
-    tier="core",
     caught_by=["labels_are_the_next_tokens"],
     diagnosis="""Each position is asked for its own token: the labels are the ids. Either they must
         be shifted by one, or the loss must.""",
@@ -98,24 +90,19 @@ def labels_not_shifted(input_ids, attention_mask):
     return input_ids.masked_fill(attention_mask == 0, -100)
 
 
-@bug(
-    "labels",
+@labels_bug(
     "shifted the other way",
-    tier="core",
     caught_by=["labels_are_the_next_tokens", "padding_predicts_nothing"],
     diagnosis="""Each position is asked for the token *before* it. With a causal mask it has seen
         that token, and has only to remember.""",
-    source=OURS,
 )
 def shifted_the_other_way(input_ids, attention_mask):
     """A sign in torch.roll."""
     return input_ids.roll(1, dims=1).masked_fill(attention_mask.roll(1, dims=1) == 0, -100)
 
 
-@bug(
-    "labels",
+@labels_bug(
     "labels run on through documents",
-    tier="core",
     caught_by=["no_label_crosses_documents"],
     diagnosis="""In a packed row the last token of a document is asked for the first of the next,
         which has nothing to do with it.""",
@@ -127,10 +114,8 @@ def labels_through_documents(input_ids, attention_mask):
     return next_token_labels(input_ids, (attention_mask != 0).long())
 
 
-@bug(
-    "labels",
+@labels_bug(
     "labels written into the ids",
-    tier="core",
     caught_by=["ids_and_mask_are_left_alone"],
     diagnosis="""labels = input_ids makes no copy. -100 is written into the ids, and the embedding
         is asked for token -100.""",
@@ -142,28 +127,22 @@ def labels_written_into_the_ids(input_ids, attention_mask):
     return input_ids
 
 
-@bug(
-    "labels",
+@labels_bug(
     "labels as floats",
-    tier="core",
     caught_by=["labels_are_int64"],
     diagnosis="""The labels are floating point: a loss takes such a tensor for probabilities, or
         raises.""",
-    source=OURS,
 )
 def labels_as_floats(input_ids, attention_mask):
     """They came out of a product with the mask."""
     return next_token_labels(input_ids, attention_mask).float()
 
 
-@bug(
-    "labels",
+@labels_bug(
     "cut by the first row",
-    tier="core",
     caught_by=["a_rows_labels_are_its_own"],
     diagnosis="""Which columns count is decided by the first row, for all rows: alone each has other
         labels than in company.""",
-    source=OURS,
 )
 def cut_by_the_first_row(input_ids, attention_mask):
     """Debugged with rows of equal length."""
@@ -171,10 +150,8 @@ def cut_by_the_first_row(input_ids, attention_mask):
     return labels.masked_fill(attention_mask[:1] == 0, -100)
 
 
-@bug(
-    "labels",
+@labels_bug(
     "a row of padding is a row of tokens",
-    tier="core",
     caught_by=["a_row_of_padding_has_no_labels"],
     diagnosis="""Where a row has no real token at all, its mask is taken for missing and every
         position counts as real.""",
@@ -186,14 +163,11 @@ def row_of_padding_as_tokens(input_ids, attention_mask):
     return next_token_labels(input_ids, attention_mask | empty.long())
 
 
-@bug(
-    "labels",
+@labels_bug(
     "a lone token is its own label",
-    tier="core",
     caught_by=["a_single_column_has_no_labels"],
     diagnosis="""Where all rows have one token, that token is its own label: the case was given a
         branch of its own, since shifting left nothing.""",
-    source=OURS,
 )
 def lone_token(input_ids, attention_mask):
     """An assertion said that labels must not be all -100."""
@@ -202,15 +176,13 @@ def lone_token(input_ids, attention_mask):
     return next_token_labels(input_ids, attention_mask)
 
 
-@bug(
-    "labels",
+@labels_bug(
     "beyond the end is True",
     tier="robust",
     caught_by=["true_and_one_are_the_same_to_labels"],
     diagnosis="""The mask is continued with -1 behind the last column, a document that no token is
         of. In a mask of bools -1 is True, and the last token is asked for one that is not there.
         """,
-    source=OURS,
 )
 def beyond_the_end_is_true(input_ids, attention_mask):
     """The tokenizer returned int64; the data set had been stored as bools to save space."""
@@ -221,8 +193,7 @@ def beyond_the_end_is_true(input_ids, attention_mask):
     return input_ids.roll(-1, 1).masked_fill(~(attention_mask & mask), -100)
 
 
-@bug(
-    "labels",
+@labels_bug(
     "a guard that asks for the version",
     tier="robust",
     caught_by=["inside_inference_mode_it_is_the_same"],
@@ -242,10 +213,8 @@ def guarded_by_version(input_ids, attention_mask):
 # ---- collators -----------------------------------------------------------------------------------
 
 
-@bug(
-    "collator",
+@collator_bug(
     "mask from ids",
-    tier="core",
     caught_by=["the_mask_comes_from_lengths"],
     diagnosis="""attention_mask = (input_ids != pad_id): a real token with the id of padding, as the
         end of sequence often is, becomes padding. Only lengths tell them apart.""",
@@ -257,10 +226,8 @@ def mask_from_ids(rows):
     return batch | {"attention_mask": (batch["input_ids"] != 0).long()}
 
 
-@bug(
-    "collator",
+@collator_bug(
     "mask of ones",
-    tier="core",
     caught_by=["the_mask_comes_from_lengths"],
     diagnosis="""The attention_mask is made after padding, from the padded rows: all ones. Every
         layer attends to padding.""",
@@ -272,10 +239,8 @@ def mask_of_ones(rows):
     return batch | {"attention_mask": torch.ones_like(batch["input_ids"])}
 
 
-@bug(
-    "collator",
+@collator_bug(
     "trailing padding told by its id",
-    tier="core",
     caught_by=["the_mask_comes_from_lengths"],
     diagnosis="""The mask is made by stripping the padding's id from the end of each row: a real end
         of that id goes with it, though one in the middle stays. Make the mask from lengths.""",
@@ -288,10 +253,8 @@ def trailing_padding_by_id(rows):
     return batch | {"attention_mask": 1 - trailing}
 
 
-@bug(
-    "collator",
+@collator_bug(
     "a padding id of 0 is none",
-    tier="core",
     caught_by=["every_token_comes_back_in_its_place"],
     diagnosis="""It pads with another id than it was told: `pad_id or eos_id` takes the id 0 for
         `not given`. Ask whether it is None.""",
@@ -310,10 +273,8 @@ def widened(batch, multiple=8, **fillers):
     return {name: F.pad(x, (0, missing), value=fillers[name]) for name, x in tensors.items()}
 
 
-@bug(
-    "collator",
+@collator_bug(
     "ones in rounded-up columns",
-    tier="core",
     caught_by=["the_mask_comes_from_lengths"],
     diagnosis="""The batch is wider than its longest row, as with pad_to_multiple_of, and the mask
         is 1 in the columns beyond: every row ends in padding that is read as text.""",
@@ -324,10 +285,8 @@ def ones_in_rounded_up_columns(rows):
     return widened(pad(rows), attention_mask=1)
 
 
-@bug(
-    "collator",
+@collator_bug(
     "labels in rounded-up columns",
-    tier="core",
     caught_by=["labels_are_those_of_their_tokens"],
     diagnosis="""The batch is wider than its longest row, as with pad_to_multiple_of, and the labels
         in the columns beyond are not -100: the model is taught to write padding.""",
@@ -339,10 +298,8 @@ def labels_in_rounded_up_columns(rows):
     return widened(pad(rows, labels=rows), labels=0)
 
 
-@bug(
-    "collator",
+@collator_bug(
     "the end is no label",
-    tier="core",
     caught_by=["labels_are_those_of_their_tokens"],
     diagnosis="""Labels are -100 wherever the id is the padding's: the real end has that id and is
         not learned. Mask labels by length.""",
@@ -355,10 +312,8 @@ def the_end_is_no_label(rows):
     return dict(batch) | {"labels": batch.labels.masked_fill(batch.input_ids == 0, -100)}
 
 
-@bug(
-    "collator",
+@collator_bug(
     "labels made anew",
-    tier="core",
     caught_by=["given_labels_are_kept"],
     diagnosis="""The labels that came with the rows are replaced by the ids: the prompts, masked
         with -100 so that only answers are learned, are trained on after all.""",
@@ -370,10 +325,8 @@ def labels_made_anew(rows, labels=None):
     return pad(rows, labels=rows)
 
 
-@bug(
-    "collator",
+@collator_bug(
     "labels padded with 0",
-    tier="core",
     caught_by=["labels_are_those_of_their_tokens"],
     diagnosis="""The labels are padded as the ids are, with 0: a class like any other, so that the
         model is taught to write padding. Pad labels with -100.""",
@@ -386,10 +339,8 @@ def labels_padded_with_zero(rows, labels=None):
     return dict(batch) | {"labels": batch.labels.masked_fill(batch.attention_mask == 0, 0)}
 
 
-@bug(
-    "collator",
+@collator_bug(
     "longest first",
-    tier="core",
     caught_by=["every_token_comes_back_in_its_place"],
     diagnosis="""The rows come back sorted by length: labels, weights or names kept beside them now
         belong to other rows.""",
@@ -400,24 +351,19 @@ def longest_first(rows):
     return pad(sorted(rows, key=len, reverse=True))
 
 
-@bug(
-    "collator",
+@collator_bug(
     "cut to the first row",
-    tier="core",
     caught_by=["every_token_comes_back_in_its_place"],
     diagnosis="""The batch is as long as its first row: longer ones lose their ends, and with them
         the end of sequence.""",
-    source=OURS,
 )
 def cut_to_the_first_row(rows):
     """max(len) was computed before the loop."""
     return pad([row[: len(rows[0])] for row in rows])
 
 
-@bug(
-    "collator",
+@collator_bug(
     "rows padded in place",
-    tier="core",
     caught_by=["rows_are_left_alone"],
     diagnosis="""The rows themselves are padded: in the next epoch they are as long as the longest
         of the batch that they were once in, and the padding is real.""",
@@ -431,10 +377,8 @@ def rows_padded_in_place(rows):
     return batch
 
 
-@bug(
-    "collator",
+@collator_bug(
     "mask as floats",
-    tier="core",
     caught_by=["ids_mask_and_labels_are_integers"],
     diagnosis="""The mask is floating point, 1.0 and 0.0: code that adds it to the scores finds no
         fault with it, and hides nothing.""",
@@ -446,14 +390,11 @@ def mask_as_floats(rows):
     return batch | {"attention_mask": batch["attention_mask"].float()}
 
 
-@bug(
-    "collator",
+@collator_bug(
     "no mask where nothing is padded",
-    tier="core",
     caught_by=["a_row_is_the_same_in_any_company"],
     diagnosis="""Where all rows are equally long, or there is one only, the mask is all zeros: the
         case without padding was given a branch of its own, and nobody ran it.""",
-    source=OURS,
 )
 def no_mask_where_nothing_is_padded(rows):
     """Batches of one, at the end of an epoch, were silent."""
@@ -463,10 +404,8 @@ def no_mask_where_nothing_is_padded(rows):
     return batch
 
 
-@bug(
-    "collator",
+@collator_bug(
     "long rows lose their end",
-    tier="core",
     caught_by=["a_long_row_keeps_its_end"],
     diagnosis="""Rows are cut to a length that nobody asked for, and lose their end of sequence:
         where texts are long the model is never taught to stop.""",
@@ -477,8 +416,7 @@ def long_rows_lose_their_end(rows):
     return pad([row[:16] for row in rows])
 
 
-@bug(
-    "collator",
+@collator_bug(
     "an empty row gets a token",
     tier="robust",
     caught_by=["an_empty_row_is_padding_or_refused"],
@@ -491,8 +429,7 @@ def empty_row_gets_a_token(rows):
     return pad([row or [0] for row in rows])
 
 
-@bug(
-    "collator",
+@collator_bug(
     "a buffer made by the first batch",
     tier="robust",
     caught_by=["inside_inference_mode_it_is_the_same"],

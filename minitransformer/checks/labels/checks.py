@@ -5,6 +5,7 @@ tell a real end from padding, and only lengths can.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,9 @@ from minitransformer.checks.engine.between_calls import (
 )
 from minitransformer.checks.engine.check import at_most, check, expect, needs
 from minitransformer.checks.labels.subject import END, CollatorSubject, LabelsSubject
+
+core_labels = partial(check, "labels", "core")
+core_collator = partial(check, "collator", "core")
 
 ROWS = ((5, 3, END), (7, 4, 6, 9, 3, END), (8, END), (4,))
 HF = "https://github.com/huggingface/transformers/"
@@ -84,14 +88,14 @@ def compare(subject: LabelsSubject, batch: Batch, name: str, asks: str = "") -> 
 # ---- labels: checks ------------------------------------------------------------------------------
 
 
-@check("labels", "core", measures="wrong labels", mirrors=HF + "issues/32832")
+@core_labels(measures="wrong labels", mirrors=HF + "issues/32832")
 def labels_are_the_next_tokens(subject: LabelsSubject) -> Iterator[float]:
     """The label of each token is the next real token, and -100 where there is none."""
     for name, batch in label_batches(subject).items():
         yield compare(subject, batch, name, "Is each real token asked for the next one?")
 
 
-@check("labels", "core", measures="wrong labels", mirrors=(HF + "issues/23530", TRL + "issues/976"))
+@core_labels(measures="wrong labels", mirrors=(HF + "issues/23530", TRL + "issues/976"))
 def a_real_end_is_learned_though_padding_looks_the_same(subject: LabelsSubject) -> Iterator[float]:
     """Where padding has the id of the end of sequence, the real end is still a label."""
     asks = (
@@ -103,12 +107,7 @@ def a_real_end_is_learned_though_padding_looks_the_same(subject: LabelsSubject) 
             yield compare(subject, batch, name, asks)
 
 
-@check(
-    "labels",
-    "core",
-    measures="wrong labels",
-    mirrors="https://github.com/QwenLM/Qwen3-ASR/pull/212",
-)
+@core_labels(measures="wrong labels", mirrors="https://github.com/QwenLM/Qwen3-ASR/pull/212")
 def padding_predicts_nothing(subject: LabelsSubject) -> Iterator[float]:
     """No label is predicted from padding, and no padding is a label."""
     for name, (ids, mask) in label_batches(subject, extra=2).items():
@@ -129,14 +128,14 @@ def padding_predicts_nothing(subject: LabelsSubject) -> Iterator[float]:
         )
 
 
-@check("labels", "core", measures="wrong labels", mirrors=TRL + "issues/3067")
+@core_labels(measures="wrong labels", mirrors=TRL + "issues/3067")
 def no_label_crosses_documents(subject: LabelsSubject) -> Iterator[float]:
     """The last token of a packed document is not asked for the first of the next."""
     needs(subject.documents, "it does not declare documents")
     yield compare(subject, laid_out(subject, "packed"), "two documents in a row")
 
 
-@check("labels", "core")
+@core_labels()
 def a_row_of_padding_has_no_labels(subject: LabelsSubject) -> None:
     """A row without any token has only -100, and the other rows keep their labels."""
     ids, mask = laid_out(subject, "right")
@@ -144,7 +143,7 @@ def a_row_of_padding_has_no_labels(subject: LabelsSubject) -> None:
     compare(subject, (ids, mask), "a row that is all padding")
 
 
-@check("labels", "core")
+@core_labels()
 def a_rows_labels_are_its_own(subject: LabelsSubject) -> None:
     """Each row alone has the labels that it has in the batch."""
     for name, (ids, mask) in label_batches(subject).items():
@@ -160,7 +159,7 @@ def a_rows_labels_are_its_own(subject: LabelsSubject) -> None:
             )
 
 
-@check("labels", "core")
+@core_labels()
 def ids_and_mask_are_left_alone(subject: LabelsSubject) -> None:
     """Ids and attention_mask are the same after the call, and the labels are no view of them."""
     for batch in label_batches(subject).values():
@@ -174,7 +173,7 @@ def ids_and_mask_are_left_alone(subject: LabelsSubject) -> None:
         expect(not shared, "The labels are a view of what was given: a write to one is in both.")
 
 
-@check("labels", "core")
+@core_labels()
 def labels_are_int64(subject: LabelsSubject) -> None:
     """Labels are int64, as every loss wants them."""
     for batch in label_batches(subject).values():
@@ -182,7 +181,7 @@ def labels_are_int64(subject: LabelsSubject) -> None:
         expect(found == torch.int64, f"The labels are {found}, not torch.int64.")
 
 
-@check("labels", "core", measures="wrong labels")
+@core_labels(measures="wrong labels")
 def a_single_column_has_no_labels(subject: LabelsSubject) -> Iterator[float]:
     """Rows of one token, padded by nothing, are (batch, 1) labels of -100."""
     yield compare(subject, laid_out(subject, "right", rows=((4,), (7,), (5,))), "one token a row")
@@ -269,7 +268,7 @@ def wrong(subject: CollatorSubject, found: Tensor, wanted: Tensor, filler: int) 
     return changed(inside, wanted) + float((beyond != filler).any(dim=1).sum())
 
 
-@check("collator", "core")
+@core_collator()
 def every_token_comes_back_in_its_place(subject: CollatorSubject) -> None:
     """Each row's tokens are in its row, in order, and the rest is padding, on the side declared."""
     _, (ids, *_), (wanted, *_) = collated(subject)
@@ -283,12 +282,7 @@ def every_token_comes_back_in_its_place(subject: CollatorSubject) -> None:
     )
 
 
-@check(
-    "collator",
-    "core",
-    measures="wrong positions",
-    mirrors=(HF + "issues/23530", HF + "issues/26357"),
-)
+@core_collator(measures="wrong positions", mirrors=(HF + "issues/23530", HF + "issues/26357"))
 def the_mask_comes_from_lengths(subject: CollatorSubject) -> Iterator[float]:
     """attention_mask is 1 at real tokens, one of the padding's id too, and 0 at padding."""
     _, (_, mask, _), (_, wanted, _) = collated(subject)
@@ -302,9 +296,7 @@ def the_mask_comes_from_lengths(subject: CollatorSubject) -> Iterator[float]:
     )
 
 
-@check(
-    "collator", "core", measures="wrong labels", mirrors=(TRL + "issues/976", HF + "issues/8146")
-)
+@core_collator(measures="wrong labels", mirrors=(TRL + "issues/976", HF + "issues/8146"))
 def labels_are_those_of_their_tokens(subject: CollatorSubject) -> Iterator[float]:
     """Labels stand at their tokens, and -100 at padding only: the real end is learned."""
     needs(subject.labels != "none", "it declares no labels")
@@ -320,12 +312,7 @@ def labels_are_those_of_their_tokens(subject: CollatorSubject) -> Iterator[float
     )
 
 
-@check(
-    "collator",
-    "core",
-    measures="labels overwritten",
-    mirrors=(HF + "pull/26438", TRL + "issues/632"),
-)
+@core_collator(measures="labels overwritten", mirrors=(HF + "pull/26438", TRL + "issues/632"))
 def given_labels_are_kept(subject: CollatorSubject) -> Iterator[float]:
     """Labels that come with the rows are kept, -100 at prompts too."""
     needs(subject.labels == "given", "it is not given labels")
@@ -346,7 +333,7 @@ def given_labels_are_kept(subject: CollatorSubject) -> Iterator[float]:
     )
 
 
-@check("collator", "core")
+@core_collator()
 def ids_mask_and_labels_are_integers(subject: CollatorSubject) -> None:
     """Ids and labels are int64, as embeddings and losses want them; the mask is int or bool."""
     _, (ids, mask, labels), _ = collated(subject)
@@ -358,7 +345,7 @@ def ids_mask_and_labels_are_integers(subject: CollatorSubject) -> None:
     expect(not mask.is_floating_point(), f"attention_mask is {mask.dtype}, neither int nor bool.")
 
 
-@check("collator", "core")
+@core_collator()
 def rows_are_left_alone(subject: CollatorSubject) -> None:
     """The rows are the same after the call, so that the next epoch can read them."""
     rows = rows_of(subject)
@@ -367,7 +354,7 @@ def rows_are_left_alone(subject: CollatorSubject) -> None:
     expect(given == before, "It changes the rows themselves.")
 
 
-@check("collator", "core")
+@core_collator()
 def a_row_is_the_same_in_any_company(subject: CollatorSubject) -> None:
     """A row of one token, one row alone and rows of equal length: the same, padding apart."""
     for rows in ([[4]], [list(ROWS[1])], [[5, 6, END], [7, 8, END]], [[4], list(ROWS[1])]):
@@ -381,7 +368,7 @@ def a_row_is_the_same_in_any_company(subject: CollatorSubject) -> None:
         )
 
 
-@check("collator", "core", measures="tokens lost", mirrors=HF + "issues/8146")
+@core_collator(measures="tokens lost", mirrors=HF + "issues/8146")
 def a_long_row_keeps_its_end(subject: CollatorSubject) -> Iterator[float]:
     """A row of 40 tokens comes back whole, its end of sequence too."""
     rows = [[3, END], [*(3 + i % 6 for i in range(39)), END]]

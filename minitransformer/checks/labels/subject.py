@@ -1,6 +1,6 @@
 """Labels and collators as subjects: what they may declare."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -37,12 +37,9 @@ class LabelsSubject(Subject):
     documents: bool = False
     device: str | torch.device = "cpu"
 
-    def __post_init__(self):
-        super().__post_init__()
-        if isinstance(self.sides, str) or not self.sides:
-            raise ValueError(f"sides must be a tuple such as ('right',), got {self.sides!r}")
-        for side in self.sides:
-            one_of("sides", side, ("right", "left"))
+    def otherwise(self) -> Iterator[dict[str, Any]]:
+        """The other convention of who shifts."""
+        yield {"aligned": not self.aligned}
 
     def stand_in(self, other: Any) -> "LabelsSubject":
         asked = {name: getattr(self, name) for name in ("sides", "holes", "documents", "device")}
@@ -90,6 +87,11 @@ class CollatorSubject(Subject):
         one_of("rows", self.rows, ("lists", "dicts"))
         one_of("side", self.side, ("right", "left"))
         one_of("labels", self.labels, ("none", "next", "aligned", "given"))
+
+    def otherwise(self) -> Iterator[dict[str, Any]]:
+        """The other form of the rows, and the other side."""
+        yield {"rows": "dicts" if self.rows == "lists" else "lists"}
+        yield {"side": "left" if self.side == "right" else "right"}
 
     def stand_in(self, other: Any) -> "CollatorSubject":
         """Pieces take lists and pad with 0; they are asked for the labels that both have."""

@@ -1,13 +1,15 @@
 """Losses that count what they should ignore, or forget what they should count."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minitransformer.checks.engine.bugs import bug
+from minitransformer.checks.engine import bugs
 from minitransformer.loss import cross_entropy
 
-OURS = "a mutant of our own"
+bug = partial(bugs.bug, "loss")
 
 
 def each(logits: Tensor, labels: Tensor) -> Tensor:
@@ -21,9 +23,7 @@ def count(labels: Tensor) -> Tensor:
 
 
 @bug(
-    "loss",
     "mean over positions",
-    tier="core",
     caught_by=["it_is_the_mean_over_the_labels_that_count", "how_much_is_ignored_is_irrelevant"],
     diagnosis="""The sum is right, but it is divided by the number of positions, padding included.
         Two pads added to two tokens halve the loss, and with it the learning rate of short
@@ -36,13 +36,10 @@ def mean_over_positions(logits, labels):
 
 
 @bug(
-    "loss",
     "sum instead of mean",
-    tier="core",
     caught_by=["it_is_the_mean_over_the_labels_that_count"],
     diagnosis="""The losses are summed and not divided: a batch with more tokens takes a longer
         step.""",
-    source=OURS,
 )
 def sum_instead_of_mean(logits, labels):
     """reduction="sum", left over from an experiment with accumulation."""
@@ -50,9 +47,7 @@ def sum_instead_of_mean(logits, labels):
 
 
 @bug(
-    "loss",
     "mean of the rows' means",
-    tier="core",
     caught_by=["it_is_the_mean_over_the_labels_that_count", "gradients_of_the_loss_are_right"],
     diagnosis="""Each row is averaged, then the averages are: a token of a short row counts more
         than one of a long row. Sum everything, and divide once.""",
@@ -65,9 +60,7 @@ def mean_of_the_rows_means(logits, labels):
 
 
 @bug(
-    "loss",
     "micro-batches averaged by themselves",
-    tier="core",
     caught_by=["micro_batches_add_up"],
     diagnosis="""The number of labels of the whole batch is taken and not used: each micro-batch is
         divided by its own. On ragged batches the accumulated gradient was off by 92 %, while
@@ -81,9 +74,7 @@ def micro_batches_averaged(logits, labels, num_labels=None):
 
 
 @bug(
-    "loss",
     "padding id ignored instead of -100",
-    tier="core",
     caught_by=["class_zero_counts_as_any_other"],
     diagnosis="""Labels of 0 are ignored, since 0 is the id of padding: but it is a class as well,
         and -100 says what to ignore.""",
@@ -96,9 +87,7 @@ def padding_id_ignored(logits, labels):
 
 
 @bug(
-    "loss",
     "-100 clamped to class 0",
-    tier="core",
     caught_by=["what_is_predicted_at_ignored_labels_is_irrelevant"],
     diagnosis="""The labels are clamped to valid classes before the mask is made of them, so that
         -100 becomes 0 and padding is trained to be class 0.""",
@@ -110,9 +99,7 @@ def clamped_to_class_zero(logits, labels):
 
 
 @bug(
-    "loss",
     "shifted once more",
-    tier="core",
     caught_by=["it_is_the_mean_over_the_labels_that_count"],
     diagnosis="""The labels are shifted a second time: data and loss both do it, so each position
         is taught the token after the next.""",
@@ -125,9 +112,7 @@ def shifted_once_more(logits, labels):
 
 
 @bug(
-    "loss",
     "not shifted at all",
-    tier="core",
     caught_by=["it_is_the_mean_over_the_labels_that_count"],
     diagnosis="""The loss is declared to shift and does not: each position is asked for the token
         that it has just read, and copying is easy.""",
@@ -140,13 +125,10 @@ def not_shifted_at_all(logits, labels):
 
 
 @bug(
-    "loss",
     "shifted across rows",
-    tier="core",
     caught_by=["it_is_the_mean_over_the_labels_that_count"],
     diagnosis="""The batch is flattened before it is shifted, so the last position of each row is
         taught the first token of the next row.""",
-    source=OURS,
     shifts=True,
 )
 def shifted_across_rows(logits, labels):
@@ -155,9 +137,7 @@ def shifted_across_rows(logits, labels):
 
 
 @bug(
-    "loss",
     "labels counted before the shift",
-    tier="core",
     caught_by=["it_is_the_mean_over_the_labels_that_count"],
     diagnosis="""The labels are counted before they are shifted: the first token of each row is
         nobody's label and is counted, so short rows make the loss too small.""",
@@ -170,9 +150,7 @@ def counted_before_the_shift(logits, labels):
 
 
 @bug(
-    "loss",
     "a batch with an empty row is skipped",
-    tier="core",
     caught_by=["a_row_without_labels_changes_nothing"],
     diagnosis="""Where a row has no label the loss of the whole batch is 0, as a guard against NaN:
         the other rows are not learned from.""",
@@ -197,9 +175,7 @@ def uniform(logits: Tensor) -> Tensor:
 
 
 @bug(
-    "loss",
     "smoothing counts ignored labels",
-    tier="core",
     caught_by=[
         "it_is_the_mean_over_the_labels_that_count",
         "what_is_predicted_at_ignored_labels_is_irrelevant",
@@ -216,9 +192,7 @@ def smoothing_counts_ignored(logits, labels, label_smoothing):
 
 
 @bug(
-    "loss",
     "a smoothed loss averaged over padding",
-    tier="core",
     caught_by=["it_is_the_mean_over_the_labels_that_count", "how_much_is_ignored_is_irrelevant"],
     diagnosis="""The smoothed loss is 0 at ignored labels, and divided by the number of all
         positions, padding included: the more padding, the smaller the loss.""",
@@ -232,13 +206,10 @@ def smoothed_over_padding(logits, labels, label_smoothing):
 
 
 @bug(
-    "loss",
     "label smoothing left out",
-    tier="core",
     caught_by=["it_is_the_mean_over_the_labels_that_count"],
     diagnosis="""Label smoothing is declared, and the loss is the plain cross-entropy: the argument
         is taken and not used.""",
-    source=OURS,
     **SMOOTHING,
 )
 def smoothing_left_out(logits, labels, label_smoothing):
@@ -250,9 +221,7 @@ def smoothing_left_out(logits, labels, label_smoothing):
 
 
 @bug(
-    "loss",
     "labels filled in place",
-    tier="core",
     caught_by=["logits_and_labels_are_left_alone"],
     diagnosis="""The caller's labels are overwritten: whoever counts them afterwards, for accuracy
         or for the next micro-batch, counts others.""",
@@ -267,13 +236,10 @@ def labels_filled_in_place(logits, labels):
 
 
 @bug(
-    "loss",
     "a loss with noise",
-    tier="core",
     caught_by=["the_same_batch_gives_the_same_loss"],
     diagnosis="""The loss of the same batch is another each time: dropout or noise on the logits is
         left on where nothing should be random.""",
-    source=OURS,
 )
 def a_loss_with_noise(logits, labels):
     """A regulariser that nobody switched off for evaluation."""
@@ -282,7 +248,6 @@ def a_loss_with_noise(logits, labels):
 
 
 @bug(
-    "loss",
     "NaN for nothing to predict",
     tier="robust",
     caught_by=["nothing_to_predict_is_no_nan"],
@@ -296,13 +261,11 @@ def nan_for_nothing_to_predict(logits, labels):
 
 
 @bug(
-    "loss",
     "exp before log",
     tier="robust",
     caught_by=["large_logits_are_no_overflow"],
     diagnosis="""log(sum(exp(logits))) as it is written: exp of 89 is infinite in float32. Subtract
         the largest logit first, as logsumexp does.""",
-    source=OURS,
     dtypes=("float32", "float64"),
 )
 def exp_before_log(logits, labels):
@@ -315,7 +278,6 @@ def exp_before_log(logits, labels):
 
 
 @bug(
-    "loss",
     "summed in half precision",
     tier="robust",
     caught_by=["half_precision_logits_are_summed_in_more"],
@@ -331,7 +293,6 @@ def summed_in_half_precision(logits, labels):
 
 
 @bug(
-    "loss",
     "a running mean begun in an evaluation",
     tier="robust",
     caught_by=["inside_inference_mode_it_is_the_same"],
@@ -356,7 +317,6 @@ class RunningMean:
 
 
 @bug(
-    "loss",
     "multiplied by the mask",
     tier="strict",
     caught_by=["nan_at_ignored_labels_reaches_no_loss"],
@@ -372,7 +332,6 @@ def multiplied_by_the_mask(logits, labels):
 
 
 @bug(
-    "loss",
     "NaN in the backward pass only",
     tier="strict",
     caught_by=["nan_at_ignored_labels_reaches_no_gradient"],

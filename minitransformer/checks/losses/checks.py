@@ -5,6 +5,7 @@ is 0, which is so often the id of padding.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +14,10 @@ from torch.nn import functional as F
 from minitransformer.checks.engine.between_calls import Answers, asked_inside_inference_mode
 from minitransformer.checks.engine.check import at_most, check, expect, max_abs, needs
 from minitransformer.checks.losses.subject import CLASSES, LossSubject
+
+core = partial(check, "loss", "core")
+robust = partial(check, "loss", "robust")
+strict = partial(check, "loss", "strict")
 
 TORCH = "https://github.com/pytorch/pytorch/"
 HF = "https://github.com/huggingface/transformers/"
@@ -76,7 +81,7 @@ def ignored(labels: Tensor) -> Tensor:
 # ---- core ----------------------------------------------------------------------------------------
 
 
-@check("loss", "core", measures="difference from the definition")
+@core(measures="difference from the definition")
 def it_is_the_mean_over_the_labels_that_count(subject: LossSubject) -> Iterator[float]:
     """The loss is -log softmax(logits)[label], summed over real labels, divided by their number."""
     logits, labels = make_batch(subject)
@@ -91,12 +96,7 @@ def it_is_the_mean_over_the_labels_that_count(subject: LossSubject) -> Iterator[
     )
 
 
-@check(
-    "loss",
-    "core",
-    measures="difference from the definition",
-    mirrors=TORCH + "issues/63004",
-)
+@core(measures="difference from the definition", mirrors=TORCH + "issues/63004")
 def class_zero_counts_as_any_other(subject: LossSubject) -> Iterator[float]:
     """A label 0 is a class to predict, though padding may have the same id."""
     logits, labels = make_batch(subject)
@@ -109,7 +109,7 @@ def class_zero_counts_as_any_other(subject: LossSubject) -> Iterator[float]:
     )
 
 
-@check("loss", "core", measures="change of the loss", mirrors=HF + "issues/32832")
+@core(measures="change of the loss", mirrors=HF + "issues/32832")
 def what_is_predicted_at_ignored_labels_is_irrelevant(subject: LossSubject) -> Iterator[float]:
     """Other logits where the label is -100 change no bit of the loss."""
     logits, labels = make_batch(subject)
@@ -122,7 +122,7 @@ def what_is_predicted_at_ignored_labels_is_irrelevant(subject: LossSubject) -> I
     )
 
 
-@check("loss", "core", measures="change of the loss")
+@core(measures="change of the loss")
 def how_much_is_ignored_is_irrelevant(subject: LossSubject) -> Iterator[float]:
     """1, 3 or 9 more ignored positions change nothing."""
     before = loss_of(subject, *make_batch(subject))
@@ -136,7 +136,7 @@ def how_much_is_ignored_is_irrelevant(subject: LossSubject) -> Iterator[float]:
         )
 
 
-@check("loss", "core", measures="difference from the definition", mirrors=HF + "pull/34191")
+@core(measures="difference from the definition", mirrors=HF + "pull/34191")
 def a_row_without_labels_changes_nothing(subject: LossSubject) -> Iterator[float]:
     """A row in which every label is ignored leaves the loss of the others as it is."""
     logits, labels = make_batch(subject)
@@ -151,7 +151,7 @@ def a_row_without_labels_changes_nothing(subject: LossSubject) -> Iterator[float
     )
 
 
-@check("loss", "core", measures="largest gradient at an ignored label")
+@core(measures="largest gradient at an ignored label")
 def no_gradient_reaches_ignored_positions(subject: LossSubject) -> Iterator[float]:
     """The gradient of logits at ignored labels is exactly 0."""
     logits, labels = make_batch(subject)
@@ -163,7 +163,7 @@ def no_gradient_reaches_ignored_positions(subject: LossSubject) -> Iterator[floa
     )
 
 
-@check("loss", "core", measures="largest difference from the true gradient")
+@core(measures="largest difference from the true gradient")
 def gradients_of_the_loss_are_right(subject: LossSubject) -> Iterator[float]:
     """The gradient at a real label is (softmax(logits) - one-hot(label)) / number of labels."""
     logits, labels = make_batch(subject)
@@ -177,9 +177,7 @@ def gradients_of_the_loss_are_right(subject: LossSubject) -> Iterator[float]:
     )
 
 
-@check(
-    "loss",
-    "core",
+@core(
     measures="difference of the sum from the whole",
     mirrors=(HF + "pull/34191", "https://github.com/pytorch/torchtune/pull/1875"),
 )
@@ -201,7 +199,7 @@ def micro_batches_add_up(subject: LossSubject) -> Iterator[float]:
     )
 
 
-@check("loss", "core")
+@core()
 def logits_and_labels_are_left_alone(subject: LossSubject) -> None:
     """Logits and labels are the same after the call as before."""
     logits, labels = make_batch(subject)
@@ -214,7 +212,7 @@ def logits_and_labels_are_left_alone(subject: LossSubject) -> None:
         expect(torch.equal(before, after), f"It changes its {name} in place.")
 
 
-@check("loss", "core", measures="difference between two calls")
+@core(measures="difference between two calls")
 def the_same_batch_gives_the_same_loss(subject: LossSubject) -> Iterator[float]:
     """Called again it returns the same bits."""
     batch = make_batch(subject)
@@ -228,9 +226,7 @@ def the_same_batch_gives_the_same_loss(subject: LossSubject) -> Iterator[float]:
 # ---- robust --------------------------------------------------------------------------------------
 
 
-@check(
-    "loss",
-    "robust",
+@robust(
     measures="loss where there is nothing to predict",
     mirrors=(TORCH + "issues/70348", TORCH + "issues/116349"),
 )
@@ -252,7 +248,7 @@ def nothing_to_predict_is_no_nan(subject: LossSubject) -> Iterator[float]:
     )
 
 
-@check("loss", "robust", measures="relative error of the loss")
+@robust(measures="relative error of the loss")
 def large_logits_are_no_overflow(subject: LossSubject) -> Iterator[float]:
     """Logits of 10,000 give the loss that they have, and finite gradients."""
     logits, labels = make_batch(subject)
@@ -270,7 +266,7 @@ def large_logits_are_no_overflow(subject: LossSubject) -> Iterator[float]:
     expect(not number, f"{when} {number} gradients are not finite.")
 
 
-@check("loss", "robust", measures="largest difference from the definition")
+@robust(measures="largest difference from the definition")
 def half_precision_logits_are_summed_in_more(subject: LossSubject) -> Iterator[float]:
     """Logits in bfloat16 or float16 lose nothing in the loss: it is computed in float32."""
     halves = [d for d in (torch.bfloat16, torch.float16) if d in subject.dtypes]
@@ -289,7 +285,7 @@ def half_precision_logits_are_summed_in_more(subject: LossSubject) -> Iterator[f
 # ---- strict --------------------------------------------------------------------------------------
 
 
-@check("loss", "strict", measures="change of the loss", mirrors=TORCH + "issues/11551")
+@strict(measures="change of the loss", mirrors=TORCH + "issues/11551")
 def nan_at_ignored_labels_reaches_no_loss(subject: LossSubject) -> Iterator[float]:
     """NaN or Inf in the logits at ignored labels changes no bit of the loss."""
     logits, labels = make_batch(subject)
@@ -303,7 +299,7 @@ def nan_at_ignored_labels_reaches_no_loss(subject: LossSubject) -> Iterator[floa
         )
 
 
-@check("loss", "strict", measures="gradients changed", mirrors=TORCH + "issues/11551")
+@strict(measures="gradients changed", mirrors=TORCH + "issues/11551")
 def nan_at_ignored_labels_reaches_no_gradient(subject: LossSubject) -> Iterator[float]:
     """With NaN at ignored labels real gradients stay as they were, and those there are 0."""
     logits, labels = make_batch(subject)

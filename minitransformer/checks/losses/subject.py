@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from minitransformer.checks.engine.check import expect
-from minitransformer.checks.engine.subject import Subject, as_dtype, one_of
+from minitransformer.checks.engine.subject import Subject, one_of
 
 CLASSES = 5
 
@@ -52,8 +52,6 @@ class LossSubject(Subject):
         one_of("smoothing_over", self.smoothing_over, ("all", "others"))
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
-        if isinstance(self.dtypes, str) or not self.dtypes:
-            raise ValueError(f"dtypes must be a tuple such as ('float32',), got {self.dtypes!r}")
         if 0 <= self.ignore_index < CLASSES:
             raise ValueError(
                 f"ignore_index = {self.ignore_index} is a class too: the loss could not be told "
@@ -61,15 +59,13 @@ class LossSubject(Subject):
             )
         if self.flat and self.shifts:
             raise ValueError("a flat loss cannot shift: it does not know where rows end")
-        object.__setattr__(self, "dtypes", tuple(as_dtype(dtype) for dtype in self.dtypes))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What ordinary users compute in: float32 where it is promised."""
-        return torch.float32 if torch.float32 in self.dtypes else as_dtype(self.dtypes[0])
 
     def otherwise(self) -> Iterator[dict[str, Any]]:
-        """The other way to smooth labels."""
+        """Who shifts, the loss or the data; (N,classes); the other way to smooth labels."""
+        if not self.flat:
+            yield {"shifts": not self.shifts}
+        if not self.shifts:
+            yield {"flat": not self.flat}
         if self.label_smoothing:
             yield {"smoothing_over": "others" if self.smoothing_over == "all" else "all"}
 

@@ -1,11 +1,13 @@
 """Functions that build a wrong mask."""
 
+from functools import partial
+
 import torch
 
-from minitransformer.checks.engine.bugs import bug
+from minitransformer.checks.engine import bugs
 from minitransformer.masks import causal_mask, padding_mask
 
-OURS = "a mutant of our own"
+bug = partial(bugs.bug, "mask")
 
 
 def real_keys(attention_mask):
@@ -21,9 +23,7 @@ def keys(attention_mask):
 
 
 @bug(
-    "mask",
     "mask of the queries, not of the keys",
-    tier="core",
     caught_by=["each_query_may_see_what_it_should"],
     diagnosis="""The padding lies on the query axis: padded tokens look at nothing, and real tokens
         look at padding. The length of the keys belongs on the last axis.""",
@@ -35,9 +35,7 @@ def mask_of_the_queries(attention_mask):
 
 
 @bug(
-    "mask",
     "what to hide for what to show",
-    tier="core",
     caught_by=["each_query_may_see_what_it_should"],
     diagnosis="""The mask says True where it should say False: padding, or the future, is all that
         is seen. Does the attention that gets it want True for "attend" or for "ignore"?""",
@@ -49,13 +47,10 @@ def what_to_hide(attention_mask):
 
 
 @bug(
-    "mask",
     "an excluded self",
-    tier="core",
     caught_by=["each_query_may_see_what_it_should"],
     diagnosis="""The diagonal is hidden: a token sees what came before it, and not itself, and the
         first token sees nothing. tril(-1) where tril(0) was meant.""",
-    source=OURS,
     causal=True,
 )
 def excluded_self(attention_mask):
@@ -64,12 +59,9 @@ def excluded_self(attention_mask):
 
 
 @bug(
-    "mask",
     "one token of the future",
-    tier="core",
     caught_by=["each_query_may_see_what_it_should"],
     diagnosis="""Each token sees the next one too: exactly the one that it is asked for.""",
-    source=OURS,
     causal=True,
 )
 def one_token_of_the_future(attention_mask):
@@ -79,9 +71,7 @@ def one_token_of_the_future(attention_mask):
 
 
 @bug(
-    "mask",
     "causality forgotten",
-    tier="core",
     caught_by=["each_query_may_see_what_it_should"],
     diagnosis="""It is declared causal and hides padding only: the whole future is seen.""",
     source="d2l, transformer chapter: built in training mode only",
@@ -93,13 +83,10 @@ def causality_forgotten(attention_mask):
 
 
 @bug(
-    "mask",
     "padding or future, not both",
-    tier="core",
     caught_by=["each_query_may_see_what_it_should"],
     diagnosis="""Two masks of what may be seen are combined with | instead of &: a key is hidden
         only if it is padding *and* lies in the future.""",
-    source=OURS,
     causal=True,
 )
 def padding_or_future(attention_mask):
@@ -108,9 +95,7 @@ def padding_or_future(attention_mask):
 
 
 @bug(
-    "mask",
     "a (batch, length) mask as (length, length)",
-    tier="core",
     caught_by=["each_query_may_see_what_it_should", "a_rows_mask_is_its_own"],
     diagnosis="""The attention_mask of rows × tokens is laid over queries × keys. It fits where a
         batch has as many rows as tokens, and then row 2's padding hides token 2's view.""",
@@ -125,12 +110,9 @@ def rows_for_queries(attention_mask):
 
 
 @bug(
-    "mask",
     "the first row's mask for all",
-    tier="core",
     caught_by=["a_rows_mask_is_its_own"],
     diagnosis="""All rows get the mask of the first.""",
-    source=OURS,
 )
 def first_rows_mask(attention_mask):
     """Built once, before the loop over batches."""
@@ -138,9 +120,7 @@ def first_rows_mask(attention_mask):
 
 
 @bug(
-    "mask",
     "documents see each other",
-    tier="core",
     caught_by=["documents_do_not_see_each_other"],
     diagnosis="""Documents packed into one row attend to each other: only padding is hidden.
         Compare the numbers of the documents, not each with 0.""",
@@ -153,13 +133,10 @@ def documents_see_each_other(attention_mask):
 
 
 @bug(
-    "mask",
     "documents by their borders",
-    tier="core",
     caught_by=["documents_do_not_see_each_other"],
     diagnosis="""Documents are told apart by counting borders from the left: a document that is
         interrupted becomes two.""",
-    source=OURS,
     documents=True,
 )
 def documents_by_borders(attention_mask):
@@ -171,9 +148,7 @@ def documents_by_borders(attention_mask):
 
 
 @bug(
-    "mask",
     "a row of padding unmasks the batch",
-    tier="core",
     caught_by=["a_row_of_padding_stays_in_its_row"],
     diagnosis="""A row without any real token would give NaN, and so the mask of the whole batch is
         dropped: all other rows attend to their padding.""",
@@ -186,9 +161,7 @@ def row_of_padding_unmasks(attention_mask):
 
 
 @bug(
-    "mask",
     "aligned at the first token",
-    tier="core",
     caught_by=["the_last_query_is_the_last_key"],
     diagnosis="""tril of queries × keys aligns the *first* query with the first key. In decoding
         with a cache the new token, asked alone, would then see the very first token only.""",
@@ -203,9 +176,7 @@ def aligned_at_the_first(num_queries, num_keys):
 
 
 @bug(
-    "mask",
     "a mask of a fixed size",
-    tier="core",
     caught_by=["any_length_has_its_mask"],
     diagnosis="""The mask is cut out of a buffer that was made for 8 tokens, and beyond these
         nothing is hidden.""",
@@ -219,13 +190,10 @@ def fixed_size(attention_mask):
 
 
 @bug(
-    "mask",
     "positions in half precision",
-    tier="core",
     caught_by=["long_rows_are_masked_too"],
     diagnosis="""Which token comes first is asked of positions in bfloat16, which has no odd numbers
         above 256: neighbours get one position, and every other token sees the next.""",
-    source=OURS,
     causal=True,
 )
 def positions_in_half_precision(attention_mask):
@@ -253,9 +221,7 @@ def past(attention_mask):
 
 
 @bug(
-    "mask",
     "window one too long",
-    tier="core",
     caught_by=ENDS,
     diagnosis="""The window holds the query and `window` keys before it, one key too many: distance
         <= window where < was meant, or triu(-window). (FlashAttention's window_size=(3, 0) counts
@@ -270,9 +236,7 @@ def window_one_too_long(attention_mask, window):
 
 
 @bug(
-    "mask",
     "window one too short",
-    tier="core",
     caught_by=ENDS,
     diagnosis="""The window holds `window` - 2 keys before the query instead of `window` - 1: one is
         taken off twice, for the query itself.""",
@@ -286,9 +250,7 @@ def window_one_too_short(attention_mask, window):
 
 
 @bug(
-    "mask",
     "window lost",
-    tier="core",
     caught_by=ENDS,
     diagnosis="""The window is taken and not used: each token sees the whole past. Short texts show
         no difference.""",
@@ -302,13 +264,10 @@ def window_lost(attention_mask, window):
 
 
 @bug(
-    "mask",
     "window on both sides of a causal mask",
-    tier="core",
     caught_by=ENDS,
     diagnosis="""It is declared causal, and its window reaches into the future as far as into the
         past: |distance| < window takes the place of the causal mask instead of joining it.""",
-    source=OURS,
     causal=True,
     **WINDOW,
 )
@@ -318,9 +277,7 @@ def window_on_both_sides(attention_mask, window):
 
 
 @bug(
-    "mask",
     "window on one side of an encoder",
-    tier="core",
     caught_by=ENDS,
     diagnosis="""Only the past is cut off by the window, the future is seen as a whole: distance <
         window without the absolute value. An encoder's window ends on both sides.""",
@@ -333,13 +290,10 @@ def window_on_one_side(attention_mask, window):
 
 
 @bug(
-    "mask",
     "window counted over padding",
-    tier="core",
     caught_by=["each_query_may_see_what_it_should"],
     diagnosis="""The window is said to count tokens and counts columns: padding between tokens takes
         its place in the window.""",
-    source=OURS,
     causal=True,
     window_counts="tokens",
     **WINDOW,
@@ -350,9 +304,7 @@ def window_counted_over_padding(attention_mask, window):
 
 
 @bug(
-    "mask",
     "a window of 0 hides everything",
-    tier="core",
     caught_by=["each_query_may_see_what_it_should"],
     diagnosis="""Every key is hidden, each token's own too: a window of 0, which a configuration has
         for `no window`, is taken at its word.""",
@@ -368,9 +320,7 @@ def window_of_zero(attention_mask):
 
 
 @bug(
-    "mask",
     "padding asked of q_idx",
-    tier="core",
     caught_by=["each_query_may_see_what_it_should", "long_rows_are_masked_too"],
     diagnosis="""Real tokens see padding: it is looked up at q_idx, where padding lies on kv_idx, or
         not at all.""",
@@ -384,13 +334,10 @@ def padding_asked_of_the_query(attention_mask):
 
 
 @bug(
-    "mask",
     "q_idx and kv_idx mixed up",
-    tier="core",
     caught_by=["each_query_may_see_what_it_should"],
     diagnosis="""Queries and keys have changed places: each token sees itself and what comes after
         it. FlexAttention calls mask_mod(b, h, q_idx, kv_idx), in this order.""",
-    source=OURS,
     causal=True,
 )
 def indices_mixed_up(attention_mask):
@@ -403,9 +350,7 @@ def indices_mixed_up(attention_mask):
 
 
 @bug(
-    "mask",
     "mask from ids, the end being padding",
-    tier="core",
     caught_by=["a_real_token_may_have_the_id_of_padding"],
     diagnosis="""mask = (ids != pad_id), where the end of sequence has that id too: no token ever
         sees an end, and none is where the text is over.""",
@@ -419,9 +364,7 @@ def mask_from_ids(ids):
 
 
 @bug(
-    "mask",
     "attention_mask overwritten",
-    tier="core",
     caught_by=["the_attention_mask_is_left_alone"],
     diagnosis="""The caller's attention_mask is inverted in place on the way: the labels that are
         made from it next ignore the real tokens.""",
@@ -435,7 +378,6 @@ def attention_mask_overwritten(attention_mask):
 
 
 @bug(
-    "mask",
     "-1e9 for minus infinity",
     tier="robust",
     caught_by=["what_is_hidden_is_minus_infinity"],
@@ -450,7 +392,6 @@ def large_negative_number(attention_mask):
 
 
 @bug(
-    "mask",
     "one, not True",
     tier="robust",
     caught_by=["true_and_one_mean_the_same"],
@@ -465,7 +406,6 @@ def one_not_true(attention_mask):
 
 
 @bug(
-    "mask",
     "padded queries see",
     tier="robust",
     caught_by=["padded_queries_see_nothing"],
@@ -481,7 +421,6 @@ def padded_queries_see(attention_mask):
 
 
 @bug(
-    "mask",
     "a row of padding sees everything",
     tier="robust",
     caught_by=["padded_queries_see_nothing"],
@@ -497,7 +436,6 @@ def row_of_padding_sees(attention_mask):
 
 
 @bug(
-    "mask",
     "a mask kept by the version of what it came from",
     tier="robust",
     caught_by=[

@@ -5,6 +5,7 @@ transposed, or taken for that of other axes, is another mask.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from minitransformer.checks.engine.between_calls import (
 )
 from minitransformer.checks.engine.check import at_most, check, expect, needs
 from minitransformer.checks.masks.subject import PAD, TOKEN, MaskSubject
+
+core = partial(check, "mask", "core")
+robust = partial(check, "mask", "robust")
 
 LENGTHS = (2, 4, 1, 3)
 HF = "https://github.com/huggingface/transformers/"
@@ -85,9 +89,7 @@ def compare(subject: MaskSubject, batches: dict[str, Tensor]) -> float:
 # ---- core ----------------------------------------------------------------------------------------
 
 
-@check(
-    "mask",
-    "core",
+@core(
     measures="wrong entries",
     mirrors=(
         "https://github.com/hyunwoongko/transformer/pull/40",
@@ -99,12 +101,7 @@ def each_query_may_see_what_it_should(subject: MaskSubject) -> Iterator[float]:
     yield compare(subject, batches(subject))
 
 
-@check(
-    "mask",
-    "core",
-    measures="wrong entries",
-    mirrors="https://github.com/huggingface/trl/issues/3067",
-)
+@core(measures="wrong entries", mirrors="https://github.com/huggingface/trl/issues/3067")
 def documents_do_not_see_each_other(subject: MaskSubject) -> Iterator[float]:
     """In a packed row each token sees its own document only, next to others or between them."""
     needs(subject.documents, "it does not declare documents")
@@ -112,7 +109,7 @@ def documents_do_not_see_each_other(subject: MaskSubject) -> Iterator[float]:
     yield compare(subject, {"packed documents": packed.to(subject.device)})
 
 
-@check("mask", "core", measures="wrong entries")
+@core(measures="wrong entries")
 def a_row_of_padding_stays_in_its_row(subject: MaskSubject) -> Iterator[float]:
     """A row that is all padding leaves the masks of the others as they are."""
     needs(subject.takes != "length", "it knows nothing of padding")
@@ -121,7 +118,7 @@ def a_row_of_padding_stays_in_its_row(subject: MaskSubject) -> Iterator[float]:
     yield compare(subject, {"a row of padding": attention_mask})
 
 
-@check("mask", "core")
+@core()
 def a_rows_mask_is_its_own(subject: MaskSubject) -> None:
     """Each row alone has the mask that it has in the batch."""
     needs(subject.takes != "length", "it knows nothing of rows")
@@ -138,7 +135,7 @@ def a_rows_mask_is_its_own(subject: MaskSubject) -> None:
             )
 
 
-@check("mask", "core", measures="wrong entries", mirrors=TORCH + "issues/108108")
+@core(measures="wrong entries", mirrors=TORCH + "issues/108108")
 def the_last_query_is_the_last_key(subject: MaskSubject) -> Iterator[float]:
     """With fewer queries than keys the last query sees all keys, the one before it one less.
 
@@ -159,7 +156,7 @@ def the_last_query_is_the_last_key(subject: MaskSubject) -> Iterator[float]:
         )
 
 
-@check("mask", "core", measures="wrong entries")
+@core(measures="wrong entries")
 def any_length_has_its_mask(subject: MaskSubject) -> Iterator[float]:
     """One token, one row, more tokens than rows and fewer: the mask is that of the definition."""
     sizes = {}
@@ -170,9 +167,7 @@ def any_length_has_its_mask(subject: MaskSubject) -> Iterator[float]:
     yield compare(subject, sizes)
 
 
-@check(
-    "mask",
-    "core",
+@core(
     measures="wrong entries",
     mirrors=(
         HF + "issues/39408",
@@ -188,7 +183,7 @@ def a_window_ends_where_it_is_declared(subject: MaskSubject) -> Iterator[float]:
     yield compare(subject, {"rows longer than the window": attention_mask})
 
 
-@check("mask", "core")
+@core()
 def the_attention_mask_is_left_alone(subject: MaskSubject) -> None:
     """What it is given is the same after the call, and what it returns is no view of it."""
     needs(subject.takes != "length", "it is given numbers")
@@ -203,7 +198,7 @@ def the_attention_mask_is_left_alone(subject: MaskSubject) -> None:
         )
 
 
-@check("mask", "core", measures="wrong entries")
+@core(measures="wrong entries")
 def long_rows_are_masked_too(subject: MaskSubject) -> Iterator[float]:
     """The mask of 300 tokens is right as that of 9 is."""
     attention_mask = torch.ones(2, 300, dtype=torch.long, device=subject.device)
@@ -211,9 +206,7 @@ def long_rows_are_masked_too(subject: MaskSubject) -> Iterator[float]:
     yield compare(subject, {"rows of 300 tokens": attention_mask})
 
 
-@check(
-    "mask",
-    "core",
+@core(
     measures="real tokens that are hidden",
     mirrors=(
         "https://github.com/huggingface/transformers/issues/23530",
@@ -242,7 +235,7 @@ def a_real_token_may_have_the_id_of_padding(subject: MaskSubject) -> Iterator[fl
 # ---- robust --------------------------------------------------------------------------------------
 
 
-@check("mask", "robust", measures="largest value that should be -inf")
+@robust(measures="largest value that should be -inf")
 def what_is_hidden_is_minus_infinity(subject: MaskSubject) -> Iterator[float]:
     """An additive mask holds 0 and -inf only: any finite number is too small for some score."""
     needs(subject.mask_values == "additive", "its masks are not additive")
@@ -255,7 +248,7 @@ def what_is_hidden_is_minus_infinity(subject: MaskSubject) -> Iterator[float]:
         )
 
 
-@check("mask", "robust", mirrors=TORCH + "issues/97605")
+@robust(mirrors=TORCH + "issues/97605")
 def true_and_one_mean_the_same(subject: MaskSubject) -> None:
     """A bool attention_mask gives the mask that an int one gives, or is refused."""
     needs(subject.takes == "attention_mask", "it takes no attention_mask")
@@ -272,7 +265,7 @@ def true_and_one_mean_the_same(subject: MaskSubject) -> None:
         )
 
 
-@check("mask", "robust", measures="keys that padded queries see")
+@robust(measures="keys that padded queries see")
 def padded_queries_see_nothing(subject: MaskSubject) -> Iterator[float]:
     """Where it is promised, the query of a padded token sees no key at all."""
     needs(subject.dead_queries == "nothing", "it does not promise what padded queries see")

@@ -12,13 +12,12 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minitransformer.checks.engine.bugs import bug
+from minitransformer.checks.engine.bugs import OURS, bug
 from minitransformer.masks import causal_mask, padding_mask, zero_padding
 from minitransformer.positions import token_positions
 
 PAIR = "encoder-decoder"
 VOCAB, WIDTH, HEADS, LONGEST = 11, 16, 2, 32
-OURS = "a mutant of our own"
 
 
 # ---- the right one -------------------------------------------------------------------------------

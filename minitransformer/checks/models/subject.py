@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from minitransformer.checks.engine.subject import Subject, as_dtype, one_of, other_conventions
+from minitransformer.checks.engine.subject import Subject, one_of, other_conventions
 
 # How many real tokens each row has. The first is what encoders and decoders read, and the source;
 # the second is the target. Unsorted, and no two sizes alike.
@@ -72,12 +72,6 @@ class EncoderSubject(Subject):
         one_of("mask_means", self.mask_means, ("attend", "ignore"))
         one_of("mask_values", self.mask_values, ("bool", "int", "additive"))
         one_of("returns", self.returns, ("tokens", "sequence"))
-        for name in ("sides", "dtypes"):
-            value = getattr(self, name)
-            if isinstance(value, str) or not value:
-                raise ValueError(f"{name} must be a tuple such as ('right',), got {value!r}")
-        for side in self.sides:
-            one_of("sides", side, ("right", "left"))
         longest = max(map(max, LENGTHS)) + 1
         for name, least in {"vocab_size": 5, "d_model": 1, "max_length": longest}.items():
             if getattr(self, name) < least:
@@ -94,12 +88,6 @@ class EncoderSubject(Subject):
             raise ValueError("documents are numbers: they need mask_values='int', 'attend'")
         if self.returns == "sequence" and self.kind != "encoder":
             raise ValueError("returns='sequence' is for encoders: others give logits of each token")
-        object.__setattr__(self, "dtypes", tuple(as_dtype(dtype) for dtype in self.dtypes))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What ordinary users compute in: float32 where it is promised."""
-        return torch.float32 if torch.float32 in self.dtypes else as_dtype(self.dtypes[0])
 
     @property
     def streams(self) -> int:
