@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from minitransformer.cli import main
 from minitransformer.data.files import InputError
 from minitransformer.exercises import EXERCISES
 from minitransformer.grading.layouts import layout_of
@@ -341,3 +342,12 @@ def test_names_of_students_are_one_line():
         "a b",
         "new line (2)",
     ]
+
+
+def test_a_column_that_is_not_there_is_said_before_anything_is_graded(handed_in, tmp_path, capsys):
+    (tmp_path / "roster.csv").write_text(ROSTERS["canvas"], encoding="utf-8")
+    verb = ["exercise", "grade", str(handed_in("canvas")), "--out", str(tmp_path / "out")]
+    roster = ["--roster", str(tmp_path / "roster.csv"), "--column", "Week 2"]
+    assert main([*verb, *roster, "--only", "causal_mask", "--trust"]) == 2
+    assert "has no column 'Week 2': there are Student, ID" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
