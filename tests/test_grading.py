@@ -604,6 +604,15 @@ def test_control_characters_reach_no_terminal(tmp_path, capsys):
         assert "\\u001b" not in text
 
 
+@pytest.mark.parametrize(("source", "asked"), [("x = 1", True), ("softmax = max", False)])
+def test_files_of_something_else_are_asked_about(source, asked, tmp_path):
+    (tmp_path / "ann.py").write_text(source)
+    (one,) = submissions_in(tmp_path)
+    _, notes = grade_one(one, ["softmax"], 1, trust=True)
+    right_file = "what was handed in defines none of the exercises: is it the right file?"
+    assert notes == [right_file] * asked
+
+
 def test_what_cannot_be_loaded_is_not_called_missing(tmp_path):
     path = write("def softmax(scores:\n", tmp=tmp_path)
     feedback, _ = grade_one(

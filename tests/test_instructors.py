@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -54,15 +55,21 @@ def test_an_instructor_follows_the_guide(tmp_path):
         )
         assert done.returncode == 0, (block, done.stderr[-2000:])
         said.append(done.stdout + done.stderr)
-        if "roster.csv" in block and "scores.csv" in done.stdout and len(said) == 4:
+        if "--to package" in block:
+            (wheel,) = (work / "for_students").glob("minitransformer-*.whl")
+            with zipfile.ZipFile(wheel) as archive:
+                stored = [name for name in archive.namelist() if name.endswith(".pt")]
+            assert {Path(name).stem for name in stored} == {"causal_mask", "softmax"}
+            assert "def softmax(" in (work / "for_students" / "exercises.ipynb").read_text()
+        if "roster.csv" in block and "scores.csv" in done.stdout and len(said) == 5:
             assert scores(work, "scores.csv") == {"Ann": "9", "Bob": "0", "Cyd": "0"}
             assert scores(work, "grades.csv") == {"Ann": "100", "Bob": "0", "Cyd": "0"}
             names = {path.name for path in (work / "grades").iterdir()}
             assert names == {"scores.csv", "grades.csv", "index.html", "seed.json", "students"}
-    assert "names are read as --layout folders: 2 students handed in, 3 rows" in said[3]
-    assert "every exercise is as it was handed out" in said[3]
-    assert "handed in nothing" in said[3]
-    assert "to look at:\nnothing" in said[4]
-    assert "Bob, seed " in said[4]
-    assert "as it was graded\n\nsoftmax: not written yet" in said[4]
+    assert "names are read as --layout folders: 2 students handed in, 3 rows" in said[4]
+    assert "every exercise is as it was handed out" in said[4]
+    assert "handed in nothing" in said[4]
+    assert "to look at:\nnothing" in said[5]
+    assert "Bob, seed " in said[5]
+    assert "as it was graded\n\nsoftmax: not written yet" in said[5]
     assert scores(work, "scores.csv") == {"Ann": "9", "Bob": "6", "Cyd": "0"}

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from minitransformer.cli import main
 from minitransformer.data.files import InputError
 from minitransformer.exercises import EXERCISES
 from minitransformer.grading.layouts import layout_of
@@ -271,6 +272,24 @@ def test_a_roster_without_students_is_refused(text, tmp_path):
         read_roster(tmp_path / "roster.csv")
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("Name\nZoé\n".encode("cp1252"), "line 2: is not text in UTF-8: save the roster as CSV"),
+        ("Name\nZoé\n".encode("utf-16"), "line 1: is not text in UTF-8: save the roster as CSV"),
+        (b'Name\nAnn\n"Bob\nCyd\n', "line 3: is not CSV: unexpected end of data; are all"),
+        (b'Name\nAnn\n"Bob"s\n', "line 3: is not CSV: ',' expected after '\"'; are all"),
+        (b"Nom;Note\nAnn;\n", "names no students: .*; it begins with 'Nom;Note'"),
+    ],
+)
+def test_a_roster_that_cannot_be_read_is_named_with_what_to_do(content, says, tmp_path):
+    """Names that are read wrongly, or swallowed by a quotation mark, would be students without
+    submissions."""
+    (tmp_path / "roster.csv").write_bytes(content)
+    with pytest.raises(InputError, match=rf"roster\.csv.*{says}"):
+        read_roster(tmp_path / "roster.csv")
+
+
 # ---- what platforms take back --------------------------------------------------------------------
 
 
@@ -289,7 +308,7 @@ def test_the_roster_is_written_back_with_points_and_nothing_else_changed(
     scores = {JOINED["moodle"][0]: 12, "Zoé Xu": 0}
     text = roster.filled(scores, 18, column)
     before = list(csv.reader(io.StringIO(ROSTERS[layout].removeprefix("\ufeff"))))
-    after = list(csv.reader(io.StringIO(text)))
+    after = list(csv.reader(io.StringIO(text.removeprefix("\ufeff"))))
     at = before[0].index(column)
     assert [line[at] for line in after[1:]] == grades
     assert [[*line[:at], *line[at + 1 :]] for line in after] == [
@@ -306,3 +325,29 @@ def test_canvas_says_in_a_line_of_its_own_what_full_points_are(tmp_path):
     assert [line[-1] for line in lines[1:]] == ["9.00", "", "6", "", ""]
     lines = list(csv.reader(io.StringIO(roster.filled({"Lee, Ann": 12}, 18, "Section"))))
     assert [line[4] for line in lines[1:]] == ["", "A", "12", "A", "A"]  # no maximum: as they are
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff", "sep=;\r\n", "\ufeffsep=;\r\n\r\n"])
+def test_a_roster_of_europes_excel_is_written_back_as_it_is(start, tmp_path):
+    text = f'{start}Name;Grade;Maximum Grade\r\nZoé Xu;{{}};9,00\r\n"Lee; Ann";;9,00\r\n'
+    (tmp_path / "roster.csv").write_bytes(text.format("").encode())
+    roster = read_roster(tmp_path / "roster.csv")
+    assert list(roster.students().values()) == ["Zoé Xu", "Lee; Ann"]
+    assert roster.filled({"Zoé Xu": 3}, 18, "Grade") == text.format("1,5")
+
+
+def test_names_of_students_are_one_line():
+    assert as_students([("new\nline", ""), (" a\tb ", ""), ("new line", "")]) == [
+        "new line",
+        "a b",
+        "new line (2)",
+    ]
+
+
+def test_a_column_that_is_not_there_is_said_before_anything_is_graded(handed_in, tmp_path, capsys):
+    (tmp_path / "roster.csv").write_text(ROSTERS["canvas"], encoding="utf-8")
+    verb = ["exercise", "grade", str(handed_in("canvas")), "--out", str(tmp_path / "out")]
+    roster = ["--roster", str(tmp_path / "roster.csv"), "--column", "Week 2"]
+    assert main([*verb, *roster, "--only", "causal_mask", "--trust"]) == 2
+    assert "has no column 'Week 2': there are Student, ID" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -307,6 +307,13 @@ def test_what_a_person_should_look_at_is_listed_and_nothing_else():
         "fay": of("softmax", EXERCISES["softmax"].stub, ["is not in the roster: who is it?"]),
         "gus": of("softmax", EXERCISES["softmax"].source),
     }
+    unread = {
+        "jon": "j.py cannot be read: save it",
+        "kim": "nothing was handed in that can be read",
+        "lou": "not read: report.pdf (only .py files are)",
+    }
+    for student, note in unread.items():
+        records[student] = of("softmax", EXERCISES["softmax"].stub, [note], student)
     for student, why in {"hal": NOT_LOADED, "ida": NOT_GRADED}.items():
         graded = Graded.of(EXERCISES["softmax"].not_run(why), "", "")
         records[student] = Record(student, 1, exercises={"softmax": graded})
@@ -316,6 +323,8 @@ def test_what_a_person_should_look_at_is_listed_and_nothing_else():
         "cyd",
         "dan",
         "fay",
+        "jon",
+        "kim",
         "hal",
         "ida",
         "dan and eve",

@@ -117,6 +117,27 @@ def test_nothing_an_empty_file_and_an_untouched_stub_are_three_things(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("ann.py", "# gel\u00f6st".encode("cp1252"), "UTF-8"),
+        ("ann.py", ANSWER.encode("utf-16"), "UTF-8"),
+        ("ann.ipynb", notebook(ANSWER).encode("utf-16"), "UTF-8"),
+        ("ann.ipynb", "<!DOCTYPE html>", "it is no notebook: Expecting value: line 1 column 1"),
+        ("ann.ipynb", notebook(ANSWER)[:-20], "it is no notebook: "),
+        ("ann.ipynb", "[1, 2]", "open it in Jupyter and save it again"),
+        ("ann.ipynb", '{"nbformat": 3, "worksheets": []}', "open it in Jupyter and save it"),
+        ("ann.ipynb", '{"cells": [{"cell_type": "code"}]}', "open it in Jupyter and save it"),
+        ("ann.ipynb", '{"cells": [{"cell_type": "code", "source": [1]}]}', "open it in Jupyter"),
+    ],
+)
+def test_what_cannot_be_read_is_named_with_what_to_do(name, content, says, tmp_path):
+    found = hand_in(tmp_path, {name: content})
+    (note,) = read(found["ann"])[1]
+    assert note.startswith(f"{name} cannot be read: ")
+    assert says in note
+
+
 # ---- what is read --------------------------------------------------------------------------------
 
 

@@ -271,6 +271,8 @@ def _grade(options: argparse.Namespace) -> int:
     roster = read_roster(options.roster) if options.roster else None
     if options.column and roster is None:
         raise InputError("--column names a column of the roster: add --roster CSV")
+    if options.column and roster is not None:
+        roster.check_column(options.column)  # before an hour of grading
     names = [find(name).name for name in options.only or EXERCISES]
     read = {"layout": options.layout, "roster": roster, "say": _say}
     try:

@@ -19,18 +19,24 @@ from typing import Any, NamedTuple
 def read_cells(name: str, data: bytes) -> list[tuple[str, str]]:
     """A .py file as one cell, or the code cells of a notebook: (label, source) each.
 
-    Raises ValueError for what is not a .py file or a notebook.
+    Raises ValueError, which says what to do, for what is not a .py file or a notebook.
     """
     python = not name.lower().endswith(".ipynb")  # which may name its encoding
     try:
         encoding = detect_encoding(BytesIO(data).readline)[0] if python else "utf-8-sig"
         text = data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
-        if python:
-            return [(name, text)]
+    except (ValueError, SyntaxError) as error:
+        raise ValueError(f"{error}: save it as text in UTF-8") from None
+    if python:
+        return [(name, text)]
+    try:
         sources = [c["source"] for c in json.loads(text)["cells"] if c["cell_type"] == "code"]
         joined = [source if isinstance(source, str) else "".join(source) for source in sources]
-    except (ValueError, SyntaxError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(str(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it is no notebook: {error}") from None
+    except (KeyError, TypeError):
+        expected = "expected cells with a source, as notebooks of format 4 have"
+        raise ValueError(f"{expected}: open it in Jupyter and save it again") from None
     return [(f"{name} cell {number}", source) for number, source in enumerate(joined, 1)]
 
 

@@ -76,6 +76,8 @@ def grade_one(
         statements = statements_of(cells)
     if words := remarkable(statements, names):
         notes.append(f"uses {', '.join(words)}: look at it")
+    if statements and all(_why_missing(name, cells) == NOT_THERE for name in names):
+        notes.append("what was handed in defines none of the exercises: is it the right file?")
     feedback: list[Feedback] = []
     if not cells:
         return [find(name).not_run(NOT_THERE) for name in only], notes

@@ -1,8 +1,9 @@
 """What a person should look at before the scores go out: no verdict, a list of places.
 
 Whatever could be worth points that it did not get, or has points that it may not deserve: all
-checks of an answer fail with one error; a mistake that is known by name took all points; a note
-that asks something; answers of two students that are the same but for the names of variables.
+checks of an answer fail with one error; a mistake that is known by name took all points; a file
+that cannot be read; a note that asks something; answers of two students that are the same but for
+the names of variables.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from minitransformer.exercises.feedback import NOT_GRADED, NOT_LOADED, NOT_STARTED, NOT_THERE
 from minitransformer.grading.records import Graded, Record
 
-ASKS = ("look at it", "?")  # how notes end that a person should answer
+# Notes that a person should answer: how they end, and what they say of files with code.
+ASKS = ("look at it", "?")
+UNREAD = ("cannot be read", "that can be read", "it was not read")
 SILENT = (NOT_STARTED, NOT_THERE, "")
 
 
@@ -18,11 +21,15 @@ def review(records: Mapping[str, Record], names: Sequence[str]) -> list[str]:
     """A line for each place, by student."""
     lines = []
     for student, record in records.items():
-        lines += [f"{student}: {note}" for note in record.notes if note.endswith(ASKS)]
+        lines += [f"{student}: {note}" for note in record.notes if _asks(note)]
         for name in names:
             if why := _why_look_at(record.exercises[name]):
                 lines.append(f"{student}: {name}: {why}")
     return lines + _same_answers(records, names)
+
+
+def _asks(note: str) -> bool:
+    return note.endswith(ASKS) or any(text in note for text in UNREAD)
 
 
 def _why_look_at(one: Graded) -> str:

@@ -55,6 +55,8 @@ class Roster:
     columns: list[str]
     lines: list[dict[str, str]]
     people: dict[int, Person]  # by line: some lines are nobody's
+    start: str = ""  # what stands before the columns: a byte order mark, Excel's "sep=;"
+    delimiter: str = ","
 
     def students(self) -> dict[int, str]:
         """The name of each person's row."""
@@ -102,50 +104,68 @@ class Roster:
         Where it says how many points there are ("Maximum grade", "Points Possible"), they are
         scaled to that. A student without a score keeps what stands there.
         """
-        if column not in self.columns:
-            there = ", ".join(self.columns)
-            raise InputError(f"the roster has no column {column!r}: there are {there}")
+        self.check_column(column)
         most = self._most(column)
         lines = [dict(line) for line in self.lines]
         for number, student in self.students().items():
             if student in scores:
-                largest = most.get(number, most.get(-1, points))
-                lines[number][column] = f"{scores[student] * largest / max(points, 1):g}"
+                largest = most.get(number, most.get(-1, str(points)))
+                worth = scores[student] * float(largest.replace(",", ".")) / max(points, 1)
+                mark = "," if "," in largest else "."
+                lines[number][column] = f"{worth:g}".replace(".", mark)
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self.columns)
+        text.write(self.start)
+        writer = csv.DictWriter(text, self.columns, delimiter=self.delimiter)
         writer.writeheader()
         writer.writerows(lines)
         return text.getvalue()
 
-    def _most(self, column: str) -> dict[int, float]:
-        """What full points are worth, by line; -1 stands for all lines."""
+    def check_column(self, column: str) -> None:
+        """Raises InputError where there is none of this name."""
+        if column not in self.columns:
+            there = ", ".join(self.columns)
+            raise InputError(f"the roster has no column {column!r}: there are {there}")
+
+    def _most(self, column: str) -> dict[int, str]:
+        """What full points are worth, as it is written, by line; -1 stands for all lines."""
         found = {}
         for number, line in enumerate(self.lines):
             if number in self.people:
                 text = _first(line, LARGEST[:1])
             else:  # Canvas: a line of its own
                 text = line[column] if "points possible" in line[self.columns[0]].lower() else ""
-            if re.fullmatch(r"\d+([.,]\d+)?", text.strip()):
-                found[number if number in self.people else -1] = float(text.replace(",", "."))
+            if re.fullmatch(r"\d+([.,]\d+)?", text := text.strip()):
+                found[number if number in self.people else -1] = text
         return found
 
 
 def read_roster(path: Path) -> Roster:
-    """Raises InputError where it is no CSV file with names or numbers of students."""
-    text = read_file(path, LARGEST_JSON).decode("utf-8-sig", "replace")
-    head = text.partition("\n")[0]
-    delimiter = max(",;\t", key=head.count)
+    """Raises InputError where it is no CSV file in UTF-8 with names or numbers of students."""
+    data = read_file(path, LARGEST_JSON)
     try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        save = 'save the roster as CSV in UTF-8 (in Excel: "CSV UTF-8")'
+        raise InputError(f"{path}, line {line}: is not text in UTF-8: {save}") from None
+    start = re.match(r"\ufeff?[\r\n ]*(?:sep=(.)[\r\n]*)?", text, re.IGNORECASE)
+    assert start is not None  # it matches nothing, too
+    text = text[start.end() :]
+    head = text.partition("\n")[0].strip()
+    delimiter = start[1] or max(",;\t", key=head.count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
         columns = list(reader.fieldnames or [])
         lines = [{name: line.get(name) or "" for name in columns} for line in reader]
     except csv.Error as error:
-        raise InputError(f"{path}: is not CSV: {error}") from None
+        line = start[0].count("\n") + reader.line_num + 1  # of those that could be read
+        closed = "are all quotation marks closed?"
+        raise InputError(f"{path}, line {line}: is not CSV: {error}; {closed}") from None
     people = {number: person for number, line in enumerate(lines) if (person := _person(line))}
     if not people:
         expected = "expected a line of columns (Full name, ID number, Email address), then people"
-        raise InputError(f"{path}: names no students: {expected}")
-    return Roster(columns, lines, people)
+        raise InputError(f"{path}: names no students: {expected}; it begins with {head[:80]!r}")
+    return Roster(columns, lines, people, start[0], delimiter)
 
 
 def _person(line: dict[str, str]) -> Person | None:

@@ -177,6 +177,7 @@ def as_students(names: Sequence[tuple[str, str]]) -> list[str]:
     students: list[str] = []
     for name, number in names:
         student = plain(os.fsencode(name).decode("utf-8", "replace")).replace("/", "_")
+        student = " ".join(student.split())  # one line, whatever stands in it
         student = student.encode()[:200].decode("utf-8", "ignore")  # a file's name has 255 bytes
         student = "_" if student in ("", ".", "..") else student
         others = [number] * bool(number) + [str(count) for count in range(2, len(names) + 2)]
