@@ -15,10 +15,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
+from unittest import mock
 
 import torch
 from benchmark_parts.measure import Bench, machine, measure_ceiling, name_of
@@ -182,6 +184,60 @@ def main_job(record: Record) -> Iterator[str]:
     yield done.stdout if done.returncode == 0 else _as_code(done.stderr.splitlines()[-20:])
 
 
+TILES = ((64, 4), (64, 8), (32, 4), (128, 8))  # queries and keys of a tile; warps, backward
+
+
+def triton_tiles(record: Record) -> Iterator[str]:
+    """The Triton kernel by other tiles and warps, causal, forward and backward: the fastest of each
+    line is to be what `tile_plan` and `backward_warps` choose there."""
+    length, dtype = 128 if record.quick else 2048, torch.bfloat16
+    mask = mt.causal_mask(length, device=record.device)
+    for width in (64, 24, 128):
+        if record.left < 0:
+            raise OutOfTime
+        shape = (3, 4, 8, length, width)
+        inputs = list(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+        inputs = [x.to(record.device, dtype) for x in inputs]
+        expected = _run(_attention("sdpa"), inputs, mask)
+        runs, said = {}, []
+        for tile, warps in TILES:
+            name = f"tiles of {tile}, {warps} warps"
+            try:
+                run = _by_tiles(tile, warps, inputs, mask)
+                worst = max(
+                    float((x - y).abs().max() / y.abs().max())
+                    for x, y in zip(run(), expected, strict=True)
+                )
+            except Exception as error:  # too large for this GPU, or no Triton
+                said.append(f"{name}: {_in_a_line(error)}")
+                continue
+            if worst < 0.05:
+                runs[name] = run
+            else:
+                said.append(f"{name}: **wrong**, off by {worst:.2g} of the largest number")
+        if runs:
+            found = record.compare(f"width {width}", runs, share=0.2)
+            times = {name: 1e3 * median(numbers["seconds"]) for name, numbers in found.items()}
+            listed = ", ".join(f"{name} {ms:.3g} ms" for name, ms in times.items())
+            said.insert(0, f"{listed}; the fastest: **{min(times, key=times.__getitem__)}**")
+        yield f"{name_of(dtype)}, length {length}, width {width}. {'. '.join(said)}.\n"
+
+
+def _by_tiles(
+    tile: int, warps: int, inputs: list[Tensor], mask: Tensor
+) -> Callable[[], list[Tensor]]:
+    from minitransformer.kernels import triton_attention as module
+
+    kernel = replace(module.triton_attention, plan=lambda mask, *_: module.tile_map(mask, tile))
+    prepared = kernel.prepare(mask, inputs[0], inputs[0].shape[1])
+
+    def run() -> list[Tensor]:
+        with mock.patch.object(module, "backward_warps", return_value=warps):
+            return _run(lambda *qkv: kernel(*qkv[:3], prepared)[0], inputs, mask)
+
+    return run
+
+
 PARTS: dict[str, Callable[[Record], Iterator[str] | Iterator[Group]]] = {
     "Device and versions": device_and_versions,
     "Tests": tests,
@@ -193,6 +249,7 @@ PARTS: dict[str, Callable[[Record], Iterator[str] | Iterator[Group]]] = {
     "Encoder and decoder": encoder_decoder,
     "Generation": generation,
     "The main job": main_job,
+    "Triton's tiles": triton_tiles,
 }
 KEPT = {"Attention alone": "e"} | {  # as sections of the benchmark
     title: name for title, part in PARTS.items() for name, one in SECTIONS.items() if one is part

@@ -145,6 +145,29 @@ def test_a_kernel_that_fails_in_training_costs_the_others_nothing(monkeypatch):
         assert f"| {name} | " in text
 
 
+def test_the_fastest_right_tiles_are_named(monkeypatch):
+    def by_tiles(tile, warps, inputs, mask):
+        def run():
+            time.sleep(0.01 * warps)
+            results = gpu_record._run(attention_of, inputs, mask)
+            return [x + 9 for x in results] if tile == 32 else results
+
+        if tile == 128:
+            raise RuntimeError("out of resources: shared memory")
+        return run
+
+    title = "Triton's tiles"
+    record = replace(record_of(), seconds=0.2)
+    refused = "\n".join(run_part(title, PARTS[title], record, False))
+    assert refused.count("8 warps: ") == 6
+    assert "fastest" not in refused
+    monkeypatch.setattr(gpu_record, "_by_tiles", by_tiles)
+    text = "\n".join(run_part(title, PARTS[title], record, False))
+    assert text.count("the fastest: **tiles of 64, 4 warps**") == 3
+    assert text.count("tiles of 32, 4 warps: **wrong**, off by ") == 3
+    assert text.count("tiles of 128, 8 warps: RuntimeError: out of resources") == 3
+
+
 @pytest.mark.parametrize("title", ["Tests", "The main job"])
 def test_what_is_cut_off_in_its_own_process_says_so(title, monkeypatch):
     def run(command, **options):

@@ -303,7 +303,7 @@ class _Attention(torch.autograd.Function):
         dq, dk, dv = map(_heads, gradients)
         rest, plan = (logsumexp, torch.empty_like(logsumexp), *ctx.rest), ctx.rest[0]
         row = max(q.padded.value, v.padded.value) * query.element_size()
-        options = {"num_warps": 4 if row <= 128 else 8, "num_stages": 2}  # else registers spill
+        options = {"num_warps": backward_warps(row), "num_stages": 2}
         with torch.cuda.device_of(query):
             attention_backward_query[(len(query) * query.shape[1] * plan.query_tiles,)](
                 q, k, v, o, do, dq, *rest, **options
@@ -312,6 +312,14 @@ class _Attention(torch.autograd.Function):
                 q, k, v, do, dk, dv, *rest, **options
             )
         return *gradients, None, None
+
+
+def backward_warps(row: int) -> int:
+    """How many warps share a tile whose rows have so many bytes: so many that few registers spill.
+
+    As the size of the tiles, this follows from scripts/compiled_kernels.md and was never timed.
+    """
+    return 4 if row <= 128 else 8
 
 
 def tile_plan(mask: Tensor, batch: int, heads: int, dtype: torch.dtype) -> TileMap:
