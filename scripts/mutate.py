@@ -39,7 +39,7 @@ TESTS = {  # where a mutant of a module is looked for
     "loss": ["loss"],
     "positions": ["masks", "layers"],
     "contract": ["attention", "contract", "layers", "loss", "masks"],
-    "layers": ["layers", "models"],
+    "layers": ["layers"],
     "models": ["models"],
     "inference/generation": ["decoding"],
     "training/loop": ["loop"],
