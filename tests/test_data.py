@@ -114,11 +114,12 @@ def test_pad_refuses_what_is_no_multiple(multiple_of):
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_pad_puts_labels_under_their_tokens(side):
-    labels = [[token + 100 for token in row] for row in ROWS]
-    batch = pad(ROWS, side=side, labels=labels)
-    expected = (batch.input_ids + 100).masked_fill(batch.attention_mask == 0, IGNORE_INDEX)
-    assert torch.equal(batch.labels, expected)
+def test_pad_puts_labels_and_segments_under_their_tokens(side):
+    more = [[token + 100 for token in row] for row in ROWS]
+    batch = pad(ROWS, side=side, labels=more, segment_ids=more)
+    padding = batch.attention_mask == 0
+    assert torch.equal(batch.labels, (batch.input_ids + 100).masked_fill(padding, IGNORE_INDEX))
+    assert torch.equal(batch.segment_ids, (batch.input_ids + 100).masked_fill(padding, 0))
 
 
 def test_pad_fills_with_zero_by_default():
@@ -298,6 +299,7 @@ def test_pack_pairs_fill_with_zero_by_default():
     [  # the lengths are drawn from these
         pytest.param((8, 36), (10, 10), 0.04, id="dates"),
         pytest.param((10, 60), (10, 60), 0.06, id="pairs"),
+        pytest.param((10, 60), (1, 40), 0.06, id="shorter targets"),
         pytest.param((1, 5), (100, 200), 0.06, id="far longer targets"),
     ],
 )
@@ -321,6 +323,8 @@ def test_rows_of_pairs_are_a_few_times_as_long_as_the_longest_source_where_nothi
     """A mask has the square of their length."""
     assert pack_pairs([[5] * 20] * 16, [[3]] * 16, None, BOS, EOS).source_ids.shape == (4, 80)
     assert pack_pairs([[5]] * 90, [[3]] * 90, None, BOS, EOS).source_ids.shape == (2, 45)
+    assert pack_pairs([[5]] * 65, [[3]] * 65, None, BOS, EOS).source_ids.shape == (5, 13)  # > 64
+    assert pack_pairs([[5]] * 2, [[3]] * 2, None, BOS, EOS).source_ids.shape == (1, 2)
     assert pack_pairs([], [], None, BOS, EOS).source_ids.shape == (0, 0)
 
 
@@ -328,6 +332,10 @@ def test_pack_pairs_of_empty_sources_into_rows_of_no_length():
     batch = pack_pairs([[], []], [[4], []], 0, BOS, EOS)
     assert batch.source_ids.shape[1] == 0
     assert sorted(flat(batch.labels, batch.target_mask)) == [[EOS], [4, EOS]]
+
+
+def test_target_rows_are_as_many_times_longer_as_the_targets_of_all_pairs():
+    assert pack_pairs([[5], [], []], [[4]] * 3, 1, BOS, EOS).target_ids.shape == (1, 6)
 
 
 @pytest.mark.parametrize("ratio", [0.6, 1.0, 1.7])
@@ -366,6 +374,7 @@ ROW_TOO_LONG_FOR_PACK = r"^rows\[1\] has 4 tokens, more than length = 3: split i
         (lambda: pad([[5]], labels=[[0.5]]), TypeError, r"labels\[0\] .* got 0.5"),
         (lambda: pad([[5, 6]], labels=[[5]]), ValueError, r"lengths of rows, \[2\], got \[1\]"),
         (lambda: pack([[5, 6]], 4, labels=[]), ValueError, r"lengths of rows, \[2\], got \[\]"),
+        (lambda: pad([[5]], segment_ids=[[0.5]]), TypeError, r"^segment_ids\[0\] .* got 0.5"),
         (lambda: pad_pairs([[5]], [], BOS, EOS), ValueError, "got 1 sources and 0 targets"),
         (lambda: pad_pairs([[5]], [[0.5]], BOS, EOS), TypeError, r"targets\[0\] .* got 0.5"),
         (lambda: pack_pairs([], [[5]], 4, BOS, EOS), ValueError, "got 0 sources and 1 targets"),
@@ -420,6 +429,41 @@ def test_to_moves_every_tensor(batch):
     for name in batch:
         assert (moved[name] is None) == (batch[name] is None)
         assert moved[name] is None or moved[name].device.type == "meta"
+
+
+@pytest.mark.parametrize(("device", "later"), [("cpu", False), ("meta", True)])
+def test_a_cpu_waits_for_its_copy(device, later, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Tensor, "to", lambda x, *_, **how: asked.append(how) or x)
+    pad(ROWS).to(device)
+    assert asked == [{"non_blocking": later}] * 2
+
+
+@pytest.mark.parametrize("batch", [pad(ROWS, labels=ROWS), pad_pairs(ROWS, ROWS, BOS, EOS)])
+def test_the_parts_of_a_batch_are_its_rows_in_turn(batch):
+    for number, rows in enumerate(([0, 2], [1, 3])):
+        part = batch.part(number, 2)
+        assert type(part) is type(batch)
+        for name, tensor in batch.items():
+            assert part[name] is tensor is None or torch.equal(part[name], tensor[rows])
+
+
+def test_a_part_without_rows_is_the_first_row_without_its_labels():
+    batch = pad(ROWS, labels=ROWS)
+    part = batch.part(5, 6)
+    assert torch.equal(part.input_ids, batch.input_ids[:1])
+    assert torch.equal(part.attention_mask, batch.attention_mask[:1])
+    assert part.labels.tolist() == [[IGNORE_INDEX] * 4]
+    assert part.segment_ids is None
+
+
+@pytest.mark.parametrize("batch", [pad(ROWS, labels=ROWS), pad_pairs(ROWS, ROWS, BOS, EOS)])
+def test_every_tensor_of_a_batch_is_pinned(batch, monkeypatch):
+    monkeypatch.setattr(Tensor, "pin_memory", lambda x: x + 100)
+    found = batch.pin_memory()
+    assert type(found) is type(batch)
+    for name, tensor in batch.items():
+        assert found[name] is tensor is None or torch.equal(found[name], tensor + 100)
 
 
 # ---- labels --------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from minitransformer import Config, MultiHeadAttention, causal_mask, padding_mask
+from minitransformer.cache import Cache
 from minitransformer.config import STYLES, Style
 from minitransformer.embedding import Embedding
 from minitransformer.kernels import KERNELS
@@ -255,14 +256,33 @@ def test_select_takes_tokens_of_all_rows(at):
     assert torch.equal(found, x if at is None else torch.stack([x[1, 2], x[0, 0], x[1, 2]]))
 
 
-def test_the_last_layer_of_a_stack_computes_what_is_selected():
-    stack, x, widths = large_init(Stack(config(), EncoderLayer, 3).double()), normal(2, 5, 16), []
-    for layer in stack.layers:
-        layer.register_forward_hook(lambda _, given, output: widths.append(output.shape[:-1]))
+@pytest.mark.parametrize(
+    ("layer", "count"), [(EncoderLayer, 3), (DecoderLayer, 3), (EncoderLayer, 0)]
+)
+def test_the_last_layer_of_a_stack_computes_what_is_selected(layer, count):
+    stack, x, widths = large_init(Stack(config(), layer, count).double()), normal(2, 5, 16), []
+    for part in stack.layers:
+        part.feed_forward.register_forward_hook(lambda _, x, y: widths.append(y.shape[:-1]))
+    memory = (x[:, :3], causal_mask(5)[..., :3]) if layer is DecoderLayer else ()
     at = torch.tensor([7, 0])
-    found = stack(x, causal_mask(5), None, at=at)
-    assert widths == [(2, 5), (2, 5), (2,)]
-    torch.testing.assert_close(found, select(stack(x, causal_mask(5), None), at))
+    found = stack(x, causal_mask(5), None, *memory, at=at)
+    assert widths == [(2, 5), (2, 5), (2,)][3 - count :]
+    torch.testing.assert_close(found, select(stack(x, causal_mask(5), None, *memory), at))
+
+
+@pytest.mark.parametrize("kind", [EncoderLayer, DecoderLayer])
+def test_every_attention_of_a_stack_keeps_what_it_reads_in_the_cache(kind):
+    stack, x, mask = large_init(Stack(config(), kind, 2).double()), normal(2, 5, 16), causal_mask(5)
+    cache = Cache()
+
+    def output(rows, *cache):
+        source = (x[:, :3], mask[:, :, rows, :3]) if kind is DecoderLayer else (None, None)
+        return stack(x[:, rows], mask[:, :, rows, : rows.stop], None, *source, *cache)
+
+    pieces = [output(slice(t, t + 1), cache) for t in range(5)]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), output(slice(0, 5)))
+    attentions = {part for part in stack.modules() if isinstance(part, MultiHeadAttention)}
+    assert cache.lengths.keys() == attentions
 
 
 def test_the_head_is_a_projection_which_bert_transforms_for():

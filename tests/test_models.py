@@ -35,6 +35,7 @@ from minitransformer.cache import Cache
 from minitransformer.embedding import Embedding
 from minitransformer.kernels import linear_cross_entropy as head_loss_module
 from minitransformer.kernels.linear_cross_entropy import linear_cross_entropy
+from minitransformer.layers import EncoderLayer
 
 VOCAB, WIDTH = 23, 16
 KINDS = {"encoder": EncoderOnly, "decoder": DecoderOnly, "both": EncoderDecoder}
@@ -597,13 +598,6 @@ def test_some_of_the_hidden_states_are_those_of_all(model):
     assert (some[mask.flatten()[at] == 0] == 0.0).all()
 
 
-def test_a_stack_without_layers_selects_too():
-    model = EncoderOnly(Config(VOCAB, WIDTH, num_layers=0, style="gpt2")).double()
-    ids, labels = torch.tensor([[1, 2, 3]]), torch.tensor([[-100, 5, -100]])
-    loss, logits = model.loss(ids, torch.ones_like(ids), labels), model(ids, torch.ones_like(ids))
-    torch.testing.assert_close(loss, cross_entropy(logits, labels))
-
-
 def test_loss_without_labels_is_zero_with_zero_gradients(model):
     inputs = inputs_of(model)
     loss, gradients = loss_and_gradients_of(model, inputs, torch.full_like(inputs[-2], -100))
@@ -853,18 +847,40 @@ def test_each_linear_layer_is_drawn_once(kind, monkeypatch):
     assert len(drawn) == sum(isinstance(module, nn.Linear) for module in model.modules())
 
 
+@pytest.mark.parametrize("kind", ["decoder", "both"])
 @pytest.mark.parametrize("mask", [[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 0, 1, 0, 0, 1, 1, 0]])
-def test_a_window_sees_so_many_tokens_wherever_the_padding_is(mask):
+def test_a_window_sees_so_many_tokens_wherever_the_padding_is(mask, kind):
     """Two layers with a window of 2: a token depends on itself and the two before, on no other."""
-    model = make_model("decoder", "gpt2", window=2)
+    model = make_model(kind, "gpt2", window=2)
     mask = torch.tensor([mask])
     ids = 5 + torch.arange(mask.shape[1])[None]
+    source = (ids, mask) if kind == "both" else ()
     *before, last = mask[0].nonzero().squeeze(1).tolist()
-    expected = model(ids, mask)[0, last]
+    expected = model(*source, ids, mask)[0, last]
     for age, place in enumerate(reversed(before), 1):
         changed = ids.clone()
         changed[0, place] = 1
-        assert torch.equal(model(changed, mask)[0, last], expected) == (age > 2), age
+        assert torch.equal(model(*source, changed, mask)[0, last], expected) == (age > 2), age
+
+
+def test_a_window_is_refused_by_the_model_that_has_none():
+    message = r"^a window is for decoders: EncoderOnly got window=2$"
+    with pytest.raises(ValueError, match=message):
+        EncoderOnly(Config(VOCAB, WIDTH, window=2))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_layer_rotates_by_the_positions_of_its_tokens(kind):
+    model, found = make_model(kind, "llama"), []
+    for layer in (part for part in model.modules() if isinstance(part, EncoderLayer)):
+        layer.register_forward_pre_hook(lambda _, given: found.append(torch.stack(given[2])))
+    inputs = inputs_of(model, "left", extra=1)
+    model(*inputs)
+    expected = [model.embedding(*read)[1] for read in zip(inputs[::2], inputs[1::2], strict=True)]
+    layers = model.config.num_layers
+    assert len(found) == layers * len(expected)
+    for number, rotation in enumerate(found):
+        assert torch.equal(rotation, torch.stack(expected[number // layers]))
 
 
 # ---- each layer needs its mask -----------------------------------------------------------------

@@ -221,7 +221,7 @@ def _lay_out(
     if side not in ("left", "right"):
         raise ValueError(f"side must be 'left' or 'right', got {side!r}")
 
-    def tensor(columns: list[list[int]], filler: int) -> Tensor:
+    def tensor(columns: list[list[int]] | dict[int, list[int]], filler: int) -> Tensor:
         filled: list[int] = []
         for bin in bins:
             tokens = [token for i in bin for token in columns[i]]
@@ -229,10 +229,10 @@ def _lay_out(
             filled += filler_tokens + tokens if side == "left" else tokens + filler_tokens
         return torch.tensor(filled, dtype=torch.int64).reshape(len(bins), length)
 
-    number = {i: n for bin in bins for n, i in enumerate(bin, 1)}  # of each document in its row
+    numbers = {i: [n] * len(rows[i]) for bin in bins for n, i in enumerate(bin, 1)}
     return Batch(
         tensor(rows, pad_id),
-        tensor([[number.get(i, 0)] * len(row) for i, row in enumerate(rows)], 0),
+        tensor(numbers, 0),
         None if labels is None else tensor(labels, IGNORE_INDEX),
         None if segment_ids is None else tensor(segment_ids, 0),
     )
@@ -282,7 +282,7 @@ def _even_rows(sizes: list[tuple[int, int]]) -> list[list[int]]:
     padding included.
     """
     sources = [source for source, _ in sizes]
-    longest = max(64, LONGEST * max(sources, default=0))
+    longest = max([64, *(LONGEST * source for source in sources)])
     fewest = max(1, ceil(sum(sources) / longest))
     attempts = [_share_out(sizes, count) for count in range(fewest, fewest + ATTEMPTS)]
     return min(attempts, key=lambda bins: len(bins) * sum(_fullest(sizes, bins)))
