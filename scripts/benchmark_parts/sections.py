@@ -7,6 +7,7 @@ what else there is to say about it. A group is plain data, as it stands in the f
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 from itertools import cycle
@@ -20,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import minitransformer as mt
 from benchmark_parts import peers
 from benchmark_parts.measure import Bench, Run, median, name_of, where_time_goes
-from benchmark_parts.peers import Builder, Size, initialize
+from benchmark_parts.peers import Builder, Ours, Size, initialize
 from minitransformer.data import Batch, PairBatch
 from minitransformer.inference.generation import stream_tokens
 from minitransformer.inference.prepacked import prepack
@@ -119,7 +120,12 @@ class Trainer:
     ):
         self.model = initialize(build(size)).to(device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, fused=True)
-        self.held_out, *training = [batch.to(device) for batch in batches]
+        there = [batch.to(device) for batch in batches]
+        if isinstance(self.model, Ours):  # labels stay on the CPU, as in `training.loop`
+            there = [
+                replace(new, labels=old.labels) for new, old in zip(there, batches, strict=True)
+            ]
+        self.held_out, *training = there
         self.batches = cycle(training)
         half = dtype != torch.float32
         self.autocast = lambda: torch.autocast(device.type, torch.bfloat16, enabled=half)
