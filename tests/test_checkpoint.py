@@ -296,15 +296,22 @@ def test_the_best_step_is_that_of_the_result_that_counts():
 # ---- a run ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def run_folder(tmp_path, task):
-    """Of a training that has ended."""
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory, task):
+    """The folder of a training that has ended."""
     training, run = new_training(task, evaluate_every=3)
-    saver = Saver(run, tmp_path / "run")
-    (tmp_path / "run").mkdir()
+    folder = tmp_path_factory.mktemp("ended") / "run"
+    folder.mkdir()
+    saver = Saver(run, folder)
     train(training, task, saver, quiet=True)
     saver.finish()
-    return tmp_path / "run"
+    return folder
+
+
+@pytest.fixture
+def run_folder(ended, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(ended, tmp_path / "run")
 
 
 def test_a_run_that_is_loaded_answers_as_the_one_that_was_saved(run_folder, task, steps):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import product
 from math import inf, log
 
+import numpy as np
 import pytest
 import torch
 from conftest import large_init
@@ -662,3 +663,17 @@ def test_a_model_that_cannot_write_is_refused(wrong):
         TypeError, match=f"^generate needs a DecoderOnly or EncoderDecoder, got {name}$"
     ):
         generate(wrong, *batch_of([[3]]), 2)
+
+
+def test_a_stream_refuses_at_the_call_what_cannot_be_used():
+    model, batch = counting_model(), batch_of([[3]])
+    with pytest.raises(ValueError, match="max_new_tokens must be an integer"):
+        stream_tokens(model, *batch, -1)
+    with pytest.raises(TypeError, match="integer"):
+        stream_tokens(model, *batch, 2, eos_id=2.5)
+
+
+@pytest.mark.parametrize("end", [np.int64(6), [np.int64(6), 7], torch.tensor([6, 7])])
+def test_an_end_may_be_an_integer_of_another_library(end):
+    model, batch = counting_model(), batch_of([[3]])
+    assert as_lists(generate(model, *batch, 9, eos_id=end)) == [[4, 5, 6]]

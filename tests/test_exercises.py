@@ -109,12 +109,12 @@ def test_an_instructor_may_keep_the_last_hint(capsys, tmp_path):
     finally:
         limit_hints(3)
     for to in EXPORTS:
-        export(["softmax"], to, tmp_path / to, hints=2)
+        export(["causal_mask"], to, tmp_path / to, hints=2)
         if to == "solutions":
             continue
         texts = [p.read_text() for p in (tmp_path / to).rglob("*") if p.suffix in (".py", ".ipynb")]
         assert any("limit_hints(2)" in text for text in texts)
-    export(["softmax"], "nbgrader", tmp_path / "all")
+    export(["causal_mask"], "nbgrader", tmp_path / "all")
     assert "limit_hints" not in next((tmp_path / "all").rglob("*.ipynb")).read_text()
 
 
@@ -619,8 +619,8 @@ def test_the_pytest_export_gives_the_same_scores(tmp_path):
 
 @pytest.mark.parametrize("to", EXPORTS)
 def test_an_exercise_named_twice_is_exported_once(to, tmp_path):
-    export(["softmax", "softmax"], to, tmp_path / "twice")
-    export(["softmax"], to, tmp_path / "once")
+    export(["causal_mask", "causal_mask"], to, tmp_path / "twice")
+    export(["causal_mask"], to, tmp_path / "once")
     for path in (tmp_path / "once").rglob("*.*"):
         twin = tmp_path / "twice" / path.relative_to(tmp_path / "once")
         assert path.read_bytes() == twin.read_bytes()

@@ -6,6 +6,7 @@ own: a slow test, in whose place CI runs this file with TRITON_INTERPRET=1. The 
 different, no tile divides them, and there are several tiles of each.
 """
 
+import importlib
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import torch
 from conftest import from_lengths
 from torch.autograd import grad
 
-from minitransformer import causal_mask, padding_mask, scaled_dot_product_attention
+from minitransformer import causal_mask, kernels, padding_mask, scaled_dot_product_attention
 
 pytest.importorskip("triton", minversion="3.3")
 
@@ -411,15 +412,21 @@ def test_a_second_derivative_is_refused(device):
         once.sum().backward()
 
 
-def test_a_triton_without_named_tuples_is_refused():
-    program = "import triton; triton.__version__ = '3.2.0'; import minitransformer.kernels."
-    command = [sys.executable, "-c", program + "triton_attention"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert "Triton 3.2.0 is too old: torch 2.7 or later brings 3.3" in done.stderr
+@pytest.fixture
+def import_anew(monkeypatch):
+    """Imports the module as if for the first time; the tests' own stays as it is."""
+    monkeypatch.delitem(sys.modules, module.__name__)
+    monkeypatch.setattr(kernels, "triton_attention", module)  # an import would set another
+    return lambda: importlib.import_module(module.__name__)
 
 
-def test_without_triton_the_message_names_the_extra():
-    program = "import sys; sys.modules['triton'] = None; import minitransformer.kernels."
-    command = [sys.executable, "-c", program + "triton_attention"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert "Triton is missing: pip install triton" in done.stderr
+def test_a_triton_without_named_tuples_is_refused(import_anew, monkeypatch):
+    monkeypatch.setattr(module.triton, "__version__", "3.2.0")
+    with pytest.raises(ImportError, match=r"Triton 3\.2\.0 is too old: torch 2\.7 or later brings"):
+        import_anew()
+
+
+def test_without_triton_the_message_names_the_extra(import_anew, monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)
+    with pytest.raises(ImportError, match="Triton is missing: pip install triton"):
+        import_anew()

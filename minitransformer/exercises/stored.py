@@ -180,10 +180,10 @@ def _is_mistake(node: ast.stmt) -> bool:
 
 def _without_unused(module: str, trees: dict[str, ast.Module]) -> bool:
     """Whether something was left out."""
-    nodes = [node for tree in trees.values() for node in ast.walk(tree)]
     imported = {
         alias.name
-        for node in nodes
+        for other in trees.values()
+        for node in other.body
         if isinstance(node, ast.ImportFrom) and node.module == f"{CHAPTERS}.{module}"
         for alias in node.names
     }
@@ -196,8 +196,13 @@ def _without_unused(module: str, trees: dict[str, ast.Module]) -> bool:
             kept += [ast.ImportFrom(node.module, names, 0)] if names else []
         elif not isinstance(node, ast.Assign | ast.FunctionDef) or _wanted(node, read | imported):
             kept.append(node)
-    before, tree.body = ast.dump(tree), kept
-    return ast.dump(tree) != before
+    before, tree.body = tree.body, kept
+    return _size(kept) < _size(before)
+
+
+def _size(body: list[ast.stmt]) -> int:
+    """How many statements there are; an import counts as the names that it brings."""
+    return sum(len(getattr(node, "names", [node])) for node in body)
 
 
 def _wanted(node: ast.Assign | ast.FunctionDef, names: set[str]) -> bool:

@@ -4,7 +4,8 @@
 stands beside it in the batch, wherever the padding is, each row gives what it would give alone.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from math import inf
 from numbers import Integral
@@ -77,7 +78,6 @@ def generate(
     return _as_rows(torch.cat([none, *(token.unsqueeze(1) for token in steps)], dim=1))
 
 
-@torch.no_grad()
 def stream_tokens(
     model: DecoderOnly | EncoderDecoder,
     input_ids: Tensor,
@@ -96,13 +96,19 @@ def stream_tokens(
     Between two tokens the model is the caller's: its mode is never touched, and if it is trained,
     the next token is written with the new weights (what a cache holds was read with the old ones).
     Where nothing trains it, `stream_tokens(prepack(model), ...)` is as fast as `generate`.
+    What cannot be used is refused at the call; the model first runs when a token is asked for.
     """
     _check_options(max_new_tokens, temperature, top_k, top_p)
     _check_prompts(model, attention_mask, max_new_tokens)
-    text = _Text(evaluation_view(model), input_ids, attention_mask, max_new_tokens, use_cache)
-    ends = _as_ids(eos_id, text.ids.device)
+    ends = _as_ids(eos_id, input_ids.device)
     pick = partial(choose, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
-    yield from _write(text, max_new_tokens, ends, pick)
+
+    @torch.no_grad()
+    def tokens() -> Iterator[Tensor]:
+        text = _Text(evaluation_view(model), input_ids, attention_mask, max_new_tokens, use_cache)
+        yield from _write(text, max_new_tokens, ends, pick)
+
+    return tokens()
 
 
 def choose(
@@ -329,8 +335,9 @@ def _last_real(mask: Tensor) -> Tensor:
 
 
 def _as_ids(eos_id: EosId, device: torch.device) -> Tensor:
-    ids = [] if eos_id is None else [eos_id] if isinstance(eos_id, int) else list(eos_id)
-    return torch.tensor(ids, dtype=torch.int64, device=device)
+    """(n,) int64, of None, an integer of any kind (Python's, NumPy's), or several."""
+    ids = [] if eos_id is None else list(eos_id) if isinstance(eos_id, Iterable) else [eos_id]
+    return torch.tensor([operator.index(one) for one in ids], dtype=torch.int64, device=device)
 
 
 def _check_options(
