@@ -65,5 +65,7 @@ class Kernel:
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager:
-    """Autocast is left, which the meta device does not have: scores keep their precision."""
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+    """Autocast is left, if it is on: scores keep their precision. The meta device has none."""
+    device = x.device.type
+    on = not x.is_meta and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else nullcontext()
