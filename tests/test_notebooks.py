@@ -82,13 +82,16 @@ def test_every_claim_of_the_entrance_has_a_verdict_and_an_assert():
         assert re.search(r"^ *assert ", sections[name], re.M), name
 
 
-def test_every_exercise_stands_in_its_chapter_once():
+def test_every_exercise_stands_in_its_chapter_once_in_one_order_everywhere():
     found = {
         name: int(source.stem[:2])
         for source in CHAPTERS
         for name in notebooks.EXERCISE.findall(source.read_text(encoding="utf-8"))
     }
     assert found == {name: one.chapter for name, one in EXERCISES.items()}
+    index = (FOLDER / "README.md").read_text(encoding="utf-8").partition("| chapter |")[2]
+    listed = [name for name in re.findall(r"`(\w+)`", index) if name in EXERCISES]
+    assert list(dict.fromkeys(listed)) == list(found) == list(EXERCISES)
 
 
 def solution_of(exercise):

@@ -175,6 +175,161 @@ sinusoidal_positions.mistake(
 )
 
 
+def _two_texts(
+    draw: Draw, batch: int, targets: int, sources: int, sides: tuple[str, str]
+) -> tuple[Tensor, Tensor]:
+    """The masks of targets and sources, each padded on its side."""
+    return (
+        draw.attention_mask(batch, targets, sides[0]),
+        draw.attention_mask(batch, sources, sides[1]),
+    )
+
+
+@exercise(
+    "A mask for cross-attention",
+    chapter=6,
+    about="""In cross-attention the queries are the tokens of the target and the keys those of the
+        source: two texts, two lengths, two paddings, one mask. It is not causal: the source has
+        been read to its end before the target is written.""",
+    hints=[
+        "It is the padding mask of chapter 1, with two texts: a query may attend to a key if both "
+        "are real tokens.",
+        "Queries go down and keys across. query_mask[:, None, :, None] has the targets down; what "
+        "has the sources across?",
+        "(query_mask != 0)[:, None, :, None] & (key_mask != 0)[:, None, None, :]",
+    ],
+    inputs=lambda draw: {
+        "one target and one source without padding": (
+            torch.ones(1, 2, dtype=torch.int64),
+            torch.ones(1, 3, dtype=torch.int64),
+        ),
+        "a padded source": (torch.ones(1, 3, dtype=torch.int64), torch.tensor([[1, 1, 1, 0]])),
+        "a padded target": (torch.tensor([[1, 1, 0]]), torch.ones(1, 4, dtype=torch.int64)),
+        "three pairs, padded on the right": _two_texts(draw, 3, 4, 6, ("right", "right")),
+        "four pairs, the target padded on the left": _two_texts(draw, 4, 5, 3, ("left", "right")),
+        "four pairs, the source padded on the left": _two_texts(draw, 4, 3, 5, ("right", "left")),
+        "as many targets as sources": _two_texts(draw, 3, 5, 5, ("right", "left")),
+    },
+    edges=lambda draw: {
+        "a source of padding alone": (
+            torch.tensor([[1, 1, 1], [1, 1, 0]]),
+            torch.tensor([[1, 0], [0, 0]]),
+        ),
+        "a target of padding alone": (
+            torch.tensor([[0, 0], [1, 1]]),
+            torch.tensor([[1, 1, 0], [1, 1, 1]]),
+        ),
+        "padding between tokens": (
+            torch.tensor([[1, 0, 1], [0, 1, 1]]),
+            torch.tensor([[1, 0, 1, 0], [1, 1, 0, 1]]),
+        ),
+    },
+)
+def cross_mask(query_mask: Tensor, key_mask: Tensor) -> Tensor:
+    """True where the query, a token of the target, and the key, a token of the source, are real.
+
+    The row of a padded query is all False.
+
+    query_mask: (batch, targets) int64, 1 = real token, 0 = padding
+    key_mask: (batch, sources) int64, likewise; both of the same batch, the lengths may differ
+    returns: (batch, 1, targets, sources) bool; the axis of 1 is for the heads
+    """
+    ### BEGIN SOLUTION
+    queries, keys = query_mask != 0, key_mask != 0
+    return queries[:, None, :, None] & keys[:, None, None, :]
+    ### END SOLUTION
+
+
+PAIR = "queries[:, None, :, None] & keys[:, None, None, :]"
+cross_mask.mistake(
+    """Only padded keys are hidden: a padded query still attends to the source. A padded query's row
+    should be all False.""",
+    {"queries[:, None, :, None] & ": "torch.ones_like(queries)[:, None, :, None] & "},
+    {"queries[:, None, :, None] & ": ""},
+)
+cross_mask.mistake(
+    """Only padded queries are hidden: a real query still collects what padded keys of the source
+    hold.""",
+    {"& keys[": "& torch.ones_like(keys)["},
+    {" & keys[:, None, None, :]": ""},
+)
+cross_mask.mistake(
+    """Queries and keys have changed places: the rows of the mask are queries, tokens of the target,
+    and its columns keys, tokens of the source.""",
+    {PAIR: "queries[:, None, None, :] & keys[:, None, :, None]"},
+)
+cross_mask.mistake(
+    """The mask is upside down: True where it hides. Here True means "may attend".""",
+    {PAIR: f"~({PAIR})"},
+)
+cross_mask.mistake(
+    "Padding is taken for real, and real tokens for padding: 1 is a real token.",
+    {"query_mask != 0, key_mask != 0": "query_mask == 0, key_mask == 0"},
+)
+cross_mask.mistake(
+    "A pair is allowed as soon as the query or the key is real. Both must be.",
+    {"None] & keys": "None] | keys"},
+)
+cross_mask.mistake(
+    """What is compared are the two numbers of a pair, whether they are alike, not whether both are
+    1: padding attends to padding, or real tokens to padding.""",
+    {"None] & keys": "None] == keys"},
+    {"None] & keys": "None] != keys"},
+)
+cross_mask.mistake(
+    """The mask is causal. Nothing of the source is in the future: it has been read to its end
+    before the target is written.""",
+    {PAIR: f"({PAIR}).tril()"},
+    {PAIR: f"({PAIR}).tril(keys.shape[1] - queries.shape[1])"},
+)
+cross_mask.mistake(
+    """This is the mask of self-attention: one of the two texts is used for queries and keys alike.
+    """,
+    {"key_mask != 0": "query_mask != 0"},
+    {"= query_mask != 0": "= key_mask != 0"},
+)
+cross_mask.mistake(
+    "Every pair of texts has the mask of the first one.",
+    {"keys[:, None, None, :]": "keys[:1, None, None, :]"},
+    {"queries[:, None, :, None]": "queries[:1, None, :, None]"},
+    {PAIR: f"({PAIR})[:1].expand(len(keys), -1, -1, -1)"},
+)
+cross_mask.mistake(
+    """The axis for the heads is missing, or stands elsewhere: (batch, 1, targets, sources) is
+    wanted, so that one mask serves every head.""",
+    {PAIR: "queries[:, :, None] & keys[:, None, :]"},
+    {PAIR: "(queries[:, :, None] & keys[:, None, :])[None]"},
+    {PAIR: "(queries[:, :, None] & keys[:, None, :])[:, :, None]"},
+)
+cross_mask.mistake(
+    """These are numbers, not True and False: ~ and masked_fill do something else with them.
+    Compare with 0, or end with .bool().""",
+    {PAIR: f"({PAIR}).long()"},
+    {PAIR: f"({PAIR}).float()"},
+    {PAIR: f"({PAIR}).int()"},
+)
+cross_mask.mistake(
+    """This is what is added to the scores, 0 and a large negative number. A mask of True and False
+    is wanted.""",
+    {PAIR: f"torch.where({PAIR}, 0.0, float('-inf'))"},
+    {PAIR: f"torch.where({PAIR}, 0.0, -1e9)"},
+)
+cross_mask.mistake(
+    """Real tokens are counted, and then taken to stand on one side, all on the left or all on the
+    right. Padding may stand on either: ask the masks at each position.""",
+    {
+        "query_mask != 0, key_mask != 0": "(torch.arange(m.shape[1]) < m.sum(dim=1)[:, None] "
+        "for m in (query_mask, key_mask))"
+    },
+    {"key_mask != 0": "torch.arange(key_mask.shape[1]) < key_mask.sum(dim=1)[:, None]"},
+    {"= query_mask != 0": "= torch.arange(query_mask.shape[1]) < query_mask.sum(dim=1)[:, None]"},
+    {
+        "query_mask != 0, key_mask != 0": "(torch.arange(m.shape[1]) >= m.shape[1] - "
+        "m.sum(dim=1)[:, None] for m in (query_mask, key_mask))"
+    },
+)
+
+
 def _decoder_layer_arguments(draw: Draw, mask: Tensor, memory_mask: Tensor, width: int) -> tuple:
     batch, _, length, source = memory_mask.shape
     x, memory = draw.normal(batch, length, width), draw.normal(batch, source, width)
@@ -456,158 +611,3 @@ def each_part_is_called_once(fn, draw: Draw):
     counted = [Counted(part) for part in (own, cross, feed_forward, *norms)]
     fn(*arguments, *counted[:3], counted[3:])
     expect_each_called_once(dict(zip(names, counted, strict=True)))
-
-
-def _two_texts(
-    draw: Draw, batch: int, targets: int, sources: int, sides: tuple[str, str]
-) -> tuple[Tensor, Tensor]:
-    """The masks of targets and sources, each padded on its side."""
-    return (
-        draw.attention_mask(batch, targets, sides[0]),
-        draw.attention_mask(batch, sources, sides[1]),
-    )
-
-
-@exercise(
-    "A mask for cross-attention",
-    chapter=6,
-    about="""In cross-attention the queries are the tokens of the target and the keys those of the
-        source: two texts, two lengths, two paddings, one mask. It is not causal: the source has
-        been read to its end before the target is written.""",
-    hints=[
-        "It is the padding mask of chapter 1, with two texts: a query may attend to a key if both "
-        "are real tokens.",
-        "Queries go down and keys across. query_mask[:, None, :, None] has the targets down; what "
-        "has the sources across?",
-        "(query_mask != 0)[:, None, :, None] & (key_mask != 0)[:, None, None, :]",
-    ],
-    inputs=lambda draw: {
-        "one target and one source without padding": (
-            torch.ones(1, 2, dtype=torch.int64),
-            torch.ones(1, 3, dtype=torch.int64),
-        ),
-        "a padded source": (torch.ones(1, 3, dtype=torch.int64), torch.tensor([[1, 1, 1, 0]])),
-        "a padded target": (torch.tensor([[1, 1, 0]]), torch.ones(1, 4, dtype=torch.int64)),
-        "three pairs, padded on the right": _two_texts(draw, 3, 4, 6, ("right", "right")),
-        "four pairs, the target padded on the left": _two_texts(draw, 4, 5, 3, ("left", "right")),
-        "four pairs, the source padded on the left": _two_texts(draw, 4, 3, 5, ("right", "left")),
-        "as many targets as sources": _two_texts(draw, 3, 5, 5, ("right", "left")),
-    },
-    edges=lambda draw: {
-        "a source of padding alone": (
-            torch.tensor([[1, 1, 1], [1, 1, 0]]),
-            torch.tensor([[1, 0], [0, 0]]),
-        ),
-        "a target of padding alone": (
-            torch.tensor([[0, 0], [1, 1]]),
-            torch.tensor([[1, 1, 0], [1, 1, 1]]),
-        ),
-        "padding between tokens": (
-            torch.tensor([[1, 0, 1], [0, 1, 1]]),
-            torch.tensor([[1, 0, 1, 0], [1, 1, 0, 1]]),
-        ),
-    },
-)
-def cross_mask(query_mask: Tensor, key_mask: Tensor) -> Tensor:
-    """True where the query, a token of the target, and the key, a token of the source, are real.
-
-    The row of a padded query is all False.
-
-    query_mask: (batch, targets) int64, 1 = real token, 0 = padding
-    key_mask: (batch, sources) int64, likewise; both of the same batch, the lengths may differ
-    returns: (batch, 1, targets, sources) bool; the axis of 1 is for the heads
-    """
-    ### BEGIN SOLUTION
-    queries, keys = query_mask != 0, key_mask != 0
-    return queries[:, None, :, None] & keys[:, None, None, :]
-    ### END SOLUTION
-
-
-PAIR = "queries[:, None, :, None] & keys[:, None, None, :]"
-cross_mask.mistake(
-    """Only padded keys are hidden: a padded query still attends to the source. A padded query's row
-    should be all False.""",
-    {"queries[:, None, :, None] & ": "torch.ones_like(queries)[:, None, :, None] & "},
-    {"queries[:, None, :, None] & ": ""},
-)
-cross_mask.mistake(
-    """Only padded queries are hidden: a real query still collects what padded keys of the source
-    hold.""",
-    {"& keys[": "& torch.ones_like(keys)["},
-    {" & keys[:, None, None, :]": ""},
-)
-cross_mask.mistake(
-    """Queries and keys have changed places: the rows of the mask are queries, tokens of the target,
-    and its columns keys, tokens of the source.""",
-    {PAIR: "queries[:, None, None, :] & keys[:, None, :, None]"},
-)
-cross_mask.mistake(
-    """The mask is upside down: True where it hides. Here True means "may attend".""",
-    {PAIR: f"~({PAIR})"},
-)
-cross_mask.mistake(
-    "Padding is taken for real, and real tokens for padding: 1 is a real token.",
-    {"query_mask != 0, key_mask != 0": "query_mask == 0, key_mask == 0"},
-)
-cross_mask.mistake(
-    "A pair is allowed as soon as the query or the key is real. Both must be.",
-    {"None] & keys": "None] | keys"},
-)
-cross_mask.mistake(
-    """What is compared are the two numbers of a pair, whether they are alike, not whether both are
-    1: padding attends to padding, or real tokens to padding.""",
-    {"None] & keys": "None] == keys"},
-    {"None] & keys": "None] != keys"},
-)
-cross_mask.mistake(
-    """The mask is causal. Nothing of the source is in the future: it has been read to its end
-    before the target is written.""",
-    {PAIR: f"({PAIR}).tril()"},
-    {PAIR: f"({PAIR}).tril(keys.shape[1] - queries.shape[1])"},
-)
-cross_mask.mistake(
-    """This is the mask of self-attention: one of the two texts is used for queries and keys alike.
-    """,
-    {"key_mask != 0": "query_mask != 0"},
-    {"= query_mask != 0": "= key_mask != 0"},
-)
-cross_mask.mistake(
-    "Every pair of texts has the mask of the first one.",
-    {"keys[:, None, None, :]": "keys[:1, None, None, :]"},
-    {"queries[:, None, :, None]": "queries[:1, None, :, None]"},
-    {PAIR: f"({PAIR})[:1].expand(len(keys), -1, -1, -1)"},
-)
-cross_mask.mistake(
-    """The axis for the heads is missing, or stands elsewhere: (batch, 1, targets, sources) is
-    wanted, so that one mask serves every head.""",
-    {PAIR: "queries[:, :, None] & keys[:, None, :]"},
-    {PAIR: "(queries[:, :, None] & keys[:, None, :])[None]"},
-    {PAIR: "(queries[:, :, None] & keys[:, None, :])[:, :, None]"},
-)
-cross_mask.mistake(
-    """These are numbers, not True and False: ~ and masked_fill do something else with them.
-    Compare with 0, or end with .bool().""",
-    {PAIR: f"({PAIR}).long()"},
-    {PAIR: f"({PAIR}).float()"},
-    {PAIR: f"({PAIR}).int()"},
-)
-cross_mask.mistake(
-    """This is what is added to the scores, 0 and a large negative number. A mask of True and False
-    is wanted.""",
-    {PAIR: f"torch.where({PAIR}, 0.0, float('-inf'))"},
-    {PAIR: f"torch.where({PAIR}, 0.0, -1e9)"},
-)
-cross_mask.mistake(
-    """Real tokens are counted, and then taken to stand on one side, all on the left or all on the
-    right. Padding may stand on either: ask the masks at each position.""",
-    {
-        "query_mask != 0, key_mask != 0": "(torch.arange(m.shape[1]) < m.sum(dim=1)[:, None] "
-        "for m in (query_mask, key_mask))"
-    },
-    {"key_mask != 0": "torch.arange(key_mask.shape[1]) < key_mask.sum(dim=1)[:, None]"},
-    {"= query_mask != 0": "= torch.arange(query_mask.shape[1]) < query_mask.sum(dim=1)[:, None]"},
-    {
-        "query_mask != 0, key_mask != 0": "(torch.arange(m.shape[1]) >= m.shape[1] - "
-        "m.sum(dim=1)[:, None] for m in (query_mask, key_mask))"
-    },
-)

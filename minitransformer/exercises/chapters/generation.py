@@ -341,6 +341,179 @@ def a_row_that_has_ended_is_read_no_further(fn, draw: Draw):
     )
 
 
+def _draws(
+    draw: Draw, batch: int, vocabulary: int, temperature: float, top_k: int, top_p: float
+) -> tuple:
+    """Arguments of sample, with a number for each row."""
+    u = torch.rand(batch, generator=draw.generator)
+    return draw.normal(batch, vocabulary) * 1.5, temperature, top_k, top_p, u
+
+
+def _log(*probabilities: float) -> Tensor:
+    return torch.tensor([probabilities]).log()
+
+
+@exercise(
+    "Sampling with temperature, top-k and top-p",
+    chapter=9,
+    about="""The likeliest token every time makes dull texts, and a draw from all of them makes
+        slips. Between the two: sharpen (temperature), cut off the tail by count (top-k) or by
+        probability (top-p, the nucleus of Holtzman et al. 2020, arXiv:1904.09751), then draw.""",
+    hints=[
+        "Divide by the temperature, sort each row with the likeliest first, and take the softmax "
+        "of the first top_k: these are the probabilities that top_p cuts.",
+        "In the sorted row, what stands before a token sums to cumsum - its own probability. It "
+        "stays where that is below top_p, so the first always does. Then let each row sum to 1.",
+        "Bring the probabilities back: torch.zeros_like(logits).scatter(-1, order[:, :top_k], "
+        "kept). The token is the number of ids whose cumsum, in the order of ids, is at most u.",
+    ],
+    inputs=lambda draw: {
+        "one row, nothing cut off": (_log(0.3, 0.5, 0.2), 1.0, 3, 1.0, torch.tensor([0.9])),
+        "a temperature of 2": _draws(draw, 3, 5, 2.0, 5, 1.0),
+        "a temperature of 0.5": _draws(draw, 2, 6, 0.5, 6, 1.0),
+        "a top_k of 2": (_log(0.15, 0.4, 0.05, 0.3, 0.1), 1.0, 2, 1.0, torch.tensor([0.8])),
+        "a top_k": _draws(draw, 4, 7, 1.0, draw.integer(3, 5), 1.0),
+        "a top_p of 0.6": (_log(0.15, 0.4, 0.05, 0.3, 0.1), 1.0, 5, 0.6, torch.tensor([0.3])),
+        "a top_p": _draws(draw, 5, 8, 1.0, 8, draw.integer(70, 90) / 100),
+        "a top_k of 3 and a top_p of 0.7": (
+            _log(0.06, 0.25, 0.3, 0.1, 0.2, 0.09),
+            1.0,
+            3,
+            0.7,
+            torch.tensor([0.55]),
+        ),
+        "all of them": _draws(draw, 6, 9, 1.5, 6, draw.integer(60, 80) / 100),
+    },
+    edges=lambda draw: {
+        "a top_p that the first token exceeds": _draws(draw, 4, 6, 1.0, 6, 0.01),
+        "a top_k of 1": _draws(draw, 4, 6, 1.0, 1, 1.0),
+        "a top_k above the vocabulary": _draws(draw, 3, 4, 1.0, 10, 0.9),
+        "a u of 0": (_log(0.1, 0.3, 0.4, 0.2), 1.0, 2, 1.0, torch.zeros(1)),
+        "a u near 1": (_log(0.3, 0.4, 0.2, 0.1), 1.0, 2, 1.0, torch.tensor([0.9999])),
+        "a temperature of 0.01": _draws(draw, 3, 5, 0.01, 5, 1.0),
+    },
+    points=4,
+)
+def sample(
+    logits: Tensor, temperature: float, top_k: int, top_p: float, u: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The probabilities from which the next token is drawn, and the token drawn by u.
+
+    1. The logits are divided by the temperature.
+    2. Top-k: the top_k likeliest tokens stay, all if there are no more than that. Their
+    probabilities, the softmax over them alone, sum to 1.
+    3. Top-p: of these a token stays if the likelier ones before it sum to less than top_p. So the
+    first always stays, and so does the one with which the sum reaches top_p.
+    4. The probabilities of those that stay are divided by their sum; all others are 0.
+    5. The token is the first id, in the order of ids, at which the sum of the probabilities up to
+    and including it is above u. A token of probability 0 is never drawn.
+
+    logits: (batch, vocabulary) float, no two of a row alike; temperature > 0; top_k >= 1
+    top_p: above 0, at most 1; u: (batch,) float, 0 <= u < 1, a number for each row
+    returns: the probabilities, (batch, vocabulary) float, column i that of token i, and the tokens,
+    (batch,) int64
+    """
+    ### BEGIN SOLUTION
+    ordered, order = (logits / temperature).sort(dim=-1, descending=True)
+    kept = ordered[:, :top_k].softmax(dim=-1)
+    before = kept.cumsum(dim=-1) - kept
+    kept = kept.masked_fill(before >= top_p, 0.0)
+    kept = kept / kept.sum(dim=-1, keepdim=True)
+    probabilities = torch.zeros_like(logits).scatter(-1, order[:, :top_k], kept)
+    sums = probabilities.cumsum(dim=-1)
+    tokens = (sums <= u[:, None] * sums[:, -1:]).sum(dim=-1)
+    return probabilities, tokens
+    ### END SOLUTION
+
+
+TOKENS = "(sums <= u[:, None] * sums[:, -1:]).sum(dim=-1)"
+RANKS = "(kept.cumsum(dim=-1) <= u[:, None]).sum(dim=-1)"
+AFTER_TOP_K = "ordered[:, :top_k].softmax(dim=-1)"
+SCATTERED = "torch.zeros_like(logits).scatter(-1, order[:, :top_k], kept)"
+sample.mistake(
+    """The logits are multiplied by the temperature. Divided by it, a high temperature makes the
+    probabilities more alike.""",
+    {"logits / temperature": "logits * temperature"},
+)
+sample.mistake(
+    """The temperature divides probabilities. It divides the logits: after a softmax it is too late.
+    """,
+    {"(logits / temperature)": "(logits.softmax(dim=-1) / temperature)"},
+    {
+        "(logits / temperature)": "logits",
+        AFTER_TOP_K: f"{AFTER_TOP_K} / temperature",
+    },
+)
+sample.mistake(
+    """The temperature comes after the cut. It comes first: what top_p cuts are the probabilities at
+    this temperature.""",
+    {
+        "(logits / temperature)": "logits",
+        "kept = kept / kept": "kept = kept ** (1 / temperature)\n    kept = kept / kept",
+    },
+)
+sample.mistake(
+    "top_k is not used, or one token too many stays.",
+    {"[:, :top_k]": "[:, : top_k + 1]"},
+    {"[:, :top_k]": ""},
+)
+sample.mistake(
+    """top_p is held against probabilities of the whole vocabulary. Top-k comes first: what it
+    leaves sums to 1 again before top_p cuts.""",
+    {AFTER_TOP_K: "ordered.softmax(dim=-1)[:, :top_k]"},
+)
+sample.mistake(
+    "top_p is not used.",
+    {"    kept = kept.masked_fill(before >= top_p, 0.0)\n": ""},
+)
+sample.mistake(
+    """The token with which the sum reaches top_p is cut off. It stays, or less than top_p is left,
+    and nothing at all where the first token alone exceeds it.""",
+    {"before >= top_p": "kept.cumsum(dim=-1) > top_p"},
+    {"before >= top_p": "kept.cumsum(dim=-1) >= top_p"},
+    {"before >= top_p": "(kept.cumsum(dim=-1) > top_p) & (before > 0)"},
+)
+sample.mistake(
+    "One token too many stays: those before it sum to top_p already.",
+    {"before >= top_p": "F.pad(before, (1, 0))[:, :-1] >= top_p"},
+)
+sample.mistake(
+    "top_p is used as the share that is cut off. It is the share that stays.",
+    {">= top_p": ">= 1 - top_p"},
+    {">= top_p": "> 1 - top_p"},
+)
+sample.mistake(
+    "The probabilities do not sum to 1: after the cut, divide them by their sum.",
+    {"    kept = kept / kept.sum(dim=-1, keepdim=True)\n": ""},
+)
+sample.mistake(
+    """The probabilities, and the tokens, stand in sorted order. Column i belongs to token i: bring
+    them back before you draw.""",
+    {SCATTERED: "F.pad(kept, (0, logits.shape[-1] - kept.shape[-1]))"},
+)
+sample.mistake(
+    """The draw goes through the sorted row, the likeliest first. It goes in the order of ids: there
+    the same u gives another token, and a place in the sorted row is not an id.""",
+    {TOKENS: f"order.gather(-1, {RANKS}[:, None])[:, 0]"},
+    {TOKENS: RANKS},
+)
+sample.mistake(
+    "The likeliest token is taken, whatever u is: that is greedy decoding.",
+    {TOKENS: "probabilities.argmax(dim=-1)"},
+)
+sample.mistake(
+    """The token is the neighbor of the one drawn: the first whose sum is above u is wanted, so its
+    id is the number of sums that are not.""",
+    {TOKENS: f"{TOKENS} - 1"},
+    {TOKENS: f"{TOKENS} + 1"},
+)
+sample.mistake(
+    """With u = 0 a token of probability 0 can be drawn: the sum must be above u, not just reach it.
+    """,
+    {"sums <= u": "sums < u"},
+)
+
+
 def _steps(draw: Draw) -> Inputs:
     """New tokens, and what was read before them."""
 
@@ -941,177 +1114,4 @@ beam_search.mistake(
     "The search starts with a token that nobody asked for. The first text is empty.",
     {"[([], 0.0)]": "[([0], 0.0)]"},
     {"[([], 0.0)]": "[([0], 0.0)]", "return beams[0]": "return beams[0][0][1:], beams[0][1]"},
-)
-
-
-def _draws(
-    draw: Draw, batch: int, vocabulary: int, temperature: float, top_k: int, top_p: float
-) -> tuple:
-    """Arguments of sample, with a number for each row."""
-    u = torch.rand(batch, generator=draw.generator)
-    return draw.normal(batch, vocabulary) * 1.5, temperature, top_k, top_p, u
-
-
-def _log(*probabilities: float) -> Tensor:
-    return torch.tensor([probabilities]).log()
-
-
-@exercise(
-    "Sampling with temperature, top-k and top-p",
-    chapter=9,
-    about="""The likeliest token every time makes dull texts, and a draw from all of them makes
-        slips. Between the two: sharpen (temperature), cut off the tail by count (top-k) or by
-        probability (top-p, the nucleus of Holtzman et al. 2020, arXiv:1904.09751), then draw.""",
-    hints=[
-        "Divide by the temperature, sort each row with the likeliest first, and take the softmax "
-        "of the first top_k: these are the probabilities that top_p cuts.",
-        "In the sorted row, what stands before a token sums to cumsum - its own probability. It "
-        "stays where that is below top_p, so the first always does. Then let each row sum to 1.",
-        "Bring the probabilities back: torch.zeros_like(logits).scatter(-1, order[:, :top_k], "
-        "kept). The token is the number of ids whose cumsum, in the order of ids, is at most u.",
-    ],
-    inputs=lambda draw: {
-        "one row, nothing cut off": (_log(0.3, 0.5, 0.2), 1.0, 3, 1.0, torch.tensor([0.9])),
-        "a temperature of 2": _draws(draw, 3, 5, 2.0, 5, 1.0),
-        "a temperature of 0.5": _draws(draw, 2, 6, 0.5, 6, 1.0),
-        "a top_k of 2": (_log(0.15, 0.4, 0.05, 0.3, 0.1), 1.0, 2, 1.0, torch.tensor([0.8])),
-        "a top_k": _draws(draw, 4, 7, 1.0, draw.integer(3, 5), 1.0),
-        "a top_p of 0.6": (_log(0.15, 0.4, 0.05, 0.3, 0.1), 1.0, 5, 0.6, torch.tensor([0.3])),
-        "a top_p": _draws(draw, 5, 8, 1.0, 8, draw.integer(70, 90) / 100),
-        "a top_k of 3 and a top_p of 0.7": (
-            _log(0.06, 0.25, 0.3, 0.1, 0.2, 0.09),
-            1.0,
-            3,
-            0.7,
-            torch.tensor([0.55]),
-        ),
-        "all of them": _draws(draw, 6, 9, 1.5, 6, draw.integer(60, 80) / 100),
-    },
-    edges=lambda draw: {
-        "a top_p that the first token exceeds": _draws(draw, 4, 6, 1.0, 6, 0.01),
-        "a top_k of 1": _draws(draw, 4, 6, 1.0, 1, 1.0),
-        "a top_k above the vocabulary": _draws(draw, 3, 4, 1.0, 10, 0.9),
-        "a u of 0": (_log(0.1, 0.3, 0.4, 0.2), 1.0, 2, 1.0, torch.zeros(1)),
-        "a u near 1": (_log(0.3, 0.4, 0.2, 0.1), 1.0, 2, 1.0, torch.tensor([0.9999])),
-        "a temperature of 0.01": _draws(draw, 3, 5, 0.01, 5, 1.0),
-    },
-    points=4,
-)
-def sample(
-    logits: Tensor, temperature: float, top_k: int, top_p: float, u: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The probabilities from which the next token is drawn, and the token drawn by u.
-
-    1. The logits are divided by the temperature.
-    2. Top-k: the top_k likeliest tokens stay, all if there are no more than that. Their
-    probabilities, the softmax over them alone, sum to 1.
-    3. Top-p: of these a token stays if the likelier ones before it sum to less than top_p. So the
-    first always stays, and so does the one with which the sum reaches top_p.
-    4. The probabilities of those that stay are divided by their sum; all others are 0.
-    5. The token is the first id, in the order of ids, at which the sum of the probabilities up to
-    and including it is above u. A token of probability 0 is never drawn.
-
-    logits: (batch, vocabulary) float, no two of a row alike; temperature > 0; top_k >= 1
-    top_p: above 0, at most 1; u: (batch,) float, 0 <= u < 1, a number for each row
-    returns: the probabilities, (batch, vocabulary) float, column i that of token i, and the tokens,
-    (batch,) int64
-    """
-    ### BEGIN SOLUTION
-    ordered, order = (logits / temperature).sort(dim=-1, descending=True)
-    kept = ordered[:, :top_k].softmax(dim=-1)
-    before = kept.cumsum(dim=-1) - kept
-    kept = kept.masked_fill(before >= top_p, 0.0)
-    kept = kept / kept.sum(dim=-1, keepdim=True)
-    probabilities = torch.zeros_like(logits).scatter(-1, order[:, :top_k], kept)
-    sums = probabilities.cumsum(dim=-1)
-    tokens = (sums <= u[:, None] * sums[:, -1:]).sum(dim=-1)
-    return probabilities, tokens
-    ### END SOLUTION
-
-
-TOKENS = "(sums <= u[:, None] * sums[:, -1:]).sum(dim=-1)"
-RANKS = "(kept.cumsum(dim=-1) <= u[:, None]).sum(dim=-1)"
-AFTER_TOP_K = "ordered[:, :top_k].softmax(dim=-1)"
-SCATTERED = "torch.zeros_like(logits).scatter(-1, order[:, :top_k], kept)"
-sample.mistake(
-    """The logits are multiplied by the temperature. Divided by it, a high temperature makes the
-    probabilities more alike.""",
-    {"logits / temperature": "logits * temperature"},
-)
-sample.mistake(
-    """The temperature divides probabilities. It divides the logits: after a softmax it is too late.
-    """,
-    {"(logits / temperature)": "(logits.softmax(dim=-1) / temperature)"},
-    {
-        "(logits / temperature)": "logits",
-        AFTER_TOP_K: f"{AFTER_TOP_K} / temperature",
-    },
-)
-sample.mistake(
-    """The temperature comes after the cut. It comes first: what top_p cuts are the probabilities at
-    this temperature.""",
-    {
-        "(logits / temperature)": "logits",
-        "kept = kept / kept": "kept = kept ** (1 / temperature)\n    kept = kept / kept",
-    },
-)
-sample.mistake(
-    "top_k is not used, or one token too many stays.",
-    {"[:, :top_k]": "[:, : top_k + 1]"},
-    {"[:, :top_k]": ""},
-)
-sample.mistake(
-    """top_p is held against probabilities of the whole vocabulary. Top-k comes first: what it
-    leaves sums to 1 again before top_p cuts.""",
-    {AFTER_TOP_K: "ordered.softmax(dim=-1)[:, :top_k]"},
-)
-sample.mistake(
-    "top_p is not used.",
-    {"    kept = kept.masked_fill(before >= top_p, 0.0)\n": ""},
-)
-sample.mistake(
-    """The token with which the sum reaches top_p is cut off. It stays, or less than top_p is left,
-    and nothing at all where the first token alone exceeds it.""",
-    {"before >= top_p": "kept.cumsum(dim=-1) > top_p"},
-    {"before >= top_p": "kept.cumsum(dim=-1) >= top_p"},
-    {"before >= top_p": "(kept.cumsum(dim=-1) > top_p) & (before > 0)"},
-)
-sample.mistake(
-    "One token too many stays: those before it sum to top_p already.",
-    {"before >= top_p": "F.pad(before, (1, 0))[:, :-1] >= top_p"},
-)
-sample.mistake(
-    "top_p is used as the share that is cut off. It is the share that stays.",
-    {">= top_p": ">= 1 - top_p"},
-    {">= top_p": "> 1 - top_p"},
-)
-sample.mistake(
-    "The probabilities do not sum to 1: after the cut, divide them by their sum.",
-    {"    kept = kept / kept.sum(dim=-1, keepdim=True)\n": ""},
-)
-sample.mistake(
-    """The probabilities, and the tokens, stand in sorted order. Column i belongs to token i: bring
-    them back before you draw.""",
-    {SCATTERED: "F.pad(kept, (0, logits.shape[-1] - kept.shape[-1]))"},
-)
-sample.mistake(
-    """The draw goes through the sorted row, the likeliest first. It goes in the order of ids: there
-    the same u gives another token, and a place in the sorted row is not an id.""",
-    {TOKENS: f"order.gather(-1, {RANKS}[:, None])[:, 0]"},
-    {TOKENS: RANKS},
-)
-sample.mistake(
-    "The likeliest token is taken, whatever u is: that is greedy decoding.",
-    {TOKENS: "probabilities.argmax(dim=-1)"},
-)
-sample.mistake(
-    """The token is the neighbor of the one drawn: the first whose sum is above u is wanted, so its
-    id is the number of sums that are not.""",
-    {TOKENS: f"{TOKENS} - 1"},
-    {TOKENS: f"{TOKENS} + 1"},
-)
-sample.mistake(
-    """With u = 0 a token of probability 0 can be drawn: the sum must be above u, not just reach it.
-    """,
-    {"sums <= u": "sums < u"},
 )

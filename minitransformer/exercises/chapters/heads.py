@@ -312,195 +312,6 @@ share_heads.mistake(
 )
 
 
-def _weights_and_mask(draw: Draw, heads: int, queries: int, keys: int) -> tuple[Tensor, Tensor]:
-    """Of an attention that is right: masked keys have weights of 0, and rows sum to 1."""
-    mask = draw.mask(1, queries, keys)[0]
-    mask[0, 0, -1] = False
-    mask[0, 0, 0] = True
-    scores = draw.normal(heads, queries, keys).masked_fill(~mask, float("-inf"))
-    return scores.softmax(dim=-1), mask
-
-
-def _leaks(draw: Draw) -> Inputs:
-    rows = [[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]]
-    mask = torch.tensor(rows).bool()[None]
-    leaking = torch.tensor([[0.5, 0.25, 0.25, 0.0], [0.5, 0.3, 0.2, 1e-9], [0.75, 0.25, 0.0, 0.0]])
-    tight = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.5, 0.3, 0.2, 0.0], [0.25, 0.75, 0.0, 0.0]])
-    unwanted = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.5, 0.0, 0.5, 0.0], [0.0, 1.0, 0.0, 0.0]])
-    return {
-        "masked keys that have a weight, 0.25 and 1e-9": (torch.stack((leaking, tight)), mask),
-        "an allowed key of weight 0": (torch.stack((tight, unwanted)), mask),
-    }
-
-
-@exercise(
-    "An attention map that tells the truth",
-    chapter=3,
-    about="""Pictures of attention lie easily: a masked key looks like one that nobody wanted, heads
-        are averaged away, and rows are stretched until everything is dark. Make the numbers that a
-        picture should show, cell by cell.""",
-    hints=[
-        "A masked key is not a weight of 0, it is no weight at all: matplotlib leaves NaN blank.",
-        "But a weight that leaks through the mask is the most important cell of all: keep it.",
-        "weights.masked_fill(~mask & (weights == 0), float('nan')); no averaging, no rescaling.",
-    ],
-    inputs=lambda draw: {
-        "one head": _weights_and_mask(draw, 1, 3, 3),
-        "two heads": _weights_and_mask(draw, 2, 3, 5),
-        "five heads": _weights_and_mask(draw, 5, 4, 3),
-    },
-    edges=_leaks,
-)
-def attention_map(weights: Tensor, mask: Tensor) -> Tensor:
-    """What to draw in each cell: the weight as it is, or NaN, which is left blank.
-
-    NaN belongs where the mask forbids the key and its weight is exactly 0. A masked key with any
-    other weight, however small, is a leak: it is shown with its weight. So is every key that may be
-    seen, if its weight is 0, too.
-
-    weights: (heads, queries, keys) float
-    mask: (1, queries, keys) bool, True = may attend
-    returns: (heads, queries, keys) float
-    """
-    ### BEGIN SOLUTION
-    return weights.masked_fill(~mask & (weights == 0.0), float("nan"))
-    ### END SOLUTION
-
-
-BLANK = "~mask & (weights == 0.0)"
-MAP = f'weights.masked_fill({BLANK}, float("nan"))'
-MAP_OF_MEAN = MAP.replace("weights", "weights.mean(dim=0, keepdim=True)")
-attention_map.mistake(
-    """Every masked cell is blank, and with it every leak: a masked key that has a weight is the bug
-    that people draw maps to find. Blank it only where the weight is exactly 0.""",
-    {BLANK: "~mask"},
-)
-attention_map.mistake(
-    """Every weight of 0 is blank, that of an allowed key, too. Such a key was there to be chosen:
-    draw it as 0.""",
-    {BLANK: "weights == 0.0"},
-)
-attention_map.mistake(
-    """Masked cells hold a number, and matplotlib gives every number a color: a masked key then
-    looks like one that nobody wanted. Only NaN is left blank.""",
-    {'float("nan")': "0.0"},
-    {'float("nan")': "-1.0"},
-    {MAP: "weights * mask"},
-)
-attention_map.mistake(
-    """The heads are averaged: what one of them does is lost among the others. Each has a map of its
-    own.""",
-    {"weights.masked_fill": "weights.mean(dim=0, keepdim=True).masked_fill"},
-    {"weights.masked_fill": "weights.mean(dim=0, keepdim=True).expand_as(weights).masked_fill"},
-    {MAP: f"{MAP}.mean(dim=0)"},
-    {MAP: f"{MAP}.mean(dim=0, keepdim=True)"},
-    {MAP: MAP_OF_MEAN},
-    {MAP: f"{MAP_OF_MEAN}[0]"},
-    {MAP: f"{MAP_OF_MEAN}.expand_as(weights)"},
-)
-attention_map.mistake(
-    """The weights are stretched, so that the largest becomes 1: half a weight looks like a whole
-    one, and rows or heads cannot be compared. Draw them as they are.""",
-    {"weights.masked_fill": "(weights / weights.amax(dim=-1, keepdim=True)).masked_fill"},
-    {"weights.masked_fill": "(weights / weights.amax(dim=(1, 2), keepdim=True)).masked_fill"},
-    {"weights.masked_fill": "(weights / weights.max()).masked_fill"},
-)
-attention_map.mistake(
-    """The mask is used upside down: True means "may attend", and these are the cells that must be
-    drawn.""",
-    {"~mask": "mask"},
-    {BLANK: "mask"},
-)
-attention_map.mistake(
-    """A cell is blank as soon as one of two things holds: it is masked, or its weight is 0. Both
-    must.""",
-    {"~mask &": "~mask |"},
-)
-attention_map.mistake(
-    "A small leak is rounded away: only a weight of exactly 0 is none.",
-    {"weights == 0.0": "weights < 1e-6"},
-    {"weights == 0.0": "weights < 1e-3"},
-    {"weights == 0.0": "torch.isclose(weights, torch.zeros_like(weights))"},
-)
-attention_map.mistake(
-    """Whether something leaks is asked of a row, of a head, of all heads at once or of the whole
-    map, not of each cell: masked cells without a weight are drawn because of another one.""",
-    {"weights == 0.0": "weights.sum(dim=0, keepdim=True) == 0.0"},
-    {"weights == 0.0": "weights.sum(dim=1, keepdim=True) == 0.0"},
-    {BLANK: "~mask & ~(~mask & (weights != 0)).any(dim=1, keepdim=True)"},
-    {BLANK: "~mask & ~(~mask & (weights != 0)).any(dim=-1, keepdim=True)"},
-    {BLANK: "~mask & ~(~mask & (weights != 0)).any(dim=(1, 2), keepdim=True).expand_as(weights)"},
-    {BLANK: "~mask & ~(~mask & (weights != 0)).any()"},
-)
-attention_map.mistake(
-    """The weights are rounded for the picture, and a small leak becomes 0. Leave rounding to
-    whoever draws.""",
-    {MAP: MAP.replace("weights.masked_fill", "weights.round(decimals=2).masked_fill")},
-    {MAP: f"{MAP}.round(decimals=2)"},
-    {MAP: f"{MAP}.round(decimals=3)"},
-)
-attention_map.mistake(
-    """The rows are divided by their sum, without what masked keys have of it: the picture shows an
-    attention that is not there. Draw the weights as they are.""",
-    *(
-        {
-            MAP: "(lambda w: w / w.sum(dim=-1, keepdim=True))(weights * mask)"
-            f".masked_fill({blank}, float('nan'))"
-        }
-        for blank in (BLANK, "~mask")
-    ),
-)
-attention_map.mistake(
-    """A cell that should be blank holds inf or -inf. That is for scores, before a softmax; in a map
-    of weights NaN says that there is none.""",
-    {'float("nan")': 'float("-inf")'},
-    {'float("nan")': 'float("inf")'},
-)
-attention_map.mistake(
-    """Leaks are blank, and masked keys without a weight are drawn: it is the other way round.""",
-    {"weights == 0.0": "weights != 0.0"},
-    {"weights == 0.0": "weights > 0.0"},
-)
-attention_map.mistake(
-    """A leak is drawn with a number of its own, as an alarm, not with its weight: 1e-9 and 0.25
-    then look alike.""",
-    *(
-        {MAP: f"{MAP}.masked_fill(~mask & (weights != 0.0), {number})"}
-        for number in ("1.0", "-1.0", "2.0", "float('inf')")
-    ),
-    {MAP: f"torch.where(~mask & (weights != 0.0), -weights, {MAP})"},
-    {MAP: f"torch.where(~mask & (weights != 0.0), 1 + weights, {MAP})"},
-)
-attention_map.mistake(
-    """The mask is transposed, so that queries and keys have changed places in it. Where both are
-    equally many no error says so.""",
-    {"~mask": "~mask.mT"},
-)
-attention_map.mistake(
-    """The map is transposed. Queries go down and keys across, as in the weights.""",
-    {MAP: f"{MAP}.mT"},
-)
-attention_map.mistake(
-    """A softmax, a logarithm or a root is taken of the weights. They are shares already: draw them
-    as they are.""",
-    {"return weights": "return weights.softmax(dim=-1)"},
-    {"return weights": "return weights.log()"},
-    {"return weights": "return weights.sqrt()"},
-)
-attention_map.mistake(
-    "This is the map of the first head alone. Each has its own.",
-    {MAP: f"{MAP}[0]"},
-    {MAP: f"{MAP}[:1]"},
-)
-attention_map.mistake(
-    """This says which cells are masked, or may be seen, not how much weight they have.""",
-    {MAP: BLANK},
-    {MAP: f"({BLANK}).float()"},
-    {MAP: "mask.expand_as(weights)"},
-    {MAP: "mask.expand_as(weights).float()"},
-)
-
-
 def _projected(
     draw: Draw, batch: int, num_heads: int, width: int, mask: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, int]:
@@ -736,4 +547,193 @@ multi_head_attention.mistake(
     {'float("-inf")': "-1e4"},
     {'float("-inf")': "0.0"},
     {HIDDEN: "(scores * mask)"},
+)
+
+
+def _weights_and_mask(draw: Draw, heads: int, queries: int, keys: int) -> tuple[Tensor, Tensor]:
+    """Of an attention that is right: masked keys have weights of 0, and rows sum to 1."""
+    mask = draw.mask(1, queries, keys)[0]
+    mask[0, 0, -1] = False
+    mask[0, 0, 0] = True
+    scores = draw.normal(heads, queries, keys).masked_fill(~mask, float("-inf"))
+    return scores.softmax(dim=-1), mask
+
+
+def _leaks(draw: Draw) -> Inputs:
+    rows = [[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0]]
+    mask = torch.tensor(rows).bool()[None]
+    leaking = torch.tensor([[0.5, 0.25, 0.25, 0.0], [0.5, 0.3, 0.2, 1e-9], [0.75, 0.25, 0.0, 0.0]])
+    tight = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.5, 0.3, 0.2, 0.0], [0.25, 0.75, 0.0, 0.0]])
+    unwanted = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.5, 0.0, 0.5, 0.0], [0.0, 1.0, 0.0, 0.0]])
+    return {
+        "masked keys that have a weight, 0.25 and 1e-9": (torch.stack((leaking, tight)), mask),
+        "an allowed key of weight 0": (torch.stack((tight, unwanted)), mask),
+    }
+
+
+@exercise(
+    "An attention map that tells the truth",
+    chapter=3,
+    about="""Pictures of attention lie easily: a masked key looks like one that nobody wanted, heads
+        are averaged away, and rows are stretched until everything is dark. Make the numbers that a
+        picture should show, cell by cell.""",
+    hints=[
+        "A masked key is not a weight of 0, it is no weight at all: matplotlib leaves NaN blank.",
+        "But a weight that leaks through the mask is the most important cell of all: keep it.",
+        "weights.masked_fill(~mask & (weights == 0), float('nan')); no averaging, no rescaling.",
+    ],
+    inputs=lambda draw: {
+        "one head": _weights_and_mask(draw, 1, 3, 3),
+        "two heads": _weights_and_mask(draw, 2, 3, 5),
+        "five heads": _weights_and_mask(draw, 5, 4, 3),
+    },
+    edges=_leaks,
+)
+def attention_map(weights: Tensor, mask: Tensor) -> Tensor:
+    """What to draw in each cell: the weight as it is, or NaN, which is left blank.
+
+    NaN belongs where the mask forbids the key and its weight is exactly 0. A masked key with any
+    other weight, however small, is a leak: it is shown with its weight. So is every key that may be
+    seen, if its weight is 0, too.
+
+    weights: (heads, queries, keys) float
+    mask: (1, queries, keys) bool, True = may attend
+    returns: (heads, queries, keys) float
+    """
+    ### BEGIN SOLUTION
+    return weights.masked_fill(~mask & (weights == 0.0), float("nan"))
+    ### END SOLUTION
+
+
+BLANK = "~mask & (weights == 0.0)"
+MAP = f'weights.masked_fill({BLANK}, float("nan"))'
+MAP_OF_MEAN = MAP.replace("weights", "weights.mean(dim=0, keepdim=True)")
+attention_map.mistake(
+    """Every masked cell is blank, and with it every leak: a masked key that has a weight is the bug
+    that people draw maps to find. Blank it only where the weight is exactly 0.""",
+    {BLANK: "~mask"},
+)
+attention_map.mistake(
+    """Every weight of 0 is blank, that of an allowed key, too. Such a key was there to be chosen:
+    draw it as 0.""",
+    {BLANK: "weights == 0.0"},
+)
+attention_map.mistake(
+    """Masked cells hold a number, and matplotlib gives every number a color: a masked key then
+    looks like one that nobody wanted. Only NaN is left blank.""",
+    {'float("nan")': "0.0"},
+    {'float("nan")': "-1.0"},
+    {MAP: "weights * mask"},
+)
+attention_map.mistake(
+    """The heads are averaged: what one of them does is lost among the others. Each has a map of its
+    own.""",
+    {"weights.masked_fill": "weights.mean(dim=0, keepdim=True).masked_fill"},
+    {"weights.masked_fill": "weights.mean(dim=0, keepdim=True).expand_as(weights).masked_fill"},
+    {MAP: f"{MAP}.mean(dim=0)"},
+    {MAP: f"{MAP}.mean(dim=0, keepdim=True)"},
+    {MAP: MAP_OF_MEAN},
+    {MAP: f"{MAP_OF_MEAN}[0]"},
+    {MAP: f"{MAP_OF_MEAN}.expand_as(weights)"},
+)
+attention_map.mistake(
+    """The weights are stretched, so that the largest becomes 1: half a weight looks like a whole
+    one, and rows or heads cannot be compared. Draw them as they are.""",
+    {"weights.masked_fill": "(weights / weights.amax(dim=-1, keepdim=True)).masked_fill"},
+    {"weights.masked_fill": "(weights / weights.amax(dim=(1, 2), keepdim=True)).masked_fill"},
+    {"weights.masked_fill": "(weights / weights.max()).masked_fill"},
+)
+attention_map.mistake(
+    """The mask is used upside down: True means "may attend", and these are the cells that must be
+    drawn.""",
+    {"~mask": "mask"},
+    {BLANK: "mask"},
+)
+attention_map.mistake(
+    """A cell is blank as soon as one of two things holds: it is masked, or its weight is 0. Both
+    must.""",
+    {"~mask &": "~mask |"},
+)
+attention_map.mistake(
+    "A small leak is rounded away: only a weight of exactly 0 is none.",
+    {"weights == 0.0": "weights < 1e-6"},
+    {"weights == 0.0": "weights < 1e-3"},
+    {"weights == 0.0": "torch.isclose(weights, torch.zeros_like(weights))"},
+)
+attention_map.mistake(
+    """Whether something leaks is asked of a row, of a head, of all heads at once or of the whole
+    map, not of each cell: masked cells without a weight are drawn because of another one.""",
+    {"weights == 0.0": "weights.sum(dim=0, keepdim=True) == 0.0"},
+    {"weights == 0.0": "weights.sum(dim=1, keepdim=True) == 0.0"},
+    {BLANK: "~mask & ~(~mask & (weights != 0)).any(dim=1, keepdim=True)"},
+    {BLANK: "~mask & ~(~mask & (weights != 0)).any(dim=-1, keepdim=True)"},
+    {BLANK: "~mask & ~(~mask & (weights != 0)).any(dim=(1, 2), keepdim=True).expand_as(weights)"},
+    {BLANK: "~mask & ~(~mask & (weights != 0)).any()"},
+)
+attention_map.mistake(
+    """The weights are rounded for the picture, and a small leak becomes 0. Leave rounding to
+    whoever draws.""",
+    {MAP: MAP.replace("weights.masked_fill", "weights.round(decimals=2).masked_fill")},
+    {MAP: f"{MAP}.round(decimals=2)"},
+    {MAP: f"{MAP}.round(decimals=3)"},
+)
+attention_map.mistake(
+    """The rows are divided by their sum, without what masked keys have of it: the picture shows an
+    attention that is not there. Draw the weights as they are.""",
+    *(
+        {
+            MAP: "(lambda w: w / w.sum(dim=-1, keepdim=True))(weights * mask)"
+            f".masked_fill({blank}, float('nan'))"
+        }
+        for blank in (BLANK, "~mask")
+    ),
+)
+attention_map.mistake(
+    """A cell that should be blank holds inf or -inf. That is for scores, before a softmax; in a map
+    of weights NaN says that there is none.""",
+    {'float("nan")': 'float("-inf")'},
+    {'float("nan")': 'float("inf")'},
+)
+attention_map.mistake(
+    """Leaks are blank, and masked keys without a weight are drawn: it is the other way round.""",
+    {"weights == 0.0": "weights != 0.0"},
+    {"weights == 0.0": "weights > 0.0"},
+)
+attention_map.mistake(
+    """A leak is drawn with a number of its own, as an alarm, not with its weight: 1e-9 and 0.25
+    then look alike.""",
+    *(
+        {MAP: f"{MAP}.masked_fill(~mask & (weights != 0.0), {number})"}
+        for number in ("1.0", "-1.0", "2.0", "float('inf')")
+    ),
+    {MAP: f"torch.where(~mask & (weights != 0.0), -weights, {MAP})"},
+    {MAP: f"torch.where(~mask & (weights != 0.0), 1 + weights, {MAP})"},
+)
+attention_map.mistake(
+    """The mask is transposed, so that queries and keys have changed places in it. Where both are
+    equally many no error says so.""",
+    {"~mask": "~mask.mT"},
+)
+attention_map.mistake(
+    """The map is transposed. Queries go down and keys across, as in the weights.""",
+    {MAP: f"{MAP}.mT"},
+)
+attention_map.mistake(
+    """A softmax, a logarithm or a root is taken of the weights. They are shares already: draw them
+    as they are.""",
+    {"return weights": "return weights.softmax(dim=-1)"},
+    {"return weights": "return weights.log()"},
+    {"return weights": "return weights.sqrt()"},
+)
+attention_map.mistake(
+    "This is the map of the first head alone. Each has its own.",
+    {MAP: f"{MAP}[0]"},
+    {MAP: f"{MAP}[:1]"},
+)
+attention_map.mistake(
+    """This says which cells are masked, or may be seen, not how much weight they have.""",
+    {MAP: BLANK},
+    {MAP: f"({BLANK}).float()"},
+    {MAP: "mask.expand_as(weights)"},
+    {MAP: "mask.expand_as(weights).float()"},
 )

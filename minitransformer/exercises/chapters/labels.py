@@ -276,6 +276,185 @@ cross_entropy.mistake(
 )
 
 
+MASK_ID = 49
+
+
+def _corruption(draw: Draw, attention_mask: Tensor, share: float = 0.5) -> tuple:
+    """Arguments of mask_tokens, with a share of all positions chosen, padding included."""
+    shape = attention_mask.shape
+    luck, fate = torch.rand(2, *shape, generator=draw.generator)
+    input_ids = draw.ids(*shape, vocabulary=MASK_ID) * attention_mask
+    others = draw.ids(*shape, vocabulary=MASK_ID)
+    return input_ids, attention_mask, luck < share, fate, others, MASK_ID
+
+
+def _each_fate(draw: Draw, at_random: float = 0.85) -> tuple:
+    """A token for each: not chosen, masked, at random, as it was."""
+    fate = torch.tensor([[0.3, 0.75, at_random, 0.95]])
+    return (
+        draw.ids(1, 4, vocabulary=40),
+        torch.ones(1, 4, dtype=torch.int64),
+        torch.tensor([[False, True, True, True]]),
+        fate,
+        torch.tensor([[41, 42, 43, 44]]),
+        MASK_ID,
+    )
+
+
+def _zero_is_a_token(draw: Draw) -> tuple:
+    input_ids, attention_mask, _, fate, others, mask_id = _corruption(
+        draw, torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    )
+    input_ids[:, 1] = 0
+    return input_ids, attention_mask, torch.ones(2, 5, dtype=torch.bool), fate, others, mask_id
+
+
+@exercise(
+    "Masked language modeling: 80, 10, 10",
+    chapter=7,
+    about="""BERT learns by filling gaps (Devlin et al. 2019, arXiv:1810.04805, section 3.1). Of the
+        tokens chosen for prediction, 80 % become [MASK], 10 % another token at random, and 10 %
+        stay as they are: there is no [MASK] when the model is used, so it must have something to
+        say about ordinary tokens too. The random numbers are given, so that there is one answer.
+        """,
+    hints=[
+        "First which tokens are picked: chosen, and real. Both the labels and the inputs follow.",
+        "The labels: the original ids where picked, -100 elsewhere. A picked token has a label "
+        "whatever its fate.",
+        "torch.where(fate < 0.8, mask_id, torch.where(fate < 0.9, others, input_ids)) is what "
+        "happens to picked tokens; another torch.where leaves the rest as they were.",
+    ],
+    inputs=lambda draw: {
+        "a token for each fate": _each_fate(draw),
+        "one row without padding": _corruption(draw, torch.ones(1, 12, dtype=torch.int64)),
+        "three rows, padded on the right": _corruption(draw, draw.attention_mask(3, 14)),
+        "four rows, padded on the left": _corruption(draw, draw.attention_mask(4, 13, "left")),
+        "everything chosen": _corruption(draw, draw.attention_mask(2, 30), share=1.1),
+    },
+    edges=lambda draw: {
+        "nothing chosen": _corruption(draw, draw.attention_mask(2, 5), share=0.0),
+        "a fate of exactly 0.8": _each_fate(draw, 0.8),
+        "real tokens of id 0": _zero_is_a_token(draw),
+        "a row of padding alone": _corruption(draw, torch.tensor([[1] * 9, [0] * 9]), share=1.1),
+    },
+)
+def mask_tokens(
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    chosen: Tensor,
+    fate: Tensor,
+    others: Tensor,
+    mask_id: int,
+) -> tuple[Tensor, Tensor]:
+    """What the model reads, and what it is to predict.
+
+    A token is picked if it is chosen and real. A picked token becomes mask_id if its fate is below
+    0.8, the token of `others` at its position if its fate is at least 0.8 and below 0.9, and stays
+    as it was otherwise. Nothing else changes. The label of a picked token is its original id,
+    whatever its fate; every other label is -100.
+
+    input_ids: (batch, length) int64; ids at padding may be anything, and a real token may have id 0
+    attention_mask: (batch, length) int64, 1 = real token, 0 = padding
+    chosen: (batch, length) bool, at padding too; fate: (batch, length) float in [0, 1)
+    others: (batch, length) int64, a token drawn at random for each position
+    returns: input ids and labels, both (batch, length) int64
+    """
+    ### BEGIN SOLUTION
+    picked = chosen & (attention_mask != 0)
+    labels = input_ids.masked_fill(~picked, -100)
+    changed = torch.where(fate < 0.8, mask_id, torch.where(fate < 0.9, others, input_ids))
+    return torch.where(picked, changed, input_ids), labels
+    ### END SOLUTION
+
+
+LABELS = "input_ids.masked_fill(~picked, -100)"
+FATES = "torch.where(fate < 0.8, mask_id, torch.where(fate < 0.9, others, input_ids))"
+CORRUPTED = "torch.where(picked, changed, input_ids)"
+mask_tokens.mistake(
+    """Not every picked token has a label: those that stay as they were, or become another token,
+    are to be predicted as well. Without them the model learns to copy what is not [MASK].""",
+    {"~picked, -100": "~(picked & (fate < 0.8)), -100"},
+    {"~picked, -100": "~(picked & (fate < 0.9)), -100"},
+    {
+        f"    labels = {LABELS}\n": "",
+        ", labels": f", input_ids.masked_fill({CORRUPTED} == input_ids, -100)",
+    },
+)
+mask_tokens.mistake(
+    """Tokens that were not picked have labels: the model is paid for copying what it sees. Their
+    labels are -100.""",
+    {LABELS: "input_ids.clone()"},
+    {LABELS: "input_ids.masked_fill(attention_mask == 0, -100)"},
+)
+mask_tokens.mistake(
+    """The labels hold what the tokens have become, mask_id and random ones. What is to be predicted
+    is what stood there before.""",
+    {f"    labels = {LABELS}\n": "", ", labels": ", changed.masked_fill(~picked, -100)"},
+)
+mask_tokens.mistake(
+    "Padding is masked, or has a label. Only real tokens are picked.",
+    {" & (attention_mask != 0)": ""},
+    {"~picked, -100": "~chosen, -100"},
+    {"torch.where(picked, ": "torch.where(chosen, "},
+)
+mask_tokens.mistake(
+    "Tokens that were not chosen are changed too: some 15 of 100 are chosen, the rest is read.",
+    {CORRUPTED: "changed"},
+    {CORRUPTED: "torch.where(attention_mask != 0, changed, input_ids)"},
+    {"chosen & (attention_mask": "(attention_mask"},
+)
+mask_tokens.mistake(
+    "Every picked token becomes mask_id. Only those whose fate is below 0.8 should.",
+    {FATES: "torch.full_like(input_ids, mask_id)"},
+)
+mask_tokens.mistake(
+    """No picked token becomes mask_id: those whose fate is below 0.8 become others too. Is
+    there a second condition, fate < 0.9, that holds for them as well?""",
+    {FATES: "torch.where(fate < 0.9, others, input_ids)"},
+)
+mask_tokens.mistake(
+    "No picked token stays as it was: from a fate of 0.9 up nothing should change.",
+    {"torch.where(fate < 0.9, others, input_ids)": "others"},
+)
+mask_tokens.mistake(
+    "No picked token becomes another: from 0.8 to 0.9 it is that of `others`.",
+    {"torch.where(fate < 0.9, others, input_ids)": "input_ids"},
+)
+mask_tokens.mistake(
+    "The last two fates have changed places: below 0.9 it is a token of `others`, above as it was.",
+    {"others, input_ids))": "input_ids, others))"},
+)
+mask_tokens.mistake(
+    """The shares are right, but not the numbers: mask_id is for a fate below 0.8, others from there
+    to 0.9.""",
+    {FATES: "torch.where(fate < 0.1, others, torch.where(fate < 0.9, mask_id, input_ids))"},
+    {FATES: "torch.where(fate < 0.1, input_ids, torch.where(fate < 0.9, mask_id, others))"},
+    {FATES: "torch.where(fate < 0.1, input_ids, torch.where(fate < 0.2, others, mask_id))"},
+    {FATES: "torch.where(fate < 0.1, others, torch.where(fate < 0.2, input_ids, mask_id))"},
+    {FATES: "torch.where(fate >= 0.2, mask_id, torch.where(fate >= 0.1, others, input_ids))"},
+)
+mask_tokens.mistake(
+    "Labels that do not count hold another number: torch's cross_entropy leaves out -100.",
+    {"-100": "0"},
+    {"-100": "-1"},
+    {"-100": "mask_id"},
+)
+mask_tokens.mistake(
+    "The labels are -100 where a token was picked, and its id elsewhere. Turn that around.",
+    {"(~picked, -100": "(picked, -100"},
+)
+mask_tokens.mistake(
+    """The labels are shifted, each is the next token. That is the rule of a decoder; here the token
+    at a position is predicted at this position.""",
+    {LABELS: "input_ids.roll(-1, 1).masked_fill(~picked, -100)"},
+    {LABELS: "F.pad(input_ids[:, 1:], (0, 1), value=-100).masked_fill(~picked, -100)"},
+)
+mask_tokens.mistake(
+    "A real token of id 0 is taken for padding. What is real stands in attention_mask.",
+    {"(attention_mask != 0)": "(input_ids != 0)"},
+)
+
+
 def _conversations(draw: Draw) -> Inputs:
     """Rows of token ids, and how many tokens of each are its prompt."""
 
@@ -734,182 +913,3 @@ def every_label_has_the_same_gradient(fn, draw: Draw):
         largest,
     )
     return largest
-
-
-MASK_ID = 49
-
-
-def _corruption(draw: Draw, attention_mask: Tensor, share: float = 0.5) -> tuple:
-    """Arguments of mask_tokens, with a share of all positions chosen, padding included."""
-    shape = attention_mask.shape
-    luck, fate = torch.rand(2, *shape, generator=draw.generator)
-    input_ids = draw.ids(*shape, vocabulary=MASK_ID) * attention_mask
-    others = draw.ids(*shape, vocabulary=MASK_ID)
-    return input_ids, attention_mask, luck < share, fate, others, MASK_ID
-
-
-def _each_fate(draw: Draw, at_random: float = 0.85) -> tuple:
-    """A token for each: not chosen, masked, at random, as it was."""
-    fate = torch.tensor([[0.3, 0.75, at_random, 0.95]])
-    return (
-        draw.ids(1, 4, vocabulary=40),
-        torch.ones(1, 4, dtype=torch.int64),
-        torch.tensor([[False, True, True, True]]),
-        fate,
-        torch.tensor([[41, 42, 43, 44]]),
-        MASK_ID,
-    )
-
-
-def _zero_is_a_token(draw: Draw) -> tuple:
-    input_ids, attention_mask, _, fate, others, mask_id = _corruption(
-        draw, torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
-    )
-    input_ids[:, 1] = 0
-    return input_ids, attention_mask, torch.ones(2, 5, dtype=torch.bool), fate, others, mask_id
-
-
-@exercise(
-    "Masked language modeling: 80, 10, 10",
-    chapter=7,
-    about="""BERT learns by filling gaps (Devlin et al. 2019, arXiv:1810.04805, section 3.1). Of the
-        tokens chosen for prediction, 80 % become [MASK], 10 % another token at random, and 10 %
-        stay as they are: there is no [MASK] when the model is used, so it must have something to
-        say about ordinary tokens too. The random numbers are given, so that there is one answer.
-        """,
-    hints=[
-        "First which tokens are picked: chosen, and real. Both the labels and the inputs follow.",
-        "The labels: the original ids where picked, -100 elsewhere. A picked token has a label "
-        "whatever its fate.",
-        "torch.where(fate < 0.8, mask_id, torch.where(fate < 0.9, others, input_ids)) is what "
-        "happens to picked tokens; another torch.where leaves the rest as they were.",
-    ],
-    inputs=lambda draw: {
-        "a token for each fate": _each_fate(draw),
-        "one row without padding": _corruption(draw, torch.ones(1, 12, dtype=torch.int64)),
-        "three rows, padded on the right": _corruption(draw, draw.attention_mask(3, 14)),
-        "four rows, padded on the left": _corruption(draw, draw.attention_mask(4, 13, "left")),
-        "everything chosen": _corruption(draw, draw.attention_mask(2, 30), share=1.1),
-    },
-    edges=lambda draw: {
-        "nothing chosen": _corruption(draw, draw.attention_mask(2, 5), share=0.0),
-        "a fate of exactly 0.8": _each_fate(draw, 0.8),
-        "real tokens of id 0": _zero_is_a_token(draw),
-        "a row of padding alone": _corruption(draw, torch.tensor([[1] * 9, [0] * 9]), share=1.1),
-    },
-)
-def mask_tokens(
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    chosen: Tensor,
-    fate: Tensor,
-    others: Tensor,
-    mask_id: int,
-) -> tuple[Tensor, Tensor]:
-    """What the model reads, and what it is to predict.
-
-    A token is picked if it is chosen and real. A picked token becomes mask_id if its fate is below
-    0.8, the token of `others` at its position if its fate is at least 0.8 and below 0.9, and stays
-    as it was otherwise. Nothing else changes. The label of a picked token is its original id,
-    whatever its fate; every other label is -100.
-
-    input_ids: (batch, length) int64; ids at padding may be anything, and a real token may have id 0
-    attention_mask: (batch, length) int64, 1 = real token, 0 = padding
-    chosen: (batch, length) bool, at padding too; fate: (batch, length) float in [0, 1)
-    others: (batch, length) int64, a token drawn at random for each position
-    returns: input ids and labels, both (batch, length) int64
-    """
-    ### BEGIN SOLUTION
-    picked = chosen & (attention_mask != 0)
-    labels = input_ids.masked_fill(~picked, -100)
-    changed = torch.where(fate < 0.8, mask_id, torch.where(fate < 0.9, others, input_ids))
-    return torch.where(picked, changed, input_ids), labels
-    ### END SOLUTION
-
-
-LABELS = "input_ids.masked_fill(~picked, -100)"
-FATES = "torch.where(fate < 0.8, mask_id, torch.where(fate < 0.9, others, input_ids))"
-CORRUPTED = "torch.where(picked, changed, input_ids)"
-mask_tokens.mistake(
-    """Not every picked token has a label: those that stay as they were, or become another token,
-    are to be predicted as well. Without them the model learns to copy what is not [MASK].""",
-    {"~picked, -100": "~(picked & (fate < 0.8)), -100"},
-    {"~picked, -100": "~(picked & (fate < 0.9)), -100"},
-    {
-        f"    labels = {LABELS}\n": "",
-        ", labels": f", input_ids.masked_fill({CORRUPTED} == input_ids, -100)",
-    },
-)
-mask_tokens.mistake(
-    """Tokens that were not picked have labels: the model is paid for copying what it sees. Their
-    labels are -100.""",
-    {LABELS: "input_ids.clone()"},
-    {LABELS: "input_ids.masked_fill(attention_mask == 0, -100)"},
-)
-mask_tokens.mistake(
-    """The labels hold what the tokens have become, mask_id and random ones. What is to be predicted
-    is what stood there before.""",
-    {f"    labels = {LABELS}\n": "", ", labels": ", changed.masked_fill(~picked, -100)"},
-)
-mask_tokens.mistake(
-    "Padding is masked, or has a label. Only real tokens are picked.",
-    {" & (attention_mask != 0)": ""},
-    {"~picked, -100": "~chosen, -100"},
-    {"torch.where(picked, ": "torch.where(chosen, "},
-)
-mask_tokens.mistake(
-    "Tokens that were not chosen are changed too: some 15 of 100 are chosen, the rest is read.",
-    {CORRUPTED: "changed"},
-    {CORRUPTED: "torch.where(attention_mask != 0, changed, input_ids)"},
-    {"chosen & (attention_mask": "(attention_mask"},
-)
-mask_tokens.mistake(
-    "Every picked token becomes mask_id. Only those whose fate is below 0.8 should.",
-    {FATES: "torch.full_like(input_ids, mask_id)"},
-)
-mask_tokens.mistake(
-    """No picked token becomes mask_id: those whose fate is below 0.8 become others too. Is
-    there a second condition, fate < 0.9, that holds for them as well?""",
-    {FATES: "torch.where(fate < 0.9, others, input_ids)"},
-)
-mask_tokens.mistake(
-    "No picked token stays as it was: from a fate of 0.9 up nothing should change.",
-    {"torch.where(fate < 0.9, others, input_ids)": "others"},
-)
-mask_tokens.mistake(
-    "No picked token becomes another: from 0.8 to 0.9 it is that of `others`.",
-    {"torch.where(fate < 0.9, others, input_ids)": "input_ids"},
-)
-mask_tokens.mistake(
-    "The last two fates have changed places: below 0.9 it is a token of `others`, above as it was.",
-    {"others, input_ids))": "input_ids, others))"},
-)
-mask_tokens.mistake(
-    """The shares are right, but not the numbers: mask_id is for a fate below 0.8, others from there
-    to 0.9.""",
-    {FATES: "torch.where(fate < 0.1, others, torch.where(fate < 0.9, mask_id, input_ids))"},
-    {FATES: "torch.where(fate < 0.1, input_ids, torch.where(fate < 0.9, mask_id, others))"},
-    {FATES: "torch.where(fate < 0.1, input_ids, torch.where(fate < 0.2, others, mask_id))"},
-    {FATES: "torch.where(fate < 0.1, others, torch.where(fate < 0.2, input_ids, mask_id))"},
-    {FATES: "torch.where(fate >= 0.2, mask_id, torch.where(fate >= 0.1, others, input_ids))"},
-)
-mask_tokens.mistake(
-    "Labels that do not count hold another number: torch's cross_entropy leaves out -100.",
-    {"-100": "0"},
-    {"-100": "-1"},
-    {"-100": "mask_id"},
-)
-mask_tokens.mistake(
-    "The labels are -100 where a token was picked, and its id elsewhere. Turn that around.",
-    {"(~picked, -100": "(picked, -100"},
-)
-mask_tokens.mistake(
-    """The labels are shifted, each is the next token. That is the rule of a decoder; here the token
-    at a position is predicted at this position.""",
-    {LABELS: "input_ids.roll(-1, 1).masked_fill(~picked, -100)"},
-    {LABELS: "F.pad(input_ids[:, 1:], (0, 1), value=-100).masked_fill(~picked, -100)"},
-)
-mask_tokens.mistake(
-    "A real token of id 0 is taken for padding. What is real stands in attention_mask.",
-    {"(attention_mask != 0)": "(input_ids != 0)"},
-)
