@@ -41,8 +41,8 @@ What paid:
 - To cut rows where two documents meet, instead of every 128 queries: attention on packed rows of
   512 tokens, forward and backward, 1.5 ×. A whole document needs no mask, or torch's causal flag.
 - To join rows that are not alike only where that pays for the mask that they then need: 1.5 × for
-  16 rows of 1,024 tokens, one of them a token short. (Cost at 0 % padding, in the last section, was
-  measured before this.)
+  16 rows of 1,024 tokens, one of them a token short. (On the Xeon, cost at 0 % padding, in the last
+  section, was measured before this.)
 - To write zeros over what the mask never uses only in the strips that have such rows, instead of in
   a copy of query, key and value: attention forward, half padded, 512 tokens, 1.6 ×.
 - To compute the chunks of the loss in place, with one exponential instead of two: 1.25 × for the
