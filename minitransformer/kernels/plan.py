@@ -174,17 +174,20 @@ def _keys_of_each_query(seen: Tensor) -> Tensor:
     """(rows, Q, K) bool -> (3, rows, Q): how many keys a query sees, the first and the last.
 
     Of a query that sees none they are K and -1. Some queries at a time: what is between is larger
-    than the mask.
+    than the mask. The numbers have their place before: made in between, they would keep what is
+    freed around them from being one piece again, and memory would grow to four times the mask.
     """
-    size = seen.shape[2]
+    rows, queries, size = seen.shape
     to_right = torch.arange(1, size + 1, dtype=torch.int32, device=seen.device)
-    found = []
-    for part in seen.view(torch.uint8).split(max(1, LARGEST // seen[:, 0].numel()), dim=1):
-        count = part.sum(dim=2, dtype=torch.int32)
-        first = size - (part * to_right.flip(0)).amax(dim=2)  # a product is a fifth of a `where`
-        last = (part * to_right).amax(dim=2) - 1
-        found.append(torch.stack((count, first, last)))
-    return torch.cat(found, dim=2)
+    found = to_right.new_empty(3, rows, queries)
+    step = max(1, LARGEST // (rows * size))
+    for start in range(0, queries, step):
+        part = seen.view(torch.uint8)[:, start : start + step]
+        count, first, last = found[:, :, start : start + step]
+        count[:] = part.sum(dim=2, dtype=torch.int32)
+        first[:] = size - (part * to_right.flip(0)).amax(dim=2)  # a product is a fifth of a `where`
+        last[:] = (part * to_right).amax(dim=2) - 1
+    return found
 
 
 def _side(begins: Tensor, there: Tensor) -> Side:
