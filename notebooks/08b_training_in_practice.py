@@ -1,7 +1,8 @@
 # %% [markdown]
 # # 8b. Training in practice
 #
-# *Reading takes about 30 minutes, running a minute on one CPU thread. It presumes chapter 8.*
+# *Reading takes about 30 minutes, running a minute and a half on one CPU thread. It presumes
+# chapter 8.*
 #
 # Chapter 8 trains on a text that came with Python, and is never interrupted. Here is what comes up
 # when the text is your own and the training takes long: what is held out, what a token is, how
