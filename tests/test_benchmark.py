@@ -13,7 +13,8 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 sys.path.insert(0, str(ROOT / "scripts"))
 import growth  # noqa: E402 -- scripts/growth.py
-from benchmark_parts import measure, report  # noqa: E402
+from benchmark_parts import measure, peers, report, sections  # noqa: E402
+from pretended import pretended_gpu  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -165,3 +166,16 @@ def test_memory_is_that_of_the_work_alone():
     small, large = (growth.in_a_process("mask of one packed row of n", n) for n in (100, 4_000))
     assert small["MiB"] < 8  # not that of torch
     assert 16e6 / 2**20 <= large["MiB"] < 64
+
+
+def test_a_step_of_ours_makes_a_gpu_wait_for_nothing():
+    """As in training: else the benchmark would measure something else."""
+    batches = [sections.masked_batches([9, 4], seed)[sections.PACKED] for seed in range(3)]
+    size = peers.Size(d_model=16, num_layers=1, num_heads=2)
+    with pretended_gpu("cuda") as waits:
+        gpu = torch.device("cuda")
+        step = sections.Trainer(peers.our_encoder, size, batches, torch.float32, gpu)
+        step()  # the optimizer makes its state
+        waits.clear()
+        step()
+    assert waits == []

@@ -66,10 +66,11 @@ What did not:
 - torch's kernel for the one query of a step of generation: 1.5 × for attention, 1.04 × in all. It
   stayed, but what binds there is reading the weights.
 
-What binds the dates, of which every document is short: of a step of 64 ms (AMD EPYC, profiled) 35
-are the layers' matrix products, at nine tenths of the processor's ceiling; 6 the products and the
-softmax of attention; 7 copies that gather tokens into groups and put them back; 4 go into making
-and reading masks. What is left is norms, loss, optimizer and Python's own time, in small parts.
+What binds the dates, of which every document is short: of a step of 64 ms (AMD EPYC; `--profile`
+lists the operators) 35 are the layers' matrix products, at nine tenths of the processor's ceiling;
+6 the products and the softmax of attention; 7 copies that gather tokens into groups and put them
+back; 4 go into making and reading masks. What is left is norms, loss, optimizer and Python's own
+time, in small parts.
 """
 FASTEST = "the fastest"
 # Work, as its title begins, and which of ours -> beside whom -> how many times as fast is the goal.

@@ -36,7 +36,7 @@ def by_name(fn: Callable, arguments: tuple[str, ...], flags: Iterable[str] = ())
 
 
 def parameters_of(fn: Callable) -> list[inspect.Parameter]:
-    """None where they are not known: of what is written in C, or takes *any."""
+    """Of its signature; [] where they are not known: of what is written in C, or takes *any."""
     try:
         signature = inspect.signature(fn.forward if isinstance(fn, nn.Module) else fn)
     except (TypeError, ValueError):

@@ -13,8 +13,6 @@ from minitransformer.checks.engine.subject import Subject
 
 MOST = 2  # names; where more bugs behave the same, none of them says much
 SECONDS = 10.0  # of CPU time, for each check of a bug: most need a hundredth
-
-
 Found = tuple[int, Bug, int]  # equal numbers, the bug, and which of its bodies
 
 

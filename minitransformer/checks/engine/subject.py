@@ -40,6 +40,7 @@ class Subject:
             object.__setattr__(self, "name", name_of(self.fn))
         flags = [getattr(self, one.name) for one in fields(self) if one.name.endswith("_flag")]
         object.__setattr__(self, "fn", by_name(self.fn, self.arguments, flags))
+        # what several kinds declare, each where it means something
         for name, example in {"dtypes": "float32", "sides": "right"}.items():
             value = getattr(self, name, (example,))
             if isinstance(value, str) or not value:
