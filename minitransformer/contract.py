@@ -6,15 +6,14 @@ import torch
 from torch import Tensor
 
 
-def is_transformed(*tensors: Tensor) -> bool:
-    """Are these tensors of `torch.func`, of vmap or grad? (While torch compiles, none can be.)"""
-    is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    return not torch.compiler.is_compiling() and any(map(is_wrapped, tensors))
+def is_transformed() -> bool:
+    """Is this run by `torch.func`, its vmap or grad, whose tensors have no values of their own?"""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def may_read(x: Tensor) -> bool:
     """Can values be looked at? Not while torch compiles; and a GPU would have to be waited for."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not is_transformed(x)
+    return x.is_cpu and not torch.compiler.is_compiling() and not is_transformed()
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,16 @@ def test_bfloat16_is_left_out_where_it_is_far_slower(slower, kept, monkeypatch):
     assert (torch.bfloat16 in measure.Bench(CPU, False, 1.0, ceiling).dtypes) == kept
     line = report.machine_line({"machine": section_of({})["machine"], "ceiling": ceiling})
     assert ("bfloat16 is left out" in line) != kept
+
+
+def test_every_entrant_has_its_turn_in_each_round_and_the_order_changes():
+    turns = []
+    runs = {name: partial(turns.append, name) for name in "abcde"}
+    found = measure.Bench(CPU, quick=True, seconds=0.0).compare("nothing", runs)
+    assert {name: len(one["seconds"]) for name, one in found.items()} == dict.fromkeys("abcde", 2)
+    first, second = turns[-10:-5], turns[-5:]
+    assert sorted(first) == sorted(second) == list("abcde")
+    assert first != second
 
 
 def test_operators_are_counted_backward_too():

@@ -70,9 +70,8 @@ def test_what_a_mask_comes_to():
     mask[..., 1, :] = False
     bias, dead, unused = sdpa_mask(mask, 2, 4, torch.float64)
     assert torch.equal(bias, torch.zeros(1, 1, 5, KEYS, dtype=torch.float64))
-    assert dead.shape == (1, 1, 5, 1)
-    assert dead.flatten().tolist() == [False, True, False, False, False]
     assert unused is None
+    assert _places(dead) == [(0, slice(None), 1), (1, slice(None), 1)]
     mask = EVERYTHING.clone()
     mask[..., 2] = False
     bias, dead, unused = sdpa_mask(mask, 2, 4, torch.float16)
@@ -80,8 +79,18 @@ def test_what_a_mask_comes_to():
     assert (bias[..., 2] == -torch.inf).all()
     assert bias[mask].count_nonzero() == 0
     assert dead is None
-    assert unused.shape == (1, 1, KEYS, 1)
-    assert unused.flatten().nonzero().flatten().tolist() == [2]
+    assert _places(unused) == [(0, slice(None), 2), (1, slice(None), 2)]
+    mask = torch.ones(2, 4, 5, KEYS, dtype=torch.bool)
+    mask[1, 3, 4] = False
+    assert _places(sdpa_mask(mask, 2, 4, torch.float64).dead) == [(1, 3, 4)]
+
+
+def _places(indices: tuple) -> list[tuple]:
+    rows, heads, tokens = indices
+    return [
+        (row, heads if isinstance(heads, slice) else int(heads[i]), token)
+        for i, (row, token) in enumerate(zip(rows.tolist(), tokens.tolist(), strict=True))
+    ]
 
 
 def test_a_mask_that_is_not_read_leaves_everything_to_do(monkeypatch):
@@ -153,8 +162,11 @@ def test_a_prepared_mask_may_be_of_another_dtype_than_the_queries():
     ],
 )
 def test_what_stays_finite(numbers, finite):
-    inputs = [torch.tensor([0.5, number], dtype=torch.float64) for number in numbers]
-    assert sdpa._stay_finite(*inputs) == finite
+    """Of the values those count that are not seen: here the second of two."""
+    query, key, value = (torch.full((1, 1, 2, 1), number).double() for number in numbers)
+    unused = torch.tensor([0]), slice(None), torch.tensor([1])
+    value[:, :, 0] = float("nan")
+    assert sdpa._stay_finite(query, key, value, unused) == finite
 
 
 def test_cudnn_is_never_asked(monkeypatch):

@@ -85,7 +85,7 @@ def _why_a_single_call(mask: Tensor, name: str) -> str:
             "as lengths are for half precision on CUDA, by torch 2.11 or later, and for documents "
             "that are all seen as a whole or all causally"
         )
-    if mask.device.type != "cpu":
+    if not mask.is_cpu:
         return (
             "without cuDNN: to read the mask would make the GPU wait; where much of it is False, "
             'Config(attention="triton") reads it there'

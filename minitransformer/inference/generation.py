@@ -69,7 +69,7 @@ def generate(
     # Nothing else runs until the last token is written, so the weights cannot change meanwhile.
     text = _Text(prepack(model), input_ids, attention_mask, max_new_tokens, use_cache)
     ends = _as_ids(eos_id, text.ids.device)
-    look_every = 1 if text.ids.device.type == "cpu" else LOOK_EVERY
+    look_every = 1 if text.ids.is_cpu else LOOK_EVERY
     if num_beams > 1:
         return _beam_search(text, max_new_tokens, ends, num_beams, length_penalty, look_every)
     pick = partial(choose, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)

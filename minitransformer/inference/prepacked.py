@@ -133,7 +133,7 @@ def _can_prepack(layers: Sequence[nn.Linear]) -> bool:
     """Are they large together, in float32, on a CPU for which torch has oneDNN?"""
     weights = [layer.weight for layer in layers]
     return (
-        all(w.device.type == "cpu" and w.dtype == torch.float32 for w in weights)
+        all(w.is_cpu and w.dtype == torch.float32 for w in weights)
         and sum(weight.numel() for weight in weights) >= FEWEST_WEIGHTS
         and torch.backends.mkldnn.is_available()
         # Operators that torch does not promise to keep:

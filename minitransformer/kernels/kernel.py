@@ -32,7 +32,7 @@ class Kernel:
         read is not read again: a mask that is written to afterwards must be prepared anew.
         """
         check_mask(mask)
-        if is_transformed(mask):
+        if is_transformed():
             return PreparedMask(mask, None)
         dtype, device = x.dtype, x.device.type
         if not x.is_meta and torch.is_autocast_enabled(device):
@@ -57,7 +57,7 @@ class Kernel:
         check_attention_inputs(query, key, value, prepared.mask if prepared else mask)
         if prepared is None:
             prepared = self.prepare(mask, query, query.shape[1])
-        if is_transformed(query, key, value, prepared.mask):  # torch's kernels have no rule for it
+        if is_transformed():  # torch's kernels have no rule for it
             inputs = query, key, value, prepared.mask
             return scaled_dot_product_attention(*inputs, finite=finite)[0], None
         with without_autocast(query):
@@ -66,6 +66,6 @@ class Kernel:
 
 def without_autocast(x: Tensor) -> AbstractContextManager:
     """Autocast is left, if it is on: scores keep their precision. The meta device has none."""
-    device = x.device.type
-    on = not x.is_meta and torch.is_autocast_enabled(device)
-    return torch.autocast(device, enabled=False) if on else nullcontext()
+    if x.is_meta or not torch._C._is_any_autocast_enabled():
+        return nullcontext()
+    return torch.autocast(x.device.type, enabled=False)

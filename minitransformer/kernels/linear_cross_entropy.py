@@ -20,7 +20,7 @@ def label_positions(labels: Tensor, shape: torch.Size) -> Tensor | None:
         raise ValueError(
             f"labels must be {tuple(shape)}, one for each position, got {tuple(labels.shape)}"
         )
-    if torch.compiler.is_compiling() or is_transformed(labels):
+    if torch.compiler.is_compiling() or is_transformed():
         return None
     return (labels.flatten() != IGNORE_INDEX).nonzero().squeeze(1)
 
@@ -33,7 +33,7 @@ def head_loss(
     Shapes: hidden (..., d), labels (...) int64, on the CPU or where hidden is.
     """
     at = label_positions(labels, hidden.shape[:-1])
-    if at is None or is_transformed(hidden):
+    if at is None:
         return cross_entropy(head(hidden), labels, num_labels=num_labels)
     labels, hidden = labels.flatten(), hidden.flatten(0, -2)
     if len(at) < len(labels):

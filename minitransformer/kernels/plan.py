@@ -73,7 +73,7 @@ def as_bias(allowed: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     does, in each layer, and keeps it for the backward pass.
     """
     keys = allowed.shape[-1]
-    room = 0 if allowed.device.type == "cpu" else -keys % 16
+    room = 0 if allowed.is_cpu else -keys % 16
     bias = allowed.new_zeros(*allowed.shape[:-1], keys + room, dtype=dtype)[..., :keys]
     return bias.masked_fill_(~allowed, -inf)
 

@@ -35,7 +35,7 @@ def _plain(query: Tensor, key: Tensor, value: Tensor, strip: Strip) -> Tensor:
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, strip: Strip) -> Tensor:
     """torch's own fused kernel, which never holds its scores; on a CPU it is slow where few are."""
-    if key.shape[2] <= SHORT and key.device.type == "cpu":
+    if key.shape[2] <= SHORT and key.is_cpu:
         return _plain(query, key, value, strip)
     if strip.causal or strip.bias is None:
         return fused_kernel(query, key, value, is_causal=strip.causal)

@@ -1,7 +1,8 @@
 """Seconds and bytes: how each number of the benchmark is taken.
 
-Entrants take turns in one process, so that whatever else the machine does meets all of them, and
-the median over the rounds is what counts. On CUDA the time is that between two events.
+Entrants take turns in one process, so that whatever else the machine does meets all of them, in
+each round in another order, as who comes before leaves its memory behind, and the median over the
+rounds is what counts. On CUDA the time is that between two events.
 
 Memory is what torch's allocator holds at the worst moment of one more run, above what it held
 before: on CUDA it keeps that count itself, on the CPU the profiler writes down every allocation,
@@ -12,6 +13,7 @@ what MKL and oneDNN allocate for themselves is not in it.
 import json
 import os
 import platform
+import random
 import statistics
 import subprocess
 import tempfile
@@ -59,15 +61,16 @@ class Bench:
             for run in runs.values():
                 run()
         once = sum(seconds(run, self.device) for run in runs.values())
-        least, most = (2, 5) if self.quick else (3, 25)
+        least, most = (2, 5) if self.quick else (5, 25)
         rounds = min(max(int(self.seconds * share / once), least), most)
         found = {
             name: {"seconds": [], "peak_mib": peak_mib(run, self.device)}
             for name, run in runs.items()
         }
+        order = random.Random(0)
         for _ in tqdm(range(rounds), desc=title, **bar):
-            for name, run in runs.items():
-                found[name]["seconds"].append(seconds(run, self.device))
+            for name in order.sample(list(runs), len(runs)):
+                found[name]["seconds"].append(seconds(runs[name], self.device))
         return found
 
 
