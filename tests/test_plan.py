@@ -165,11 +165,16 @@ def test_scores_that_are_held_fit_into_a_cache():
 
 
 def test_a_kernel_that_holds_no_scores_gets_what_is_whole_in_one_piece():
+    """A causal document only where the kernel leaves out as much of its future as strips do."""
     length = 3 * plan.QUERIES + 5
-    for mask in (torch.ones(1, 1, length, length, dtype=torch.bool), causal_mask(length)):
-        assert len(strips_of(make_plan(mask, 1, 8))) == 4
-        (strip,) = strips_of(make_plan(mask, 1, 8, whole=True))
-        assert strip.queries == slice(0, length)
+    full = torch.ones(1, 1, length, length, dtype=torch.bool)
+    assert len(strips_of(make_plan(full, 1, 8))) == 4
+    (strip,) = strips_of(make_plan(full, 1, 8, whole=True))
+    assert strip.queries == slice(0, length)
+    pieces = {319: 1, 320: 3, 512: 4, 513: 1}
+    for size, number in pieces.items():
+        strips = strips_of(make_plan(causal_mask(size), 1, 1, whole=True))
+        assert [len(strips), strips[0].causal] == [number, number == 1]
     window = causal_mask(length) & ~causal_mask(length).roll(3, dims=2)
     assert len(strips_of(make_plan(window, 1, 8, whole=True))) == 4
 
