@@ -82,6 +82,18 @@ def test_a_kernel_is_the_formula_whatever_the_mask(name, sizes, device):
         assert distance(kernel(name), inputs, mask.to(device)) < 1e-12, what
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_kernel_is_the_formula_for_causal_documents_that_are_worth_strips(name, device):
+    least, most = plan.CUT[0], plan.CUT[-1]
+    rows = torch.zeros(3, most + 8, dtype=torch.int64)
+    for row, lengths in zip(rows, ((least, 150), (most, 3), (least + 60,)), strict=True):
+        numbers = torch.arange(len(lengths)) + 1
+        row[: sum(lengths)] = numbers.repeat_interleave(torch.tensor(lengths))
+    mask = (padding_mask(rows) & causal_mask(rows.shape[1])).to(device)
+    inputs = random_inputs(3, 2, *mask.shape[2:], kv_heads=1, device=device)
+    assert distance(kernel(name), inputs, mask) < 1e-12
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     name=st.sampled_from(NAMES),
