@@ -90,6 +90,20 @@ def test_zero_is_what_is_added_where_attention_is_allowed():
         assert torch.equal(plan.as_bias(allowed, dtype), torch.tensor([0, -torch.inf], dtype=dtype))
 
 
+def test_on_a_gpu_each_row_of_a_bias_begins_at_a_multiple_of_16():
+    """Else torch's kernel copies it, and on a CPU nothing is made longer."""
+    for keys, room in {1: 16, 16: 16, 17: 32}.items():
+        for device, step in (("meta", room), ("cpu", keys)):
+            bias = plan.as_bias(torch.ones(2, 1, 3, keys, dtype=torch.bool, device=device))
+            assert (bias.shape, bias.stride()[2:]) == ((2, 1, 3, keys), (step, 1))
+
+
+def test_a_mask_for_all_rows_is_read_once_and_serves_each():
+    for rows in (1, 2, 3):
+        found = make_plan(row_of(3, 4), rows, 1)
+        assert sorted(found.queries[found.back].tolist()) == list(range(7 * rows))
+
+
 def test_runs_of_keys_are_views_where_they_can_be():
     x = torch.arange(12).view(2, 6)
     (view,) = [plan.joined(x, (slice(1, 4),), dim=1)]

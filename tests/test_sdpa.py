@@ -118,9 +118,26 @@ def calls(monkeypatch) -> list:
 def test_heads_that_share_a_key_are_so_many_queries_of_it(heads, kv_heads, calls):
     query = torch.randn(BATCH, heads, 5, WIDTH)
     key = torch.randn(BATCH, kv_heads, KEYS, WIDTH)
-    sdpa_attention(query, key, key, EVERYTHING)
-    ((given, *_),) = calls
-    assert given.shape == (BATCH, kv_heads, heads // kv_heads * 5, WIDTH)
+    one_key = torch.ones(1, 1, 5, 1, dtype=torch.bool)
+    one_key[..., 2, :] = False
+    some = EVERYTHING.clone()
+    some[..., 3, 2] = False
+    for mask in (EVERYTHING, some, one_key):
+        keys = key[:, :, : mask.shape[3]]
+        output, _ = sdpa_attention(query, keys, keys, mask)
+        assert calls.pop()[0].shape == (BATCH, kv_heads, heads // kv_heads * 5, WIDTH)
+        wanted = scaled_dot_product_attention(query, keys, keys, mask)[0]
+        torch.testing.assert_close(output, wanted)
+
+
+def test_on_a_gpu_heads_that_share_a_key_are_queries_of_it_only_one_at_a_time(calls):
+    """Of more, they would need a mask of their own."""
+    key = torch.empty(1, 2, KEYS, 1, device="meta")
+    for queries, heads in ((1, 2), (2, 4)):
+        query = torch.empty(1, 4, queries, 1, device="meta")
+        mask = torch.ones(1, 1, queries, KEYS, dtype=torch.bool, device="meta")
+        sdpa_attention(query, key, key, mask)
+        assert calls.pop()[1].shape == (1, heads, KEYS, 1)
 
 
 def test_what_is_finite_is_not_copied(calls, monkeypatch):
@@ -128,6 +145,7 @@ def test_what_is_finite_is_not_copied(calls, monkeypatch):
     query, key, value = torch.randn(3, BATCH, 2, 5, WIDTH)
     mask = torch.ones(1, 1, 5, 5, dtype=torch.bool)
     mask[..., 2], mask[..., 3, :] = False, False
+    value[:, :, 4] = float("nan")  # who sees it has to live with it
     output, _ = sdpa_attention(query, key, value, mask)
     for given, x in zip(calls.pop(), (query, key, value, output), strict=True):
         assert given.data_ptr() == x.data_ptr()
@@ -167,6 +185,13 @@ def test_what_stays_finite(numbers, finite):
     unused = torch.tensor([0]), slice(None), torch.tensor([1])
     value[:, :, 0] = float("nan")
     assert sdpa._stay_finite(query, key, value, unused) == finite
+
+
+def test_what_cannot_be_read_is_not_taken_for_finite(monkeypatch):
+    x, unused = torch.ones(1, 1, 2, 1), (torch.tensor([0]), slice(None), torch.tensor([1]))
+    assert sdpa._stay_finite(x, x, x, unused)
+    monkeypatch.setattr(sdpa, "may_read", lambda x: False)
+    assert not sdpa._stay_finite(x, x, x, unused)
 
 
 def test_cudnn_is_never_asked(monkeypatch):
