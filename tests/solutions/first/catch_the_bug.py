@@ -353,7 +353,7 @@ def catch_the_bug(attention):
     assert torch.allclose(attention(q, k, v, mask), expected, atol=1e-5)
 
 # ==== wrong: raises ValueError instead of AssertionError
-# says: It raised ValueError: attention is wrong (catch_the_bug 22, line 13: raise ValueError("attention
+# says: It raised ValueError: attention is wrong (catch_the_bug 22, line 14: raise ValueError("attention
 import torch
 
 
