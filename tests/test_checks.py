@@ -622,6 +622,7 @@ def test_a_right_function_is_first_asked_whether_it_takes_something_else(fn, dec
 
 def of_numpy(query, key, value, mask):
     """Right, and in float64, as NumPy's own numbers are."""
+    query = query.astype(np.float64)
     scores = query @ np.swapaxes(key, -1, -2) / np.sqrt(query.shape[-1])
     weights = np.exp(np.where(mask, scores, -np.inf))
     return weights / weights.sum(axis=-1, keepdims=True) @ value

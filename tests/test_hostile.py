@@ -134,7 +134,10 @@ def weight(change, dtype: torch.dtype | None = None, name: str = "model.norm.wei
         tensors = {key: tensor.clone() for key, tensor in load_file(folder / WEIGHTS).items()}
         tensors[name] = tensors[name].to(dtype or tensors[name].dtype)
         change(tensors[name])
-        save_file(tensors, folder / WEIGHTS)
+        try:
+            save_file(tensors, folder / WEIGHTS)
+        except KeyError:
+            pytest.skip(f"safetensors writes {dtype} from 0.7 on")
 
     return changed
 

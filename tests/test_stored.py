@@ -18,7 +18,6 @@ SHORTEST = 24  # letters of a line that could give something away
 LIBRARY = {  # lines of the library that the course explains, in it whoever solves the exercises
     "alive = mask.any(dim=-1, keepdim=True)",
     "query = query.masked_fill(~alive, 0.0)",
-    "key, value = key.masked_fill(unused, 0.0), value.masked_fill(unused, 0.0)",
     "scores = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5",
     "weights = scores.masked_fill(~mask, float('-inf')).softmax(dim=-1)",
     "output / total.masked_fill(total == 0, 1.0)",
