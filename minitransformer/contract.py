@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 
-def is_transformed() -> bool:
-    """Is this run by `torch.func`, its vmap or grad, whose tensors have no values of their own?"""
+def is_transforming() -> bool:
+    """Is `torch.func` at work, its vmap or grad, whose tensors have no values of their own?"""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def may_read(x: Tensor) -> bool:
     """Can values be looked at? Not while torch compiles; and a GPU would have to be waited for."""
-    return x.is_cpu and not torch.compiler.is_compiling() and not is_transformed()
+    return x.is_cpu and not torch.compiler.is_compiling() and not is_transforming()
 
 
 def at_least_float32(x: Tensor) -> Tensor:

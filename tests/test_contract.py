@@ -3,21 +3,21 @@
 import pytest
 import torch
 
-from minitransformer.contract import check_range, is_transformed, may_read
+from minitransformer.contract import check_range, is_transforming, may_read
 
 
 def test_values_are_read_on_a_cpu_and_neither_in_torch_func_nor_while_torch_compiles(monkeypatch):
     x, seen = torch.ones(2), []
 
     def look(one):
-        seen.append((is_transformed(), may_read(one), may_read(x)))
+        seen.append((is_transforming(), may_read(one), may_read(x)))
         return one
 
     assert may_read(x)
-    assert not is_transformed()
+    assert not is_transforming()
     assert not may_read(x.to("meta"))
     torch.func.vmap(look)(x)
-    assert not is_transformed()
+    assert not is_transforming()
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     torch.func.vmap(look)(x)
     assert not may_read(x)

@@ -189,6 +189,9 @@ def test_a_kernel_that_holds_no_scores_gets_what_is_whole_in_one_piece():
     for size, number in pieces.items():
         strips = strips_of(make_plan(causal_mask(size), 1, 1, whole=True))
         assert [len(strips), strips[0].causal] == [number, number == 1]
+    with pretended_gpu("mps"):  # where the kernel is another
+        (strip,) = strips_of(make_plan(causal_mask(512).to("mps"), 1, 1, whole=True))
+        assert strip.causal
     window = causal_mask(length) & ~causal_mask(length).roll(3, dims=2)
     assert len(strips_of(make_plan(window, 1, 8, whole=True))) == 4
 

@@ -173,7 +173,8 @@ def test_a_prepared_mask_may_be_of_another_dtype_than_the_queries():
         ((1e25, 1.0, 1.0), True),
         ((1.0, 1e25, 1.0), True),
         ((1.0, 1.0, 1e38), True),
-        ((1e25, 1e25, 1.0), False),  # their product is more than float32 holds
+        ((1e19, 1e19, 1.0), True),
+        ((1e19, 3e19, 1.0), False),  # twice their product is more than float32 holds
         ((float("inf"), 1.0, 1.0), False),
         ((1.0, float("nan"), 1.0), False),
         ((1.0, 1.0, float("-inf")), False),

@@ -14,7 +14,7 @@ from minitransformer.kernels.sdpa import SdpaMask
 
 NAMES = ("tiled", "fused", "online")
 SMALL = {"QUERIES": 2, "KEYS": 2, "FEWEST": 2, "LARGEST": 12, "GROUP_COST": 9, "COPY_COST": 0}
-SMALL["CUT"] = range(4, 100)
+SMALL |= {"CUT": range(4, 100)}
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from minitransformer.attention import scaled_dot_product_attention
-from minitransformer.contract import check_attention_inputs, check_mask, is_transformed
+from minitransformer.contract import check_attention_inputs, check_mask, is_transforming
 from minitransformer.masks import PreparedMask
 
 
@@ -32,7 +32,7 @@ class Kernel:
         read is not read again: a mask that is written to afterwards must be prepared anew.
         """
         check_mask(mask)
-        if is_transformed():
+        if is_transforming():
             return PreparedMask(mask, None)
         dtype, device = x.dtype, x.device.type
         if not x.is_meta and torch.is_autocast_enabled(device):
@@ -57,7 +57,7 @@ class Kernel:
         check_attention_inputs(query, key, value, prepared.mask if prepared else mask)
         if prepared is None:
             prepared = self.prepare(mask, query, query.shape[1])
-        if is_transformed():  # torch's kernels have no rule for it
+        if is_transforming():  # torch's kernels have no rule for it
             inputs = query, key, value, prepared.mask
             return scaled_dot_product_attention(*inputs, finite=finite)[0], None
         with without_autocast(query):

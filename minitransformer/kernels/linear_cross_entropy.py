@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minitransformer.contract import at_least_float32, check_range, is_transformed
+from minitransformer.contract import at_least_float32, check_range, is_transforming
 from minitransformer.loss import IGNORE_INDEX, cross_entropy, mean_over
 
 LOGITS = 2**21  # held at a time: so many stay in a processor's cache, enough for its products
@@ -20,7 +20,7 @@ def label_positions(labels: Tensor, shape: torch.Size) -> Tensor | None:
         raise ValueError(
             f"labels must be {tuple(shape)}, one for each position, got {tuple(labels.shape)}"
         )
-    if torch.compiler.is_compiling() or is_transformed():
+    if torch.compiler.is_compiling() or is_transforming():
         return None
     return (labels.flatten() != IGNORE_INDEX).nonzero().squeeze(1)
 

@@ -23,9 +23,10 @@ GROUP_COST = 20_000  # what a group costs beside its scores, in scores (measured
 FEWEST = 16  # keys that are computed: the softmax over fewer is slow, they fill no vector unit
 COPY_COST = 60  # what it costs to gather a token for a head, in scores (measured on a CPU)
 LARGEST = 2**20  # scores that are held at a time: so many stay in a processor's cache
-CUT = range(320, 513)  # keys of a causal document that torch's fused kernel computes whole, as it
-# leaves out blocks of 512 only, and that are worth strips (measured on a CPU, one thread and two)
 FULL, CAUSAL, OTHER = range(3)  # each query of a document sees all its keys, its past, or else
+# The keys of a causal document that torch's fused kernel computes whole on a CPU, as it leaves out
+# blocks of 512 only, and that is worth strips (measured, with one thread and with two).
+CUT = range(320, 513)
 
 
 class Strip(NamedTuple):
@@ -84,9 +85,9 @@ def make_plan(mask: Tensor, batch: int, heads: int, whole: bool = False) -> Plan
     """Read a mask, (batch or 1, heads or 1, Q, K), for `batch` rows of `heads` heads each.
 
     Three numbers for each query and one for each key are read back to the CPU. `whole` is for a
-    kernel that holds no scores: documents that are full, and causal ones but for the lengths in
-    CUT, are not cut into strips. There are no groups where nothing is seen, or where to gather them
-    would cost more than it saves.
+    kernel that holds no scores: documents that are full are not cut into strips, nor are causal
+    ones, but on a CPU those of a length in CUT. There are no groups where nothing is seen, or where
+    to gather them would cost more than it saves.
     """
     per_head = mask.shape[1] > 1
     if mask.numel() == 0:
@@ -255,7 +256,7 @@ def _group(
         bias = as_bias(rearrange(seen, "n k -> n 1 1 k")).to(mask.device)
     sizes = slice(0, len(tokens)), slice(0, tokens.shape[1]), (slice(0, seen.shape[1]),)
     group = Group(tokens, key_tokens, real, [Strip(*sizes, bias, kind == CAUSAL)])
-    uncut = kind == FULL or (kind == CAUSAL and seen.shape[1] not in CUT)
+    uncut = kind == FULL or (kind == CAUSAL and not (mask.is_cpu and seen.shape[1] in CUT))
     if tokens.shape[1] <= QUERIES or (whole and uncut):
         return group
     return group._replace(strips=[*_cut(*group.strips, heads)])
