@@ -107,31 +107,30 @@ class MultiHeadAttention(nn.Module):
         `rotation` rotates queries and keys. With a `cache` it also attends to the keys of earlier
         calls, which the mask must cover; cross-attention projects its memory at the first call.
         """
-        heads, kv_heads = self.num_heads, self.num_kv_heads
         if memory is x:
-            query_key_value = self.project(x, self.query, self.key, self.value)
-            query_key, value = query_key_value.split((heads + kv_heads, kv_heads), dim=1)
-            query, key = rotate(query_key, rotation).split((heads, kv_heads), dim=1)
+            query, key, value = self.project(x, self.query, self.key, self.value)
+            query, key = rotate(query, rotation), rotate(key, rotation)
             if cache is not None:
                 key, value = cache.append(self, key, value)
         else:
-            query = self.project(x, self.query)
+            (query,) = self.project(x, self.query)
             read = partial(self.project, memory, self.key, self.value)
-            key, value = read().chunk(2, dim=1) if cache is None else cache.once(self, read)
+            key, value = read() if cache is None else cache.once(self, read)
         dropout, finite = self.dropout * self.training, cache is not None
         if self.kernel is None or dropout or self.is_recorded:
             mask = mask.mask if isinstance(mask, PreparedMask) else mask
-            output, weights = scaled_dot_product_attention(
-                query, key, value, mask, dropout, finite=finite
-            )
+            inputs = query, key, value, mask, dropout
+            output, weights = scaled_dot_product_attention(*inputs, finite=finite)
             self.tap(weights)
         else:
             output, _ = self.kernel(query, key, value, mask, finite=finite)
         return self.output(rearrange(output, "b h q d -> b q (h d)"))
 
-    def project(self, x: Tensor, *layers: nn.Module) -> Tensor:
-        """(B,T,d_model) -> the heads of all these layers, one behind the other, (B,heads,T,D)."""
-        return rearrange(self.together(x, layers), "b t (h d) -> b h t d", d=self.width)
+    def project(self, x: Tensor, *layers: nn.Module) -> list[Tensor]:
+        """(B,T,d_model) -> the heads that each of these layers makes of it, (B,its heads,T,D)."""
+        heads = rearrange(self.together(x, layers), "b t (h d) -> b t h d", d=self.width)
+        counts = [self.num_heads if layer is self.query else self.num_kv_heads for layer in layers]
+        return [x.transpose(1, 2) for x in heads.split(counts, dim=2)]  # gradients: in one copy
 
     @property
     def is_recorded(self) -> bool:

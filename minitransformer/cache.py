@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 ROOM = 64  # so many tokens, and half of those there, can follow before anything is copied
 
 
 class Cache:
-    """The keys and values that each attention layer has read, for inference. They must be finite,
-    at padding too, as they are not zeroed again: the models see to that. `room` is for how many
-    tokens there is to be room from the start, where that is known."""
+    """The keys and values that each attention layer has read, for inference: all finite, at padding
+    too, as they are not zeroed again. `room`: for how many tokens, where that is known before."""
 
     def __init__(self, room: int = 0):
         self.room = room
@@ -35,10 +35,10 @@ class Cache:
         buffer[:, :heads, start:end], buffer[:, heads:, start:end] = key, value
         return self[layer]
 
-    def once(self, layer: nn.Module, project: Callable[[], Tensor]) -> tuple[Tensor, ...]:
+    def once(self, layer: nn.Module, project: Callable[[], list[Tensor]]) -> tuple[Tensor, ...]:
         """The keys and values of cross-attention, whose memory is projected at the first call."""
         if layer not in self.buffers:
-            self.buffers[layer] = project()  # (B, key and value heads, K, D)
+            self.buffers[layer] = torch.cat(project(), dim=1)  # keys' heads, then values'
             self.lengths[layer] = self.buffers[layer].shape[2]
         return self[layer]
 

@@ -62,7 +62,7 @@ class SinusoidalPositions(nn.Module):
         self.register_buffer("table", table, persistent=False)
 
     def forward(self, x: Tensor, positions: Tensor) -> tuple[Tensor, None]:
-        return x + self.table[positions], None
+        return x + F.embedding(positions, self.table), None
 
 
 class LearnedPositions(nn.Module):

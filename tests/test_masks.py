@@ -297,6 +297,17 @@ def test_zero_padding_erases_whatever_stood_there(device, content):
     assert torch.equal(gradient, real.expand_as(x).float())
 
 
+def test_zero_padding_copies_nothing_where_nothing_is_padded():
+    x = torch.randn(2, 3, 4)
+    assert zero_padding(x, torch.tensor([[1, 1, 2], [1, 1, 1]])) is x
+
+
+def test_zero_padding_reads_nothing_while_torch_compiles():
+    x, attention_mask = torch.randn(2, 3, 4), torch.tensor([[1, 1, 0], [1, 0, 0]])
+    compiled = torch.compile(zero_padding, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(x, attention_mask), zero_padding(x, attention_mask))
+
+
 def test_negative_documents_are_refused():
     with pytest.raises(ValueError, match=r"attention_mask must be 0 .* got -100"):
         padding_mask(torch.tensor([[1, -100]]))
