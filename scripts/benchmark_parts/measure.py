@@ -61,7 +61,7 @@ class Bench:
             for run in runs.values():
                 run()
         once = sum(seconds(run, self.device) for run in runs.values())
-        least, most = (2, 5) if self.quick else (5, 25)
+        least, most = (2, 5) if self.quick else (5, 100)
         rounds = min(max(int(self.seconds * share / once), least), most)
         found = {
             name: {"seconds": [], "peak_mib": peak_mib(run, self.device)}
