@@ -68,6 +68,8 @@ What did not:
   what one may gain.
 - To join more short documents in a strip (a strip counted as 40,000 or 80,000 scores instead of
   20,000): slower from 256 tokens on, level below.
+- To read a mask in integers of 8 or 16 bits instead of 32, and to keep the C library from giving
+  memory back after each step (`MALLOC_TRIM_THRESHOLD_`): no difference.
 - To lay out small weights, too, for generation: no difference. Weights in bfloat16: 1.2 × for
   GPT-2, slower for Llama, and other tokens.
 - torch's kernel for the one query of a step of generation: 1.5 × for attention, 1.04 × in all. It
