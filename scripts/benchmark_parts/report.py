@@ -78,7 +78,9 @@ What did not:
 What binds the dates, of which every document is short: as section c lists the operators, half of a
 step is the layers' matrix products (`mm`, `addmm`). What is left is in small parts: attention's own
 products and softmax, copies that gather tokens into groups and put them back, making and reading
-masks, norms, loss, optimizer. Python's own time is not in that list.
+masks, norms, loss, optimizer. Python's own time is not in that list. The same model written for
+once without any mask, from lists of sentences sorted by length, takes 0.97 of the time of ours on
+the AMD EPYC, for the pairs 1.07: there the explicit mask costs 3 % where it costs most.
 """
 FASTEST = "the fastest"
 # Work, as its title begins, and which of ours -> beside whom -> how many times as fast is the goal.
