@@ -130,7 +130,7 @@ class MultiHeadAttention(nn.Module):
         """(B,T,d_model) -> the heads that each of these layers makes of it, (B,its heads,T,D)."""
         heads = rearrange(self.together(x, layers), "b t (h d) -> b t h d", d=self.width)
         counts = [self.num_heads if layer is self.query else self.num_kv_heads for layer in layers]
-        return [x.transpose(1, 2) for x in heads.split(counts, dim=2)]  # gradients: in one copy
+        return [x.transpose(1, 2) for x in heads.split(counts, dim=2)]  # backward: one copy
 
     @property
     def is_recorded(self) -> bool:

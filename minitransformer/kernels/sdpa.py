@@ -30,17 +30,17 @@ class SdpaMask(NamedTuple):
     On a GPU, which reading the mask would make wait, there is always something to do.
     """
 
-    bias: Tensor | None  # the mask as 0 and -inf; on a GPU fully masked queries may look anywhere
+    bias: Tensor | None  # the mask as 0 and -inf; fully masked queries may look anywhere
     dead: Places | None  # fully masked queries
     unused: Places | None  # keys that no query sees
 
 
 def sdpa_mask(mask: Tensor, batch: int, heads: int, dtype: torch.dtype) -> SdpaMask:
     dead, unused = ~mask.any(dim=3, keepdim=True), ~mask.any(dim=2).unsqueeze(-1)
+    bias = as_bias(mask | dead, dtype)
     if not may_read(mask):
-        return SdpaMask(as_bias(mask | dead, dtype), dead, unused)
-    bias = None if mask.all() else as_bias(mask, dtype)
-    return SdpaMask(bias, _indices(dead, batch), _indices(unused, batch))
+        return SdpaMask(bias, dead, unused)
+    return SdpaMask(None if mask.all() else bias, _indices(dead, batch), _indices(unused, batch))
 
 
 def _indices(where: Tensor, batch: int) -> tuple | None:
@@ -71,9 +71,7 @@ def compute_sdpa(query: Tensor, key: Tensor, value: Tensor, plan: SdpaMask, fini
     output = fused_kernel(query, key, value, attn_mask=bias)
     if group > 1:
         output = rearrange(output, "b h (g q) d -> b (h g) q d", g=group)
-    if isinstance(dead, Tensor) or output.requires_grad:  # what comes back there is nobody's
-        return _zeroed(output, dead)
-    return output  # on a CPU torch itself gives zeros there
+    return _zeroed(output, dead, in_place=not output.requires_grad)
 
 
 def fused_kernel(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
@@ -98,13 +96,13 @@ def _stay_finite(query: Tensor, key: Tensor, value: Tensor, unused: Places) -> b
     return q * k + v < torch.finfo(torch.float32).max
 
 
-def _zeroed(x: Tensor, where: Places | None) -> Tensor:
+def _zeroed(x: Tensor, where: Places | None, in_place: bool = False) -> Tensor:
     """(batch, heads, length, width) with zeros there."""
     if where is None:
         return x
     if isinstance(where, Tensor):
         return x.masked_fill(where, 0.0)
-    x = x.clone()
+    x = x if in_place else x.clone()
     x[where] = 0.0
     return x
 

@@ -80,7 +80,7 @@ step is the layers' matrix products (`mm`, `addmm`). What is left is in small pa
 products and softmax, copies that gather tokens into groups and put them back, making and reading
 masks, norms, loss, optimizer. Python's own time is not in that list. The same model written for
 once without any mask, from lists of sentences sorted by length, takes 0.97 of the time of ours on
-the AMD EPYC, for the pairs 1.07: of a step of the dates the explicit mask costs 3 %.
+the AMD EPYC, for the pairs 1.09: of a step of the dates the explicit mask costs 3 %.
 """
 FASTEST = "the fastest"
 # Work, as its title begins, and which of ours -> beside whom -> how many times as fast is the goal.
